@@ -1,0 +1,101 @@
+// Errors of the library: one category, one exception base, one typed subclass per refusal. A refusal is first of all a
+// value (`failure`, see outcome.hpp); it becomes an exception only where a caller asks for one.
+#pragma once
+
+#include <cofferdam/core/config.hpp>
+#include <cofferdam/core/time.hpp>
+
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+/// What the library itself refuses or reports. Never used for the user's own errors.
+enum class errc {
+  circuit_open = 1,   ///< the circuit is open, or half-open with all probes taken
+  circuit_isolated,   ///< the circuit was isolated by an operator
+  bulkhead_full,      ///< no permit free and no place in the queue
+  queue_timed_out,    ///< waited longer for a permit than the bulkhead allows
+  queue_cleared,      ///< the waiting call was dropped by clear_queue() or by the bulkhead's end
+  timed_out,          ///< the time limit passed before the task was done
+  deadline_exceeded,  ///< an enclosing deadline leaves no time to start
+  injected_fault,     ///< made by a chaos policy
+  cancelled,          ///< the caller cancelled
+  invalid_options,    ///< options rejected at construction; what() lists every problem
+};
+
+/// The category "cofferdam" of all `errc` codes.
+[[nodiscard]] const std::error_category& error_category() noexcept;
+
+[[nodiscard]] inline std::error_code make_error_code(errc e) noexcept {
+  return {static_cast<int>(e), error_category()};
+}
+
+/// A policy's name, shared so that an error may outlive its policy.
+using shared_name = std::shared_ptr<const std::string>;
+
+/// Base of every exception the library makes.
+/// Thread safety: immutable after construction.
+class error : public std::system_error {
+ public:
+  error(errc code, shared_name policy, std::optional<duration> retry_after = std::nullopt,
+        std::exception_ptr cause = nullptr);
+
+  /// Name of the policy that refused; empty when none did.
+  [[nodiscard]] std::string_view policy() const noexcept { return policy_ ? std::string_view(*policy_) : ""; }
+  /// When trying again may help, counted from the refusal; nothing when unknown.
+  [[nodiscard]] std::optional<duration> retry_after() const noexcept { return retry_after_; }
+  /// The error behind this one (a circuit's last failure), or null.
+  [[nodiscard]] const std::exception_ptr& cause() const noexcept { return cause_; }
+
+ private:
+  shared_name policy_;
+  std::optional<duration> retry_after_;
+  std::exception_ptr cause_;
+};
+
+struct circuit_open_error : error {
+  using error::error;
+};
+struct circuit_isolated_error : error {
+  using error::error;
+};
+struct bulkhead_full_error : error {
+  using error::error;
+};
+/// The wait in the bulkhead's queue ended without a permit: `queue_timed_out` or `queue_cleared`.
+struct queue_error : error {
+  using error::error;
+};
+/// `timed_out` or `deadline_exceeded`.
+struct timeout_error : error {
+  using error::error;
+};
+struct injected_error : error {
+  using error::error;
+};
+
+/// Options or configuration that cannot work; `what()` lists every problem, one per line, each naming its field.
+struct invalid_options_error : error {
+  explicit invalid_options_error(std::string problems);
+  [[nodiscard]] const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
+/// The typed exception for `code`, as a pointer. Errors: std::bad_alloc.
+[[nodiscard]] std::exception_ptr make_exception(errc code, shared_name policy, std::optional<duration> retry_after,
+                                                std::exception_ptr cause);
+
+/// True for errors of this library, whoever threw them.
+[[nodiscard]] inline bool is_ours(const std::error_code& code) noexcept { return code.category() == error_category(); }
+
+}  // namespace cofferdam
+
+template <>
+struct std::is_error_code_enum<cofferdam::errc> : std::true_type {};

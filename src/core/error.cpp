@@ -1,0 +1,73 @@
+#include <cofferdam/core/error.hpp>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+namespace {
+
+class category final : public std::error_category {
+ public:
+  const char* name() const noexcept override { return "cofferdam"; }
+
+  std::string message(int value) const override {
+    switch (static_cast<errc>(value)) {
+      case errc::circuit_open: return "circuit is open";
+      case errc::circuit_isolated: return "circuit is isolated by an operator";
+      case errc::bulkhead_full: return "bulkhead is full";
+      case errc::queue_timed_out: return "waited too long for a permit";
+      case errc::queue_cleared: return "the waiting call was cleared from the queue";
+      case errc::timed_out: return "timed out";
+      case errc::deadline_exceeded: return "deadline leaves no time to start";
+      case errc::injected_fault: return "injected fault";
+      case errc::cancelled: return "cancelled by the caller";
+      case errc::invalid_options: return "invalid options";
+    }
+    return "unknown error " + std::to_string(value);
+  }
+};
+
+std::string describe(const shared_name& policy, std::optional<duration> retry_after) {
+  std::string text = policy ? "'" + *policy + "'" : std::string();
+  if (!retry_after) return text;
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(*retry_after).count();
+  return text + (text.empty() ? "" : ", ") + "retry after " + std::to_string(milliseconds) + " ms";
+}
+
+}  // namespace
+
+const std::error_category& error_category() noexcept {
+  static const category instance;
+  return instance;
+}
+
+error::error(errc code, shared_name policy, std::optional<duration> retry_after, std::exception_ptr cause)
+    : std::system_error(make_error_code(code), describe(policy, retry_after)),
+      policy_(std::move(policy)),
+      retry_after_(retry_after),
+      cause_(std::move(cause)) {}
+
+invalid_options_error::invalid_options_error(std::string problems)
+    : error(errc::invalid_options, nullptr), message_(std::move(problems)) {}
+
+std::exception_ptr make_exception(errc code, shared_name policy, std::optional<duration> retry_after,
+                                  std::exception_ptr cause) {
+  switch (code) {
+    case errc::circuit_open:
+      return std::make_exception_ptr(circuit_open_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::circuit_isolated:
+      return std::make_exception_ptr(circuit_isolated_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::bulkhead_full:
+      return std::make_exception_ptr(bulkhead_full_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::queue_timed_out:
+    case errc::queue_cleared:
+      return std::make_exception_ptr(queue_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::timed_out:
+    case errc::deadline_exceeded:
+      return std::make_exception_ptr(timeout_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::injected_fault:
+      return std::make_exception_ptr(injected_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::cancelled:
+    case errc::invalid_options: break;
+  }
+  return std::make_exception_ptr(error(code, std::move(policy), retry_after, std::move(cause)));
+}
+
+}  // namespace cofferdam
