@@ -9,16 +9,26 @@ class category final : public std::error_category {
 
   std::string message(int value) const override {
     switch (static_cast<errc>(value)) {
-      case errc::circuit_open: return "circuit is open";
-      case errc::circuit_isolated: return "circuit is isolated by an operator";
-      case errc::bulkhead_full: return "bulkhead is full";
-      case errc::queue_timed_out: return "waited too long for a permit";
-      case errc::queue_cleared: return "the waiting call was cleared from the queue";
-      case errc::timed_out: return "timed out";
-      case errc::deadline_exceeded: return "deadline leaves no time to start";
-      case errc::injected_fault: return "injected fault";
-      case errc::cancelled: return "cancelled by the caller";
-      case errc::invalid_options: return "invalid options";
+      case errc::circuit_open:
+        return "circuit is open";
+      case errc::circuit_isolated:
+        return "circuit is isolated by an operator";
+      case errc::bulkhead_full:
+        return "bulkhead is full";
+      case errc::queue_timed_out:
+        return "waited too long for a permit";
+      case errc::queue_cleared:
+        return "the waiting call was cleared from the queue";
+      case errc::timed_out:
+        return "timed out";
+      case errc::deadline_exceeded:
+        return "deadline leaves no time to start";
+      case errc::injected_fault:
+        return "injected fault";
+      case errc::cancelled:
+        return "cancelled by the caller";
+      case errc::invalid_options:
+        return "invalid options";
     }
     return "unknown error " + std::to_string(value);
   }
@@ -65,9 +75,10 @@ std::exception_ptr make_exception(errc code, shared_name policy, std::optional<d
     case errc::injected_fault:
       return std::make_exception_ptr(injected_error(code, std::move(policy), retry_after, std::move(cause)));
     case errc::cancelled:
-    case errc::invalid_options: break;
+    case errc::invalid_options:
+      break;
   }
   return std::make_exception_ptr(error(code, std::move(policy), retry_after, std::move(cause)));
 }
 
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI

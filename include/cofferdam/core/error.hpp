@@ -47,6 +47,7 @@ class error : public std::system_error {
 
   /// Name of the policy that refused; empty when none did.
   [[nodiscard]] std::string_view policy() const noexcept { return policy_ ? std::string_view(*policy_) : ""; }
+  [[nodiscard]] const shared_name& shared_policy() const noexcept { return policy_; }
   /// When trying again may help, counted from the refusal; nothing when unknown.
   [[nodiscard]] std::optional<duration> retry_after() const noexcept { return retry_after_; }
   /// The error behind this one (a circuit's last failure), or null.
@@ -95,7 +96,6 @@ struct invalid_options_error : error {
 /// True for errors of this library, whoever threw them.
 [[nodiscard]] inline bool is_ours(const std::error_code& code) noexcept { return code.category() == error_category(); }
 
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI
 
-template <>
-struct std::is_error_code_enum<cofferdam::errc> : std::true_type {};
+template <> struct std::is_error_code_enum<cofferdam::errc> : std::true_type {};

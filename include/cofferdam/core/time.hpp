@@ -32,4 +32,4 @@ inline constexpr time_point never = time_point::max();
   return start + d;
 }
 
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI

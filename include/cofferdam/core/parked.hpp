@@ -1,0 +1,96 @@
+// A parked coroutine: suspended until it is woken, its time comes, or its caller cancels; resumed exactly once, or
+// destroyed with its context. Every wait of the library (sleeping, queueing for a permit) is built on it.
+#pragma once
+
+#include <cofferdam/core/detail/reference.hpp>
+#include <cofferdam/core/net.hpp>
+#include <cofferdam/core/timer_service.hpp>
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+enum class wake_reason : std::uint8_t { woken, timed_out, cancelled };
+
+namespace detail {
+
+/// The part without the handler's type. Shared by the timer service, the waker and the coroutine's cancellation slot;
+/// the handler, and with it the coroutine, belongs to whichever of them claims it.
+class parked : public counted, private timer_entry {
+ public:
+  /// Resumes the coroutine by a posted handler. False when it was resumed (or destroyed) before. Any thread.
+  bool wake(wake_reason reason) noexcept;
+
+ protected:
+  explicit parked(net::any_io_executor executor) noexcept;
+  void schedule(time_point until);
+
+ private:
+  class resumption;
+
+  virtual void call_handler(wake_reason reason) = 0;
+  virtual void drop_handler() noexcept = 0;
+  bool claim() noexcept { return !claimed_.exchange(true, std::memory_order_acq_rel); }
+  void post_resumption() noexcept;
+  void drop() noexcept;
+
+  net::any_io_executor executor_;  // tracks work: run() goes on while somebody waits
+  timer_service& timers_;
+  std::atomic<bool> claimed_{false};
+  wake_reason reason_ = wake_reason::woken;  // written by the claimer only
+};
+using parked_reference = reference<parked>;
+
+template <class Handler> class parked_with final : public parked {
+ public:
+  explicit parked_with(Handler handler) : parked(net::get_associated_executor(handler)), handler_(std::move(handler)) {}
+
+  void start(time_point until) {
+    if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
+      slot.assign([self = reference<parked_with>::share(*this)](net::cancellation_type type) {
+        if (type != net::cancellation_type::none) self->wake(wake_reason::cancelled);
+      });
+    }
+    schedule(until);
+  }
+
+ private:
+  void call_handler(wake_reason reason) override {
+    Handler handler = std::move(*handler_);
+    handler_.reset();
+    std::move(handler)(reason);
+  }
+  void drop_handler() noexcept override { const auto dropped = std::exchange(handler_, std::nullopt); }
+
+  std::optional<Handler> handler_;
+};
+
+template <class Enlist> struct initiate_park {
+  template <class Handler> void operator()(Handler handler, time_point until, Enlist enlist) const {
+    auto* object = new parked_with<Handler>(std::move(handler));
+    const parked_reference self(object);
+    object->start(until);
+    enlist(self);
+  }
+};
+
+}  // namespace detail
+
+/// Suspends the caller until `until`, its cancellation, or `parked_reference::wake`.
+/// @param enlist called once, when the coroutine is safely suspended, with a reference for whoever will wake it.
+/// Cancellation: any type; ends the wait with `wake_reason::cancelled`, nothing is thrown.
+template <class Enlist> awaitable<wake_reason> park(time_point until, Enlist enlist) {
+  return net::async_initiate<const net::use_awaitable_t<>&, void(wake_reason)>(detail::initiate_park<Enlist>{},
+                                                                               net::use_awaitable, until, enlist);
+}
+
+/// Sleeps on the timer service of the caller's executor: in virtual time it takes no time at all.
+/// Errors: `net::asio_system_error` (operation_aborted) when cancelled. Zero and negative durations yield once.
+awaitable<void> sleep_for(duration d);
+/// As `sleep_for`; a point in the past yields once.
+awaitable<void> sleep_until(time_point at);
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,0 +1,30 @@
+#include <cofferdam/core/spawn.hpp>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+net::any_io_executor own_strand(const net::any_io_executor& executor) {
+  const auto& inner = without_deadline(executor);
+  const bool is_strand = target_of<net::strand<net::any_io_executor>>(inner) != nullptr ||
+                         target_of<net::strand<net::io_context::executor_type>>(inner) != nullptr ||
+                         target_of<net::strand<net::thread_pool::executor_type>>(inner) != nullptr;
+  if (is_strand || timers_of(executor).is_virtual()) return executor;
+  net::any_io_executor strand = net::make_strand(inner);
+  const auto inherited = deadline_of(executor);
+  return inherited == never ? strand : net::any_io_executor(deadline_executor(strand, inherited));
+}
+
+void spawned_state::start(awaitable<void> body) {
+  const auto on_end = [self = reference<spawned_state>::share(*this)](const std::exception_ptr& error) {
+    if (!error || failure::thrown(error).is_cancellation()) return;
+    std::rethrow_exception(error);
+  };
+  net::co_spawn(strand_, std::move(body), net::bind_cancellation_slot(signal_.slot(), on_end));
+}
+
+void spawned_state::cancel() {
+  net::dispatch(strand_, [self = reference<spawned_state>::share(*this)] {
+    self->signal_.emit(net::cancellation_type::terminal);
+  });
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail
