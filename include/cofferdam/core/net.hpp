@@ -1,6 +1,5 @@
 // The one place that names Asio. `cofferdam::net` is standalone Asio (>= 1.22) or Boost.Asio (>= 1.81); differences
-// between versions are levelled here and nowhere else. Further Asio headers are included by
-// `#include COFFERDAM_ASIO_HEADER(ip/tcp.hpp)`, which finds the right flavour.
+// between versions are levelled here and nowhere else. Sockets are in net_sockets.hpp.
 #pragma once
 
 #include <cofferdam/core/config.hpp>
@@ -14,6 +13,7 @@
 #define COFFERDAM_ASIO_HEADER(path) <asio/path>
 #endif
 
+// clang-format off: it would put spaces into the paths
 #include COFFERDAM_ASIO_HEADER(any_io_executor.hpp)
 #include COFFERDAM_ASIO_HEADER(associated_cancellation_slot.hpp)
 #include COFFERDAM_ASIO_HEADER(associated_executor.hpp)
@@ -27,8 +27,8 @@
 #include COFFERDAM_ASIO_HEADER(dispatch.hpp)
 #include COFFERDAM_ASIO_HEADER(error.hpp)
 #include COFFERDAM_ASIO_HEADER(execution_context.hpp)
-#include COFFERDAM_ASIO_HEADER(experimental / as_tuple.hpp)
-#include COFFERDAM_ASIO_HEADER(experimental / deferred.hpp)
+#include COFFERDAM_ASIO_HEADER(experimental/as_tuple.hpp)
+#include COFFERDAM_ASIO_HEADER(experimental/deferred.hpp)
 #include COFFERDAM_ASIO_HEADER(io_context.hpp)
 #include COFFERDAM_ASIO_HEADER(post.hpp)
 #include COFFERDAM_ASIO_HEADER(steady_timer.hpp)
@@ -37,6 +37,7 @@
 #include COFFERDAM_ASIO_HEADER(this_coro.hpp)
 #include COFFERDAM_ASIO_HEADER(thread_pool.hpp)
 #include COFFERDAM_ASIO_HEADER(use_awaitable.hpp)
+// clang-format on
 
 #if !defined(COFFERDAM_USE_BOOST_ASIO) && !defined(ASIO_HAS_CO_AWAIT)
 #error \
