@@ -1,49 +1,105 @@
 #include <cofferdam/core/detail/child.hpp>
+#include <cofferdam/core/spawn.hpp>
+
+#include <algorithm>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 /// Called when the child ended. Destroyed uncalled, with its context, it takes the caller's coroutine along.
 class child_base::completion {
  public:
-  explicit completion(child_base& self) noexcept : self_(reference<child_base>::share(self)) {}
+  using executor_type = net::any_io_executor;
+
+  explicit completion(child_base& self) noexcept
+      : executor_(without_deadline(self.home_)), self_(reference<child_base>::share(self)) {}
   completion(completion&&) noexcept = default;
   completion& operator=(completion&&) = delete;
   ~completion() {
     if (!self_) return;
     self_->settled_ = true;
-    self_->options_.home = {};  // a cancellation slot may keep this object longer than the context lives
+    // A cancellation slot may keep the block longer than the context lives.
+    self_->home_ = {};
+    self_->caller_ = {};
     self_->drop_handler();
   }
-  void operator()(const std::exception_ptr&) {
+  void operator()(const std::exception_ptr& not_started = nullptr) {
     const auto self = std::exchange(self_, {});
+    if (not_started) self->why_ = failure::thrown(not_started);  // cancelled before the body's first step
     self->on_done();
   }
+  [[nodiscard]] const executor_type& get_executor() const noexcept { return executor_; }
 
  private:
+  executor_type executor_;
   reference<child_base> self_;
 };
 
-child_base::child_base(child_options options) : options_(std::move(options)), timers_(timers_of(options_.home)) {
+child_base::child_base(const net::any_io_executor& caller, child_options&& options)
+    : timers_(timers_of(caller)), inherited_(deadline_of(caller)), name_(std::move(options.name)), mode_(options.mode) {
+  const bool elsewhere = options.on != nullptr || is_bare_pool(caller);
+  if (elsewhere) {
+    home_ = own_strand(options.on != nullptr ? *options.on : caller);
+    if (inherited_ != never) home_ = deadline_executor(without_deadline(home_), inherited_);
+    caller_ = net::prefer(caller, net::execution::outstanding_work.tracked);
+  } else {
+    home_ = caller;
+  }
+  limit_ = options.limit;
+  if (options.after != duration::max()) limit_ = std::min(limit_, saturating_add(timers_.now(), options.after));
+
   on_due = [](timer_entry& entry) noexcept {
     reference<child_base> self(static_cast<child_base*>(&entry));
-    net::dispatch(self->options_.home, [self]() mutable { self->on_deadline(); });
+    const net::any_io_executor home = self->home_;
+    net::dispatch(home, [self = std::move(self)] { self->on_deadline(); });
   };
   on_shutdown = [](timer_entry& entry) noexcept { static_cast<child_base&>(entry).release(); };
 }
 
+failure child_base::refuse() const {
+  if (limit_ == never && inherited_ == never) return {};
+  const auto present = timers_.now();
+  if (inherited_ <= present) return failure::refused(errc::deadline_exceeded, name_);
+  if (limit_ <= present) return failure::refused(errc::timed_out, name_);
+  return {};
+}
+
+void child_base::start_refused(failure why) {
+  why_ = std::move(why);
+  // Never complete from within an initiation.
+  net::post(home_, completion(*this));
+}
+
 void child_base::start(awaitable<void> body) {
-  net::any_io_executor executor = options_.home;
-  if (options_.limit != never) {
-    add_reference();  // the timer service's
-    timers_.schedule(*this, options_.limit, options_.home);
-    executor = deadline_executor(options_.home, options_.limit);
+  completion done(*this);
+  if (!caller_) {
+    launch(std::move(body), std::move(done));
+    return;
   }
-  net::co_spawn(executor, std::move(body), net::bind_cancellation_slot(signal_.slot(), completion(*this)));
+  // From here on the child belongs to its own strand.
+  net::post(home_, [this, body = std::move(body), done = std::move(done)]() mutable {
+    launch(std::move(body), std::move(done));
+  });
+}
+
+void child_base::launch(awaitable<void> body, completion done) {
+  if (cancelled_by_caller_) {
+    why_ = failure::cancelled();
+    done();
+    return;
+  }
+  // An enclosing deadline that comes first needs no timer of ours: its owner will cancel us, and it is its timeout.
+  net::any_io_executor executor = home_;
+  if (limit_ < inherited_) {
+    add_reference();  // the timer service's
+    timers_.schedule(*this, limit_, home_);
+    executor = deadline_executor(without_deadline(home_), limit_);
+  }
+  net::co_spawn(executor, std::move(body), net::bind_cancellation_slot(signal_.slot(), std::move(done)));
 }
 
 void child_base::forward_cancellation(net::cancellation_type type) {
-  if (type == net::cancellation_type::none || !options_.home) return;
-  net::dispatch(options_.home, [self = reference<child_base>::share(*this), type] {
+  if (type == net::cancellation_type::none || !home_) return;
+  net::dispatch(home_, [self = reference<child_base>::share(*this), type] {
     self->cancelled_by_caller_ = true;
     self->signal_.emit(type);
   });
@@ -52,14 +108,27 @@ void child_base::forward_cancellation(net::cancellation_type type) {
 void child_base::on_deadline() {
   if (settled_) return;
   expired_ = true;
-  const bool detach = detaches();
   signal_.emit(net::cancellation_type::terminal);  // may end the child at once
-  if (detach && settle()) deliver(timeout());
+  if (!detaches() || !settle()) return;
+  why_ = failure::refused(errc::timed_out, name_);
+  deliver();
 }
 
 void child_base::on_done() {
   if (timers_.cancel(*this)) release();
-  if (settle()) deliver_result();
+  if (!settle()) return;
+  // A value that arrived in the race is kept. What our timer cancelled is a timeout, what anybody else did is not.
+  if (why_.is_cancellation() && expired_ && !cancelled_by_caller_) why_ = failure::refused(errc::timed_out, name_);
+  deliver();
+}
+
+void child_base::deliver() {
+  if (!caller_) {
+    complete();
+    return;
+  }
+  const auto caller = std::move(caller_);
+  net::dispatch(caller, [self = reference<child_base>::share(*this)] { self->complete(); });
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

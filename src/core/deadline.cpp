@@ -22,9 +22,4 @@ bool is_bare_pool(const net::any_io_executor& executor) noexcept {
   return target_of<pool_executor>(without_deadline(executor)) != nullptr;
 }
 
-net::any_io_executor ordered(const net::any_io_executor& executor) {
-  return is_bare_pool(executor) ? net::any_io_executor(net::make_strand(without_deadline(executor)))
-                                : without_deadline(executor);
-}
-
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

@@ -30,6 +30,7 @@ failure failure::current(const std::exception& e) noexcept {
   } else if (const auto* system = dynamic_cast<const std::system_error*>(&e)) {
     result.code_ = system->code();
   }
+  if (dynamic_cast<const bail*>(&e) != nullptr) result.kind_ = kind::bail;
   if (cofferdam::is_cancellation(result.code_)) result.kind_ = kind::cancellation;
   if (!is_ours(result.code_)) return result;
   if (const auto* ours = dynamic_cast<const error*>(&e)) {
@@ -73,6 +74,15 @@ std::exception_ptr failure::exception() const {
       return exception_;
   }
   return nullptr;
+}
+
+void failure::unwrap_bail() noexcept {
+  if (kind_ != kind::bail) return;
+  try {
+    raise();
+  } catch (const bail& e) {
+    *this = thrown(e.error());
+  }
 }
 
 std::string failure::message() const {

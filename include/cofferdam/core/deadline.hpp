@@ -11,31 +11,33 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 
-/// An executor that forwards everything to another one and carries a deadline.
+/// An executor that forwards to another one and carries a deadline. Small enough for any_io_executor to hold in place;
+/// a property that changes nothing costs nothing.
 class deadline_executor {
  public:
   deadline_executor(net::any_io_executor inner, time_point deadline)
-      : shared_(std::make_shared<const content>(content{std::move(inner), deadline})) {}
+      : shared_(std::make_shared<const content>(content{std::move(inner), deadline, false})) {}
 
   [[nodiscard]] const net::any_io_executor& inner() const noexcept { return shared_->inner; }
   [[nodiscard]] time_point deadline() const noexcept { return shared_->deadline; }
 
-  template <class Property>
-    requires net::can_require<const net::any_io_executor&, Property>::value
-  [[nodiscard]] deadline_executor require(const Property& property) const {
-    return {net::require(shared_->inner, property), shared_->deadline};
-  }
-  template <class Property>
-    requires net::can_prefer<const net::any_io_executor&, Property>::value
-  [[nodiscard]] deadline_executor prefer(const Property& property) const {
-    return {net::prefer(shared_->inner, property), shared_->deadline};
-  }
-  template <class Property>
-    requires net::can_query<const net::any_io_executor&, Property>::value
-  [[nodiscard]] decltype(auto) query(const Property& property) const {
+  [[nodiscard]] decltype(auto) query(net::execution::context_t property) const {
     return net::query(shared_->inner, property);
   }
-  template <class Function> void execute(Function&& function) const {
+  [[nodiscard]] deadline_executor require(net::execution::blocking_t::never_t property) const {
+    return shared_->never_blocks ? *this : with(net::require(shared_->inner, property), true);
+  }
+  [[nodiscard]] deadline_executor prefer(net::execution::blocking_t::possibly_t property) const {
+    return shared_->never_blocks ? with(net::prefer(shared_->inner, property), false) : *this;
+  }
+  [[nodiscard]] deadline_executor prefer(net::execution::outstanding_work_t::tracked_t property) const {
+    return with(net::prefer(shared_->inner, property), shared_->never_blocks);
+  }
+  [[nodiscard]] deadline_executor prefer(net::execution::outstanding_work_t::untracked_t property) const {
+    return with(net::prefer(shared_->inner, property), shared_->never_blocks);
+  }
+  template <class Function>
+  void execute(Function&& function) const {
     shared_->inner.execute(std::forward<Function>(function));
   }
 
@@ -48,7 +50,13 @@ class deadline_executor {
   struct content {
     net::any_io_executor inner;
     time_point deadline;
+    bool never_blocks;
   };
+  explicit deadline_executor(content c) : shared_(std::make_shared<const content>(std::move(c))) {}
+  [[nodiscard]] deadline_executor with(net::any_io_executor inner, bool never_blocks) const {
+    return deadline_executor(content{std::move(inner), shared_->deadline, never_blocks});
+  }
+
   std::shared_ptr<const content> shared_;
 };
 
@@ -61,8 +69,6 @@ class deadline_executor {
 }
 /// True for a thread pool's bare executor, where two handlers of one coroutine may run at once.
 [[nodiscard]] bool is_bare_pool(const net::any_io_executor& executor) noexcept;
-/// `executor` itself where it already orders its handlers, otherwise a new strand on it.
-[[nodiscard]] net::any_io_executor ordered(const net::any_io_executor& executor);
 
 }  // namespace detail
 

@@ -14,6 +14,18 @@
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
+/// Thrown by a task to end its retries at once: `throw bail(std::make_exception_ptr(not_found()))`. The innermost retry
+/// unwraps it; its caller sees the error inside.
+class bail : public std::exception {
+ public:
+  explicit bail(std::exception_ptr error) noexcept : error_(std::move(error)) {}
+  [[nodiscard]] const std::exception_ptr& error() const noexcept { return error_; }
+  [[nodiscard]] const char* what() const noexcept override { return "bailed out"; }
+
+ private:
+  std::exception_ptr error_;
+};
+
 /// Why a call has no value: refused by a policy (no exception is made until somebody asks), thrown by the task, or
 /// cancelled by the caller.
 /// Thread safety: as a value.
@@ -54,11 +66,15 @@ class failure {
   [[nodiscard]] std::exception_ptr exception() const;
   /// Throws `exception()`.
   [[noreturn]] void raise() const { std::rethrow_exception(exception()); }
+  /// True when the task threw `bail`.
+  [[nodiscard]] bool is_bail() const noexcept { return kind_ == kind::bail; }
+  /// Makes a bail the error it carries; no effect on anything else.
+  void unwrap_bail() noexcept;
   /// what() of the exception, without its type.
   [[nodiscard]] std::string message() const;
 
  private:
-  enum class kind : unsigned char { none, refusal, cancellation, exception };
+  enum class kind : unsigned char { none, refusal, cancellation, exception, bail };
 
   kind kind_ = kind::none;
   std::error_code code_;

@@ -35,15 +35,12 @@ template <class F, class... Args> awaitable<void> run_detached(F task, Args... a
   }
 }
 
-template <class T, class F, class... Args> awaitable<T> run_on(net::any_io_executor executor, F task, Args... args) {
-  const auto here = co_await net::this_coro::executor;
+template <class F, class... Args>
+awaitable<task_value_t<F, Args...>> run_on(net::any_io_executor executor, F task, Args... args) {
   child_options options;
-  options.home = own_strand(executor);
-  if (const auto inherited = deadline_of(here); inherited != never) {
-    options.home = deadline_executor(options.home, inherited);
-  }
-  auto result = co_await run_child<T>(options, task, args...);
-  co_return std::move(result).value();
+  options.on = &executor;
+  co_return co_await run_child<task_value_t<F, Args...>, throwing>(std::move(options), std::move(task),
+                                                                   std::move(args)...);
 }
 
 }  // namespace detail
@@ -85,14 +82,14 @@ template <class F, class... Args>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> spawn_on(const net::any_io_executor& executor, F&& task,
                                                            Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_on<task_value_t<F, Args...>, std::decay_t<F>, std::decay_t<Args>...>(
+  return detail::run_on<std::decay_t<F>, std::decay_t<Args>...>(
       executor, std::forward<F>(task), std::forward<Args>(args)...);
 }
 template <class Context, class F, class... Args>
   requires std::derived_from<Context, net::execution_context> && task_with<F, Args...>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> spawn_on(Context& context, F&& task, Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_on<task_value_t<F, Args...>, std::decay_t<F>, std::decay_t<Args>...>(
+  return detail::run_on<std::decay_t<F>, std::decay_t<Args>...>(
       net::any_io_executor(context.get_executor()), std::forward<F>(task), std::forward<Args>(args)...);
 }
 

@@ -11,28 +11,18 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 
-/// Options of a child with a time limit, or the reason not to start it. An inherited deadline that comes first needs no
-/// timer of ours: its owner will cancel us, and then it is its timeout, not ours.
-[[nodiscard]] outcome<child_options> limit_child(const net::any_io_executor& executor, time_point limit,
-                                                 on_timeout mode, shared_name name);
-
-template <class T, class F, class... Args>
-awaitable<outcome<T>> run_limited(time_point limit, duration d, on_timeout mode, F task, Args... args) {
-  const auto executor = co_await net::this_coro::executor;
-  if (limit == never) limit = saturating_add(timers_of(executor).now(), d);
-  auto options = limit_child(executor, limit, mode, nullptr);
-  if (!options) co_return options.why();
-  co_return co_await run_child<T>(*options, task, args...);
+[[nodiscard]] inline child_options limit_after(duration d, on_timeout mode = on_timeout::cancel,
+                                               shared_name name = nullptr) {
+  child_options options;
+  options.after = d;
+  options.mode = mode;
+  options.name = std::move(name);
+  return options;
 }
-
-template <class T, class F, class... Args>
-awaitable<T> run_limited_or_throw(time_point limit, duration d, on_timeout mode, F task, Args... args) {
-  const auto executor = co_await net::this_coro::executor;
-  if (limit == never) limit = saturating_add(timers_of(executor).now(), d);
-  auto options = limit_child(executor, limit, mode, nullptr);
-  if (!options) options.why().raise();
-  auto result = co_await run_child<T>(*options, task, args...);
-  co_return std::move(result).value();
+[[nodiscard]] inline child_options limit_at(time_point limit) {
+  child_options options;
+  options.limit = limit;
+  return options;
 }
 
 }  // namespace detail
@@ -52,8 +42,8 @@ template <class F, class... Args>
   requires task_with<F, Args...>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> with_timeout(duration d, F&& task, Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_limited_or_throw<task_value_t<F, Args...>, std::decay_t<F>, std::decay_t<Args>...>(
-      never, d, on_timeout::cancel, std::forward<F>(task), std::forward<Args>(args)...);
+  return detail::run_child<task_value_t<F, Args...>, detail::throwing, std::decay_t<F>, std::decay_t<Args>...>(
+      detail::limit_after(d), std::forward<F>(task), std::forward<Args>(args)...);
 }
 
 /// As above with a choice of what happens to work that does not end: `on_timeout::detach` returns at the limit and lets
@@ -62,8 +52,8 @@ template <class F, class... Args>
   requires task_with<F, Args...>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> with_timeout(duration d, on_timeout mode, F&& task, Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_limited_or_throw<task_value_t<F, Args...>, std::decay_t<F>, std::decay_t<Args>...>(
-      never, d, mode, std::forward<F>(task), std::forward<Args>(args)...);
+  return detail::run_child<task_value_t<F, Args...>, detail::throwing, std::decay_t<F>, std::decay_t<Args>...>(
+      detail::limit_after(d, mode), std::forward<F>(task), std::forward<Args>(args)...);
 }
 
 /// As `with_timeout` until a point in time of the context's timer service.
@@ -71,8 +61,8 @@ template <class F, class... Args>
   requires task_with<F, Args...>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> with_deadline(time_point limit, F&& task, Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_limited_or_throw<task_value_t<F, Args...>, std::decay_t<F>, std::decay_t<Args>...>(
-      limit, duration::max(), on_timeout::cancel, std::forward<F>(task), std::forward<Args>(args)...);
+  return detail::run_child<task_value_t<F, Args...>, detail::throwing, std::decay_t<F>, std::decay_t<Args>...>(
+      detail::limit_at(limit), std::forward<F>(task), std::forward<Args>(args)...);
 }
 
 /// `with_timeout` that reports instead of throwing.
@@ -80,8 +70,8 @@ template <class F, class... Args>
   requires task_with<F, Args...>
 [[nodiscard]] awaitable<outcome<task_value_t<F, Args...>>> try_with_timeout(duration d, F&& task, Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_limited<task_value_t<F, Args...>, std::decay_t<F>, std::decay_t<Args>...>(
-      never, d, on_timeout::cancel, std::forward<F>(task), std::forward<Args>(args)...);
+  return detail::run_child<task_value_t<F, Args...>, detail::reporting, std::decay_t<F>, std::decay_t<Args>...>(
+      detail::limit_after(d), std::forward<F>(task), std::forward<Args>(args)...);
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

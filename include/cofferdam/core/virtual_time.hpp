@@ -69,9 +69,7 @@ class virtual_time {
   };
 
   template <class T, class F, class... Args> static awaitable<void> supervise(ending<T>* end, F task, Args... args) {
-    detail::child_options options;
-    options.home = co_await net::this_coro::executor;
-    auto result = co_await detail::run_child<T>(options, task, args...);
+    auto result = co_await detail::run_child<T, detail::reporting>({}, std::move(task), std::move(args)...);
     end->result.emplace(std::move(result));
   }
 

@@ -9,6 +9,7 @@
 #include <cofferdam/core/timer_service.hpp>
 
 #include <optional>
+#include <tuple>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -21,99 +22,137 @@ enum class on_timeout : std::uint8_t {
 
 namespace detail {
 
+/// How a child is to run.
 struct child_options {
-  net::any_io_executor home;  // orders everything that happens to the child
-  time_point limit = never;   // when our own timer fires
+  duration after = duration::max();          // our time limit, counted from the start
+  time_point limit = never;                  // or as a point in time
   on_timeout mode = on_timeout::cancel;
-  shared_name name;  // for the timeout's error
+  const net::any_io_executor* on = nullptr;  // another executor's strand to run on; null: the caller's executor
+  shared_name name;                          // for the timeout's error
 };
 
-/// All but the types. Every member function runs on `home`, except those called by the timer service and by the
-/// caller's cancellation slot, which dispatch there.
+/// All but the types. Every member runs on the child's home executor, except those that the timer service and the
+/// caller's cancellation slot call: they dispatch there.
 class child_base : public counted, private timer_entry {
  protected:
-  explicit child_base(child_options options);
+  child_base(const net::any_io_executor& caller, child_options&& options);
 
+  /// Why the child must not start, decided from its limits.
+  [[nodiscard]] failure refuse() const;
   void start(awaitable<void> body);
+  void start_refused(failure why);
   void forward_cancellation(net::cancellation_type type);
-  /// Drops the result's claim to be delivered: the first of task and deadline wins.
-  [[nodiscard]] bool settle() noexcept { return !std::exchange(settled_, true); }
-  [[nodiscard]] bool gave_up_by_our_timer() const noexcept { return expired_ && !cancelled_by_caller_; }
-  [[nodiscard]] failure timeout() const { return failure::refused(errc::timed_out, options_.name); }
-  [[nodiscard]] bool detaches() const noexcept { return options_.mode == on_timeout::detach; }
+  [[nodiscard]] bool detaches() const noexcept { return mode_ == on_timeout::detach; }
 
  private:
   class completion;
 
-  virtual void deliver_result() = 0;
-  virtual void deliver(failure reason) = 0;
+  virtual void complete() = 0;
   virtual void drop_handler() noexcept = 0;
+  [[nodiscard]] bool settle() noexcept { return !std::exchange(settled_, true); }
+  void launch(awaitable<void> body, completion done);
+  void deliver();
   void on_deadline();
   void on_done();
 
-  child_options options_;
+  net::any_io_executor home_;
+  net::any_io_executor caller_;  // set when the caller is elsewhere; tracks work there
   timer_service& timers_;
+  time_point limit_ = never;  // when our own timer fires
+  time_point inherited_ = never;
+  shared_name name_;
   net::cancellation_signal signal_;
+  on_timeout mode_;
   bool settled_ = false, expired_ = false, cancelled_by_caller_ = false;
-};
-
-/// Where the child leaves what became of it.
-template <class T> class child_result : public child_base {
- public:
-  value_box<T> box;
-  failure why;
 
  protected:
-  using child_base::child_base;
+  failure why_;  // how the child ended, if not with a value
+};
 
-  [[nodiscard]] outcome<T> take() {
-    // A value that arrived in the race is kept. Our timer's cancellation is a timeout, anybody else's is not.
-    if (why.is_cancellation() && gave_up_by_our_timer()) return timeout();
-    if (why) return std::move(why);
+template <class T>
+class child_result : public child_base {
+ public:
+  using child_base::child_base;
+  void fail(failure why) noexcept { why_ = std::move(why); }
+  value_box<T> box;
+};
+
+/// Converts to the value when Asio stores it, which it does only when there is no exception. So T needs no default.
+template <class T>
+struct late_value {
+  value_box<T>* box;
+  operator T() const { return std::move(*box->value); }  // NOLINT(google-explicit-constructor): that is its purpose
+};
+
+struct throwing {
+  template <class T>
+  struct signature_of {
+    using type = void(std::exception_ptr, T);
+  };
+  template <class T, class Handler>
+  static void call(Handler& handler, value_box<T>& box, failure& why) {
     if constexpr (std::is_void_v<T>) {
-      return {};
+      std::move(handler)(why ? why.exception() : nullptr);
     } else {
-      return std::move(*box.value);
+      std::move(handler)(why ? why.exception() : nullptr, late_value<T>{&box});
+    }
+  }
+};
+template <>
+struct throwing::signature_of<void> {
+  using type = void(std::exception_ptr);
+};
+
+struct reporting {
+  template <class T>
+  struct signature_of {
+    using type = void(outcome<T>);
+  };
+  template <class T, class Handler>
+  static void call(Handler& handler, value_box<T>& box, failure& why) {
+    if (why) {
+      std::move(handler)(outcome<T>(std::move(why)));
+    } else if constexpr (std::is_void_v<T>) {
+      std::move(handler)(outcome<void>());
+    } else {
+      std::move(handler)(outcome<T>(std::move(*box.value)));
     }
   }
 };
 
-template <class T, class Handler> class child final : public child_result<T> {
+template <class T, class Report, class Handler>
+class child final : public child_result<T> {
  public:
-  child(Handler handler, child_options options)
-      : child_result<T>(std::move(options)),
-        work_(net::prefer(net::get_associated_executor(handler), net::execution::outstanding_work.tracked)),
-        handler_(std::move(handler)) {}
+  child(Handler handler, child_options&& options)
+      : child_result<T>(net::get_associated_executor(handler), std::move(options)), handler_(std::move(handler)) {}
 
-  void start(awaitable<void> body) {
+  template <class Body>
+  void start(Body body) {
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
       slot.assign(
           [self = reference<child>::share(*this)](net::cancellation_type type) { self->forward_cancellation(type); });
     }
-    child_base::start(std::move(body));
+    if (auto why = this->refuse()) {
+      child_base::start_refused(std::move(why));
+    } else {
+      child_base::start(body(*this));
+    }
   }
+  using child_base::detaches;
 
  private:
-  void deliver_result() override { complete(this->take()); }
-  void deliver(failure reason) override { complete(outcome<T>(std::move(reason))); }
-  void drop_handler() noexcept override {
-    const auto dropped = std::exchange(handler_, std::nullopt);
-    work_ = {};
-  }
-  void complete(outcome<T> result) {
+  void complete() override {
     Handler handler = std::move(*handler_);
     handler_.reset();
-    const auto executor = std::move(work_);
-    net::dispatch(executor, [handler = std::move(handler), result = std::move(result)]() mutable {
-      std::move(handler)(std::move(result));
-    });
+    Report::template call<T>(handler, this->box, this->why_);
   }
+  void drop_handler() noexcept override { const auto dropped = std::exchange(handler_, std::nullopt); }
 
-  net::any_io_executor work_;
   std::optional<Handler> handler_;
 };
 
-template <class T, class F, class... Args> awaitable<void> run_task(child_result<T>& result, F& task, Args&... args) {
+template <class T, class F, class... Args>
+awaitable<void> run_task(child_result<T>& result, F& task, Args&... args) {
   try {
     if constexpr (std::is_void_v<T>) {
       if constexpr (plain_task<F, Args...>) {
@@ -122,17 +161,15 @@ template <class T, class F, class... Args> awaitable<void> run_task(child_result
         co_await start_task(task, args...);
       }
       result.box.value = true;
+    } else if constexpr (plain_task<F, Args...>) {
+      result.box.value.emplace(std::invoke(task, args...));
     } else {
-      if constexpr (plain_task<F, Args...>) {
-        result.box.value.emplace(std::invoke(task, args...));
-      } else {
-        result.box.value.emplace(co_await start_task(task, args...));
-      }
+      result.box.value.emplace(co_await start_task(task, args...));
     }
   } catch (const std::exception& e) {
-    result.why = failure::current(e);
+    result.fail(failure::current(e));
   } catch (...) {
-    result.why = failure::current();
+    result.fail(failure::current());
   }
 }
 
@@ -141,27 +178,27 @@ awaitable<void> run_owned_task(child_result<T>& result, F task, Args... args) {
   co_await run_task<T>(result, task, args...);
 }
 
-/// Starts the child within the caller's frame: the task and its arguments stay there.
-template <class T> struct initiate_child {
+template <class T, class Report>
+struct initiate_child {
+  // The arguments live in the frame of Asio's initiating coroutine, which is suspended until the handler is called: a
+  // child that is waited for may refer to them, one that is left behind must not.
   template <class Handler, class F, class... Args>
-  void operator()(Handler handler, child_options* options, F* task, Args*... args) const {
-    const bool detach = options->mode == on_timeout::detach;
-    reference<child<T, Handler>> self(new child<T, Handler>(std::move(handler), std::move(*options)));
-    if (detach) {
-      self->start(run_owned_task<T>(*self, std::move(*task), std::move(*args)...));
-    } else {
-      self->start(run_task<T>(*self, *task, *args...));
-    }
+  void operator()(Handler handler, child_options&& options, F&& task, Args&&... args) const {
+    const reference<child<T, Report, Handler>> self(
+        new child<T, Report, Handler>(std::move(handler), std::move(options)));
+    self->start([&](child_result<T>& result) {
+      return self->detaches() ? run_owned_task<T>(result, std::move(task), std::move(args)...)
+                              : run_task<T>(result, task, args...);
+    });
   }
 };
 
-/// Runs `task(args...)` as a child and yields what became of it. `options`, task and arguments live in the caller's
-/// frame.
-template <class T, class F, class... Args>
-awaitable<outcome<T>> run_child(child_options& options, F& task, Args&... args) {
-  return net::async_initiate<const net::use_awaitable_t<>&, void(outcome<T>)>(initiate_child<T>{}, net::use_awaitable,
-                                                                              &options, &task, &args...);
+/// Runs `task(args...)` as a child; throws what it throws (`throwing`) or yields an outcome (`reporting`).
+template <class T, class Report, class F, class... Args>
+auto run_child(child_options options, F task, Args... args) {
+  return net::async_initiate<const net::use_awaitable_t<>&, typename Report::template signature_of<T>::type>(
+      initiate_child<T, Report>{}, net::use_awaitable, std::move(options), std::move(task), std::move(args)...);
 }
 
 }  // namespace detail
-}  // namespace cofferdam::inline COFFERDAM_ABI
+}  // namespace cofferdam
