@@ -71,6 +71,7 @@ std::exception_ptr failure::exception() const {
       if (!exception_) return std::make_exception_ptr(net::asio_system_error(net::error::operation_aborted));
       [[fallthrough]];
     case kind::exception:
+    case kind::bail:
       return exception_;
   }
   return nullptr;

@@ -36,8 +36,7 @@ class deadline_executor {
   [[nodiscard]] deadline_executor prefer(net::execution::outstanding_work_t::untracked_t property) const {
     return with(net::prefer(shared_->inner, property), shared_->never_blocks);
   }
-  template <class Function>
-  void execute(Function&& function) const {
+  template <class Function> void execute(Function&& function) const {
     shared_->inner.execute(std::forward<Function>(function));
   }
 

@@ -82,15 +82,15 @@ template <class F, class... Args>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> spawn_on(const net::any_io_executor& executor, F&& task,
                                                            Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_on<std::decay_t<F>, std::decay_t<Args>...>(
-      executor, std::forward<F>(task), std::forward<Args>(args)...);
+  return detail::run_on<std::decay_t<F>, std::decay_t<Args>...>(executor, std::forward<F>(task),
+                                                                std::forward<Args>(args)...);
 }
 template <class Context, class F, class... Args>
   requires std::derived_from<Context, net::execution_context> && task_with<F, Args...>
 [[nodiscard]] awaitable<task_value_t<F, Args...>> spawn_on(Context& context, F&& task, Args&&... args) {
   COFFERDAM_GUARD_TASK(F);
-  return detail::run_on<std::decay_t<F>, std::decay_t<Args>...>(
-      net::any_io_executor(context.get_executor()), std::forward<F>(task), std::forward<Args>(args)...);
+  return detail::run_on<std::decay_t<F>, std::decay_t<Args>...>(net::any_io_executor(context.get_executor()),
+                                                                std::forward<F>(task), std::forward<Args>(args)...);
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -69,7 +69,8 @@ class virtual_time {
   };
 
   template <class T, class F, class... Args> static awaitable<void> supervise(ending<T>* end, F task, Args... args) {
-    auto result = co_await detail::run_child<T, detail::reporting>({}, std::move(task), std::move(args)...);
+    auto result =
+        co_await detail::run_child<T, detail::reporting>(detail::child_options(), std::move(task), std::move(args)...);
     end->result.emplace(std::move(result));
   }
 

@@ -22,10 +22,11 @@ enum class on_timeout : std::uint8_t {
 
 namespace detail {
 
-/// How a child is to run.
+/// How a child is to run. Has a constructor because GCC 12 destroys aggregate temporaries twice inside co_await.
 struct child_options {
-  duration after = duration::max();          // our time limit, counted from the start
-  time_point limit = never;                  // or as a point in time
+  child_options() noexcept {}        // NOLINT(modernize-use-equals-default)
+  duration after = duration::max();  // our time limit, counted from the start
+  time_point limit = never;          // or as a point in time
   on_timeout mode = on_timeout::cancel;
   const net::any_io_executor* on = nullptr;  // another executor's strand to run on; null: the caller's executor
   shared_name name;                          // for the timeout's error
@@ -69,8 +70,7 @@ class child_base : public counted, private timer_entry {
   failure why_;  // how the child ended, if not with a value
 };
 
-template <class T>
-class child_result : public child_base {
+template <class T> class child_result : public child_base {
  public:
   using child_base::child_base;
   void fail(failure why) noexcept { why_ = std::move(why); }
@@ -78,19 +78,16 @@ class child_result : public child_base {
 };
 
 /// Converts to the value when Asio stores it, which it does only when there is no exception. So T needs no default.
-template <class T>
-struct late_value {
+template <class T> struct late_value {
   value_box<T>* box;
   operator T() const { return std::move(*box->value); }  // NOLINT(google-explicit-constructor): that is its purpose
 };
 
 struct throwing {
-  template <class T>
-  struct signature_of {
+  template <class T> struct signature_of {
     using type = void(std::exception_ptr, T);
   };
-  template <class T, class Handler>
-  static void call(Handler& handler, value_box<T>& box, failure& why) {
+  template <class T, class Handler> static void call(Handler& handler, value_box<T>& box, failure& why) {
     if constexpr (std::is_void_v<T>) {
       std::move(handler)(why ? why.exception() : nullptr);
     } else {
@@ -98,18 +95,15 @@ struct throwing {
     }
   }
 };
-template <>
-struct throwing::signature_of<void> {
+template <> struct throwing::signature_of<void> {
   using type = void(std::exception_ptr);
 };
 
 struct reporting {
-  template <class T>
-  struct signature_of {
+  template <class T> struct signature_of {
     using type = void(outcome<T>);
   };
-  template <class T, class Handler>
-  static void call(Handler& handler, value_box<T>& box, failure& why) {
+  template <class T, class Handler> static void call(Handler& handler, value_box<T>& box, failure& why) {
     if (why) {
       std::move(handler)(outcome<T>(std::move(why)));
     } else if constexpr (std::is_void_v<T>) {
@@ -120,14 +114,12 @@ struct reporting {
   }
 };
 
-template <class T, class Report, class Handler>
-class child final : public child_result<T> {
+template <class T, class Report, class Handler> class child final : public child_result<T> {
  public:
   child(Handler handler, child_options&& options)
       : child_result<T>(net::get_associated_executor(handler), std::move(options)), handler_(std::move(handler)) {}
 
-  template <class Body>
-  void start(Body body) {
+  template <class Body> void start(Body body) {
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
       slot.assign(
           [self = reference<child>::share(*this)](net::cancellation_type type) { self->forward_cancellation(type); });
@@ -151,8 +143,7 @@ class child final : public child_result<T> {
   std::optional<Handler> handler_;
 };
 
-template <class T, class F, class... Args>
-awaitable<void> run_task(child_result<T>& result, F& task, Args&... args) {
+template <class T, class F, class... Args> awaitable<void> run_task(child_result<T>& result, F& task, Args&... args) {
   try {
     if constexpr (std::is_void_v<T>) {
       if constexpr (plain_task<F, Args...>) {
@@ -178,8 +169,7 @@ awaitable<void> run_owned_task(child_result<T>& result, F task, Args... args) {
   co_await run_task<T>(result, task, args...);
 }
 
-template <class T, class Report>
-struct initiate_child {
+template <class T, class Report> struct initiate_child {
   // The arguments live in the frame of Asio's initiating coroutine, which is suspended until the handler is called: a
   // child that is waited for may refer to them, one that is left behind must not.
   template <class Handler, class F, class... Args>
@@ -194,11 +184,10 @@ struct initiate_child {
 };
 
 /// Runs `task(args...)` as a child; throws what it throws (`throwing`) or yields an outcome (`reporting`).
-template <class T, class Report, class F, class... Args>
-auto run_child(child_options options, F task, Args... args) {
+template <class T, class Report, class F, class... Args> auto run_child(child_options options, F task, Args... args) {
   return net::async_initiate<const net::use_awaitable_t<>&, typename Report::template signature_of<T>::type>(
       initiate_child<T, Report>{}, net::use_awaitable, std::move(options), std::move(task), std::move(args)...);
 }
 
 }  // namespace detail
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI
