@@ -1,0 +1,74 @@
+// The windows a circuit breaker judges by: the last N calls, or the calls of the last so many seconds.
+#pragma once
+
+#include <cofferdam/core/time.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+struct window_counts {
+  std::uint64_t calls = 0, failures = 0, slow = 0;
+};
+
+/// The outcomes of exactly the last N calls. No synchronisation of its own.
+class count_window {
+ public:
+  void resize(std::size_t calls) { ring_.assign(calls, 0); }
+  void add(bool failed, bool slow) noexcept;
+  void clear() noexcept;
+  [[nodiscard]] const window_counts& counts() const noexcept { return counts_; }
+  /// Full of good calls: another one changes nothing.
+  [[nodiscard]] bool is_clean() const noexcept {
+    return counts_.calls == ring_.size() && counts_.failures == 0 && counts_.slow == 0;
+  }
+
+ private:
+  static constexpr std::uint8_t failed_bit = 1, slow_bit = 2;
+  std::vector<std::uint8_t> ring_;
+  std::size_t next_ = 0;
+  window_counts counts_;
+};
+
+/// The calls of the last `buckets` slices of time, counted where they began. Lock-free: every thread adds to a shard of
+/// its own, readers sum all shards. Two generations, so that a writer of the past never touches the present.
+class time_window {
+ public:
+  time_window(std::size_t buckets, duration width, bool with_slow);
+
+  [[nodiscard]] std::int64_t slice_of(time_point at) const noexcept { return at.time_since_epoch().count() / width_; }
+  /// Counts a call that began in `slice`. False when that slice has left the window.
+  bool add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept;
+  /// The window that ends with `slice`.
+  [[nodiscard]] window_counts sum(unsigned generation, std::int64_t slice) const noexcept;
+  void clear(unsigned generation) noexcept;
+
+ private:
+  // lap : 12 | failures or slow : 26 | calls : 26. The lap tells a bucket of the past from one of now.
+  static constexpr unsigned field_bits = 26, lap_bits = 12;
+  static constexpr std::uint64_t field_max = (std::uint64_t{1} << field_bits) - 1;
+  struct alignas(64) line {
+    std::atomic<std::uint64_t> words[8];
+  };
+
+  [[nodiscard]] std::atomic<std::uint64_t>& word(std::size_t shard, unsigned generation, bool slow,
+                                                 std::size_t bucket) const noexcept;
+  [[nodiscard]] std::uint64_t lap_of(std::int64_t slice) const noexcept;
+  bool add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked) noexcept;
+
+  std::size_t buckets_;
+  std::int64_t width_;
+  bool with_slow_;
+  std::size_t lines_per_shard_;
+  std::unique_ptr<line[]> lines_;
+};
+
+/// A small number for this thread, below `shard_count()`.
+[[nodiscard]] std::size_t this_shard() noexcept;
+[[nodiscard]] std::size_t shard_count() noexcept;
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail

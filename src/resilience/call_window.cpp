@@ -1,0 +1,118 @@
+#include <cofferdam/resilience/detail/call_window.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <thread>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+std::size_t shard_count() noexcept {
+  static const std::size_t count = std::bit_ceil(std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 16));
+  return count;
+}
+
+std::size_t this_shard() noexcept {
+  static std::atomic<std::size_t> threads{0};
+  thread_local const std::size_t mine = threads.fetch_add(1, std::memory_order_relaxed) & (shard_count() - 1);
+  return mine;
+}
+
+// --------------------------------------------------------------------------------------------------- count_window
+
+void count_window::add(bool failed, bool slow) noexcept {
+  std::uint8_t& place = ring_[next_];
+  if (counts_.calls < ring_.size()) {
+    ++counts_.calls;
+  } else {
+    if ((place & failed_bit) != 0) --counts_.failures;
+    if ((place & slow_bit) != 0) --counts_.slow;
+  }
+  place = static_cast<std::uint8_t>((failed ? failed_bit : 0) | (slow ? slow_bit : 0));
+  if (failed) ++counts_.failures;
+  if (slow) ++counts_.slow;
+  if (++next_ == ring_.size()) next_ = 0;
+}
+
+void count_window::clear() noexcept {
+  next_ = 0;
+  counts_ = {};
+}
+
+// ---------------------------------------------------------------------------------------------------- time_window
+
+time_window::time_window(std::size_t buckets, duration width, bool with_slow)
+    : buckets_(buckets),
+      width_(std::max<std::int64_t>(width.count(), 1)),
+      with_slow_(with_slow),
+      lines_per_shard_((buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
+      lines_(new line[lines_per_shard_ * shard_count()]()) {}
+
+std::atomic<std::uint64_t>& time_window::word(std::size_t shard, unsigned generation, bool slow,
+                                              std::size_t bucket) const noexcept {
+  const std::size_t index = (slow ? 2 * buckets_ : 0) + generation * buckets_ + bucket;
+  return lines_[shard * lines_per_shard_ + index / 8].words[index % 8];
+}
+
+std::uint64_t time_window::lap_of(std::int64_t slice) const noexcept {
+  // Never 0, which marks an empty word.
+  return static_cast<std::uint64_t>(slice) / buckets_ % ((1U << lap_bits) - 1) + 1;
+}
+
+bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked) noexcept {
+  constexpr std::uint64_t laps = (1U << lap_bits) - 1;
+  std::uint64_t old = word.load(std::memory_order_relaxed);
+  std::uint64_t next = 0;
+  do {
+    const std::uint64_t seen = old >> (2 * field_bits);
+    std::uint64_t base = old;
+    if (seen != lap) {
+      // A newer lap has taken the bucket over: this slice has left the window.
+      if (seen != 0 && (seen + laps - lap) % laps < laps / 2) return false;
+      base = lap << (2 * field_bits);
+    }
+    if ((base & field_max) == field_max) return true;  // saturated; the ratio stays what it is
+    next = base + 1 + (marked ? std::uint64_t{1} << field_bits : 0);
+  } while (!word.compare_exchange_weak(old, next, std::memory_order_relaxed));
+  return true;
+}
+
+bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
+  const auto bucket = static_cast<std::size_t>(slice) % buckets_;
+  const std::size_t shard = this_shard();
+  const std::uint64_t lap = lap_of(slice);
+  if (!add_to(word(shard, generation, false, bucket), lap, failed)) return false;
+  if (slow) add_to(word(shard, generation, true, bucket), lap, true);
+  return true;
+}
+
+window_counts time_window::sum(unsigned generation, std::int64_t slice) const noexcept {
+  window_counts total;
+  for (std::size_t back = 0; back < buckets_; ++back) {
+    const std::int64_t past = slice - static_cast<std::int64_t>(back);
+    if (past < 0) break;
+    const auto bucket = static_cast<std::size_t>(past) % buckets_;
+    const std::uint64_t lap = lap_of(past);
+    for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+      const std::uint64_t seen = word(shard, generation, false, bucket).load(std::memory_order_relaxed);
+      if (seen >> (2 * field_bits) == lap) {
+        total.calls += seen & field_max;
+        total.failures += seen >> field_bits & field_max;
+      }
+      if (!with_slow_) continue;
+      const std::uint64_t slow = word(shard, generation, true, bucket).load(std::memory_order_relaxed);
+      if (slow >> (2 * field_bits) == lap) total.slow += slow & field_max;
+    }
+  }
+  return total;
+}
+
+void time_window::clear(unsigned generation) noexcept {
+  for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+    for (std::size_t bucket = 0; bucket < buckets_; ++bucket) {
+      word(shard, generation, false, bucket).store(0, std::memory_order_relaxed);
+      if (with_slow_) word(shard, generation, true, bucket).store(0, std::memory_order_relaxed);
+    }
+  }
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail
