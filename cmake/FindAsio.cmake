@@ -10,11 +10,11 @@ find_package_handle_standard_args(Asio REQUIRED_VARS Asio_INCLUDE_DIR VERSION_VA
 mark_as_advanced(Asio_INCLUDE_DIR)
 
 if(Asio_FOUND AND NOT TARGET Asio::asio)
+  # An imported target: its headers are system headers to those who link it.
   add_library(Asio::asio INTERFACE IMPORTED)
-  set_target_properties(Asio::asio PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${Asio_INCLUDE_DIR}"
-                                              INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${Asio_INCLUDE_DIR}")
+  target_include_directories(Asio::asio INTERFACE "${Asio_INCLUDE_DIR}")
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND Asio_VERSION VERSION_LESS 1.24)
     # Before 1.24 Asio does not see clang's C++20 coroutines with libstdc++.
-    set_property(TARGET Asio::asio PROPERTY INTERFACE_COMPILE_DEFINITIONS ASIO_HAS_CO_AWAIT=1 ASIO_HAS_STD_COROUTINE=1)
+    target_compile_definitions(Asio::asio INTERFACE ASIO_HAS_CO_AWAIT=1 ASIO_HAS_STD_COROUTINE=1)
   endif()
 endif()

@@ -1,22 +1,19 @@
 # Compiles FILE twice: as it is it must fail with the output it expects ("// EXPECT: regex"); with
-# COFFERDAM_EXPECT_OK it must compile, which proves that the first failed for that reason alone.
+# COFFERDAM_EXPECT_OK it must compile, which proves that it failed for that reason alone.
+# "// REQUIRES: gcc12" in the file skips it on other compilers.
 file(READ "${FILE}" text)
 if(text MATCHES "// REQUIRES: gcc12" AND NOT (COMPILER_ID STREQUAL "GNU" AND COMPILER_VERSION VERSION_LESS 13))
   message(STATUS "skipped: only GCC before 13 refuses this")
   return()
 endif()
-if(NOT text MATCHES "// EXPECT: ([^\n]*)")
-  message(FATAL_ERROR "${FILE} does not say what it expects")
+if(NOT text MATCHES "// EXPECT: ([^\n]+)")
+  message(FATAL_ERROR "${FILE} has no line '// EXPECT: <regex>'")
 endif()
 set(expected "${CMAKE_MATCH_1}")
 
-set(command ${COMPILER} -std=c++20 -fsyntax-only)
-foreach(include IN LISTS INCLUDES)
-  list(APPEND command "-I${include}")
-endforeach()
-foreach(definition IN LISTS DEFINITIONS)
-  list(APPEND command "-D${definition}")
-endforeach()
+list(TRANSFORM INCLUDES PREPEND "-I")
+list(TRANSFORM DEFINITIONS PREPEND "-D")
+set(command "${COMPILER}" -std=c++20 -fsyntax-only ${INCLUDES} ${DEFINITIONS})
 
 execute_process(COMMAND ${command} "${FILE}" RESULT_VARIABLE failed ERROR_VARIABLE output)
 if(NOT failed)

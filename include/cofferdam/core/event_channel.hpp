@@ -40,8 +40,7 @@ class [[nodiscard]] subscription {
 /// event published by a listener follows after the present one. A listener that throws is isolated and counted.
 /// Thread safety: every member from any thread. After a subscription ended, a delivery that another thread has already
 /// begun may still be running.
-template <class Event>
-class event_channel {
+template <class Event> class event_channel {
  public:
   using listener = std::function<void(const Event&)>;
 
@@ -50,14 +49,14 @@ class event_channel {
   event_channel& operator=(const event_channel&) = delete;
 
   [[nodiscard]] subscription subscribe(listener listen) {
-    const auto hub = make_hub();
-    const std::lock_guard lock(hub->mutex);
-    const std::uint64_t id = ++hub->last_id;
-    auto next = std::make_shared<entries>(hub->listeners ? *hub->listeners : entries());
+    const auto shared = make_hub();
+    const std::lock_guard lock(shared->mutex);
+    const std::uint64_t id = ++shared->last_id;
+    auto next = std::make_shared<entries>(shared->listeners ? *shared->listeners : entries());
     next->push_back({id, std::make_shared<const listener>(std::move(listen))});
-    hub->listeners = std::move(next);
+    shared->listeners = std::move(next);
     listening_.store(true, std::memory_order_release);
-    return subscription([weak = std::weak_ptr(hub), id] {
+    return subscription([weak = std::weak_ptr(shared), id] {
       if (const auto alive = weak.lock()) alive->remove(id);
     });
   }
@@ -68,9 +67,8 @@ class event_channel {
   /// `drain` must follow without the lock.
   void enqueue(Event event) {
     if (!has_listeners()) return;
-    const auto& hub = hub_;
-    const std::lock_guard lock(hub->mutex);
-    hub->queue.push_back(std::move(event));
+    const std::lock_guard lock(hub_->mutex);
+    hub_->queue.push_back(std::move(event));
   }
   /// Delivers what is queued, unless another thread (or an outer frame of this one) is doing so.
   void drain() {
@@ -141,4 +139,4 @@ class event_channel {
   std::atomic<bool> listening_{false};
 };
 
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -30,24 +30,24 @@ enum class abandoned_policy : std::uint8_t {
 };
 
 struct circuit_breaker_options {
-  double failure_ratio = 0.5;                           // opens when at least this share failed; in (0, 1]
-  duration slow_call_duration{};                        // longer calls are slow; 0 = off
-  double slow_call_ratio = 1.0;                         // opens when at least this share is slow; in (0, 1]
-  std::size_t minimum_calls = 20;                       // no judgement on fewer finished calls; >= 1
-  duration window = std::chrono::seconds(30);           // how far back calls count
-  std::size_t buckets = 10;                             // resolution of that window; 1 to 100
-  std::size_t window_calls = 0;                         // > 0: the last N calls count instead, however old
-  std::size_t probes = 5;                               // trial calls while half-open; 1 to 1000
-  double probe_failure_ratio = 0;                       // re-opens when at least this share of them fails; 0 = failure_ratio
-  duration probe_deadline{};                            // a probe older than this gives up its place; 0 = break_duration
-  duration break_duration = std::chrono::seconds(5);    // how long the first break lasts
-  double break_growth = 2.0;                            // factor for every further break without a closed time between
+  double failure_ratio = 0.5;                  // opens when at least this share failed; in (0, 1]
+  duration slow_call_duration{};               // longer calls are slow; 0 = off
+  double slow_call_ratio = 1.0;                // opens when at least this share is slow; in (0, 1]
+  std::size_t minimum_calls = 20;              // no judgement on fewer finished calls; >= 1
+  duration window = std::chrono::seconds(30);  // how far back calls count
+  std::size_t buckets = 10;                    // resolution of that window; 1 to 100
+  std::size_t window_calls = 0;                // > 0: the last N calls count instead, however old
+  std::size_t probes = 5;                      // trial calls while half-open; 1 to 1000
+  double probe_failure_ratio = 0;              // re-opens when at least this share of them fails; 0 = failure_ratio
+  duration probe_deadline{};                   // a probe older than this gives up its place; 0 = break_duration
+  duration break_duration = std::chrono::seconds(5);  // how long the first break lasts
+  double break_growth = 2.0;                          // factor for every further break without a closed time between
   duration max_break_duration = std::chrono::minutes(1);  // limit of that growth
   abandoned_policy abandoned = abandoned_policy::ignore;
-  double abandoned_ratio = 1.0;                         // of by_share, in (0, 1]
+  double abandoned_ratio = 1.0;  // of by_share, in (0, 1]
   circuit_mode mode = circuit_mode::normal;
-  bool record_latency = false;                          // percentiles in stats(); implied by slow_call_duration
-  bool keep_window_on_close = false;                    // a closed circuit remembers failures from before the break
+  bool record_latency = false;        // percentiles in stats(); implied by slow_call_duration
+  bool keep_window_on_close = false;  // a closed circuit remembers failures from before the break
 };
 
 /// Every problem of `options`, each naming its field; empty when they can work.
@@ -65,16 +65,16 @@ enum class circuit_cause : std::uint8_t {
 };
 
 enum class circuit_event_kind : std::uint8_t {
-  fire,             ///< a call arrived
-  success,          ///< a call was a success
-  failure,          ///< a call was a failure
-  timeout,          ///< a failure that was a timeout; followed by `failure`
-  reject,           ///< a call was refused
-  fallback,         ///< the fallback was used
+  fire,      ///< a call arrived
+  success,   ///< a call was a success
+  failure,   ///< a call was a failure
+  timeout,   ///< a failure that was a timeout; followed by `failure`
+  reject,    ///< a call was refused
+  fallback,  ///< the fallback was used
   opened,
   closed,
   half_opened,
-  would_open,       ///< metrics_only: would have opened
+  would_open,  ///< metrics_only: would have opened
   mode_changed,
   reset,
   late_result,      ///< a result of an earlier epoch arrived and was dropped
@@ -87,10 +87,10 @@ struct circuit_event {
   circuit_state from{}, to{};
   circuit_cause cause{};
   std::uint64_t epoch = 0;
-  time_point at{};            // steady time; zero when unknown (manual changes)
-  duration break_duration{};  // of `opened`
+  time_point at{};                                  // steady time; zero when unknown (manual changes)
+  duration break_duration{};                        // of `opened`
   std::uint64_t calls = 0, failures = 0, slow = 0;  // in the window when it happened
-  duration latency{};         // of success and failure, if measured
+  duration latency{};                               // of success and failure, if measured
 };
 
 struct latency_stats {
@@ -109,8 +109,8 @@ struct circuit_stats {
   double failure_ratio = 0, slow_ratio = 0;
   bool enough_calls = false;  // whether the ratios are judged
   // Since construction:
-  std::uint64_t fires = 0, successes = 0, failed = 0, slow_calls = 0, ignored = 0, abandoned = 0, rejected = 0, late = 0,
-                timeouts = 0, fallbacks = 0, opens = 0;
+  std::uint64_t fires = 0, successes = 0, failed = 0, slow_calls = 0, ignored = 0, abandoned = 0, rejected = 0,
+                late = 0, timeouts = 0, fallbacks = 0, opens = 0;
   latency_stats latency;  // of the last window or two; empty unless recorded
 };
 
@@ -134,4 +134,4 @@ struct break_context {
   std::exception_ptr last_failure;
 };
 
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -21,18 +21,14 @@ enum class outcome_class : std::uint8_t {
 
 namespace detail {
 
-template <class Function>
-struct sole_argument : sole_argument<decltype(&Function::operator())> {};
-template <class R, class A>
-struct sole_argument<R (*)(A)> {
+template <class Function> struct sole_argument : sole_argument<decltype(&Function::operator())> {};
+template <class R, class A> struct sole_argument<R (*)(A)> {
   using type = std::remove_cvref_t<A>;
 };
-template <class R, class C, class A>
-struct sole_argument<R (C::*)(A) const> {
+template <class R, class C, class A> struct sole_argument<R (C::*)(A) const> {
   using type = std::remove_cvref_t<A>;
 };
-template <class R, class C, class A>
-struct sole_argument<R (C::*)(A)> {
+template <class R, class C, class A> struct sole_argument<R (C::*)(A)> {
   using type = std::remove_cvref_t<A>;
 };
 
@@ -46,8 +42,7 @@ struct sole_argument<R (C::*)(A)> {
 /// and returns an `outcome_class`, or a bool (true = failure). A rule that throws says failure.
 class classifier {
  public:
-  template <class Rule>
-  void add(Rule rule) {
+  template <class Rule> void add(Rule rule) {
     using argument = typename detail::sole_argument<Rule>::type;
     rules_.push_back([rule = std::move(rule)](const outcome_view& outcome, outcome_class& decided) {
       const auto decide = [&](const auto& seen) {
@@ -70,7 +65,8 @@ class classifier {
   }
 
   [[nodiscard]] outcome_class operator()(const outcome_view& outcome) const noexcept {
-    if (!rules_.empty()) [[unlikely]] return ask_rules(outcome);
+    if (!rules_.empty()) [[unlikely]]
+      return ask_rules(outcome);
     return by_default(outcome);
   }
 
@@ -94,4 +90,4 @@ class classifier {
   std::vector<std::function<bool(const outcome_view&, outcome_class&)>> rules_;
 };
 
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -172,21 +172,25 @@ template <class Report, class Stages, class Work> struct walk {
       for (;;) {
         if (std::exchange(substitute, false)) {
           const auto* function = static_cast<const substitute_function<value>*>(stages.substitution(by, typeid(value)));
-          const failure why = c.take_failure();
-          box = {};
-          try {
-            if (function == nullptr)
-              throw std::logic_error(stages.describe(by) + " has no substitute of the task's type");
-            if constexpr (std::is_void_v<value>) {
-              co_await (*function)(why);
-              box.value = true;
-            } else {
-              box.value.emplace(co_await (*function)(why));
+          if (function != nullptr) {
+            const failure why = c.take_failure();
+            box = {};
+            try {
+              if constexpr (std::is_void_v<value>) {
+                co_await (*function)(why);
+                box.value = true;
+              } else {
+                box.value.emplace(co_await (*function)(why));
+              }
+            } catch (const std::exception& e) {
+              c.fail(failure::current(e));
+            } catch (...) {
+              c.fail(failure::current());
             }
-          } catch (const std::exception& e) {
-            c.fail(failure::current(e));
-          } catch (...) {
-            c.fail(failure::current());
+          } else if (!c.why() && box.address() == nullptr) {
+            // Nothing came and nothing can be given instead: the policy promised a value of another type.
+            c.fail(failure::thrown(std::make_exception_ptr(
+                std::logic_error(stages.describe(by) + ": has no substitute of the task's type"))));
           }
           c.forget_time();
         }

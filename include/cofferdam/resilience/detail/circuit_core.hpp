@@ -1,0 +1,163 @@
+// The circuit breaker's state machine: no Asio, no clock. Closed calls cost one acquire load on the way down and touch
+// nothing shared on the way up while the window stays clean; transitions happen under a mutex, listeners and generators
+// are called without it.
+#pragma once
+
+#include <cofferdam/core/event_channel.hpp>
+#include <cofferdam/resilience/circuit_options.hpp>
+#include <cofferdam/resilience/detail/call_window.hpp>
+#include <cofferdam/resilience/detail/latency_histogram.hpp>
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+/// The right to one call. Must be given to `record` or `abandon` exactly once.
+struct circuit_permit {
+  std::uint64_t word = 0;   // the state word at admission: its epoch attributes the result
+  time_point started{};     // set by the caller if `wants_start`, by `admit` otherwise
+  std::uint32_t probe = 0;  // id of a half-open trial, 0 for an ordinary call
+  bool recorded = true;     // false for calls of a disabled circuit
+};
+
+/// Thread safety: every member from any thread.
+class circuit_core {
+ public:
+  struct decision {
+    bool admitted = true;
+    errc refused{};
+    std::optional<duration> retry_after;
+  };
+
+  /// Errors: `invalid_options_error`.
+  circuit_core(shared_name name, const circuit_breaker_options& options);
+
+  // --- hot
+  /// True when calls pass freely; the permit is then complete but for `started`.
+  [[nodiscard]] bool try_admit(circuit_permit& permit) const noexcept {
+    // Acquire pairs with the release of a transition: what it did to the windows is seen before a call is counted.
+    const std::uint64_t word = state_.load(std::memory_order_acquire);
+    if ((word & passes_flag) == 0) [[unlikely]]
+      return false;
+    permit = circuit_permit{};
+    permit.word = word;
+    permit.recorded = (word & disabled_flag) == 0;
+    return true;
+  }
+  [[nodiscard]] bool wants_start() const noexcept { return wants_start_; }
+  [[nodiscard]] bool wants_end() const noexcept { return wants_end_; }
+  /// Counts a result. `ended` may equal `started` for a success of an ordinary call unless `wants_end`.
+  /// True when `evaluate` must follow.
+  [[nodiscard]] bool record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept;
+
+  // --- cold; these queue events, `drain_events` delivers them
+  [[nodiscard]] decision admit(circuit_permit& permit, time_point now);
+  /// The trip test and what follows from it. `last_failure` becomes the cause of refusals.
+  void evaluate(const circuit_permit& permit, time_point now, std::exception_ptr last_failure);
+  /// The call was destroyed before it could tell.
+  void abandon(const circuit_permit& permit) noexcept {
+    (void)record(permit, outcome_class::abandoned, permit.started);
+  }
+  void open();
+  void close();
+  void reset();
+  void set_mode(circuit_mode mode);
+  [[nodiscard]] circuit_snapshot snapshot(time_point now) const;
+  void restore(const circuit_snapshot& snapshot);
+  void set_break_generator(std::function<duration(const break_context&)> generator);
+  void drain_events() { events_.drain(); }
+
+  [[nodiscard]] circuit_state state() const noexcept {
+    return static_cast<circuit_state>(state_.load(std::memory_order_acquire) & state_mask);
+  }
+  [[nodiscard]] circuit_mode mode() const;
+  /// As of `now`, or of the newest event seen when it is not given.
+  [[nodiscard]] circuit_stats stats(std::optional<time_point> now) const;
+  [[nodiscard]] std::exception_ptr last_failure() const;
+  [[nodiscard]] const shared_name& name() const noexcept { return name_; }
+  [[nodiscard]] const circuit_breaker_options& options() const noexcept { return options_; }
+  [[nodiscard]] event_channel<circuit_event>& events() noexcept { return events_; }
+  void count_timeout() noexcept { timeouts_.fetch_add(1, std::memory_order_relaxed); }
+  void count_fallback() noexcept { fallbacks_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  // epoch : 56 | generation : 1 | - : 3 | passes : 1 | disabled : 1 | state : 2
+  static constexpr std::uint64_t state_mask = 3, disabled_flag = 4, passes_flag = 8, generation_flag = 128;
+  static constexpr unsigned epoch_shift = 8;
+
+  struct probe {
+    std::uint32_t id;
+    time_point started;
+  };
+  struct successes_line {
+    alignas(64) std::atomic<std::uint64_t> count{0};
+  };
+
+  [[nodiscard]] std::uint64_t epoch_of(std::uint64_t word) const noexcept { return word >> epoch_shift; }
+  [[nodiscard]] bool is_current(std::uint64_t word) const noexcept {
+    return epoch_of(state_.load(std::memory_order_acquire)) == epoch_of(word);
+  }
+  [[nodiscard]] static unsigned generation_of(std::uint64_t word) noexcept {
+    return (word & generation_flag) != 0 ? 1 : 0;
+  }
+  [[nodiscard]] bool counts_calls() const noexcept { return options_.window_calls > 0; }
+  [[nodiscard]] std::size_t effective_minimum() const noexcept;
+  [[nodiscard]] window_counts window_at(std::uint64_t word, time_point now) const noexcept;
+  [[nodiscard]] circuit_cause judge(const window_counts& counts) const noexcept;
+  [[nodiscard]] duration next_break_locked(time_point now, const window_counts& counts, std::exception_ptr failure,
+                                           std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] bool record_probe(const circuit_permit& permit, outcome_class result, bool slow) noexcept;
+  [[nodiscard]] bool counts_as_failure(const circuit_permit& permit, outcome_class result, time_point ended) noexcept;
+  bool ensure_memory() noexcept;
+  void record_latency(duration latency, time_point ended) noexcept;
+  void count_success() noexcept;
+  void transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window);
+  void open_locked(circuit_cause cause, time_point now, duration length, const window_counts& counts);
+  void publish_word_locked(circuit_state state, bool new_epoch, bool switch_generation) noexcept;
+  void announce_locked(circuit_event_kind kind, circuit_state from, circuit_state to, circuit_cause cause,
+                       time_point now, const window_counts& counts = {}) noexcept;
+  void note_late() noexcept;
+  [[nodiscard]] std::size_t probe_failures_to_open() const noexcept;
+  [[nodiscard]] duration probe_deadline() const noexcept;
+
+  alignas(64) std::atomic<std::uint64_t> state_;
+  bool wants_start_, wants_end_;
+  std::atomic<bool> clean_{false};     // count window: full of good calls
+  std::atomic<bool> watching_{false};  // time window: failures or slow calls are in it, so a success may trip
+  std::atomic<time_window*> time_window_{nullptr};
+  std::atomic<successes_line*> successes_{nullptr};
+  std::atomic<latency_histogram*> latency_{nullptr};
+
+  // Everything below is written on unhealthy or rare paths only.
+  mutable std::mutex mutex_;
+  shared_name name_;
+  circuit_breaker_options options_;
+  event_channel<circuit_event> events_;
+  std::unique_ptr<time_window> time_window_owner_;
+  std::unique_ptr<successes_line[]> successes_owner_;
+  std::unique_ptr<latency_histogram> latency_owner_;
+  std::unique_ptr<count_window> count_window_;
+  std::unique_ptr<std::function<duration(const break_context&)>> generator_;
+  std::exception_ptr last_failure_;
+  circuit_mode mode_;
+  bool break_starts_later_ = false;  // opened by hand: the break starts at the next call, which knows the time
+  bool would_open_announced_ = false;
+  std::uint32_t consecutive_opens_ = 0;
+  time_point opened_at_{}, newest_{};
+  duration break_duration_{};
+  std::vector<probe> probes_;  // in flight
+  std::uint32_t next_probe_ = 1;
+  std::uint32_t probe_successes_ = 0, probe_failures_ = 0;
+  std::atomic<std::uint64_t> abandoned_in_epoch_{0};
+  std::atomic<std::uint64_t> failed_{0}, slow_{0}, ignored_{0}, abandoned_{0}, rejected_{0}, late_{0}, timeouts_{0},
+      fallbacks_{0}, opens_{0};
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail

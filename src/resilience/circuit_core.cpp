@@ -1,0 +1,598 @@
+#include <cofferdam/resilience/detail/circuit_core.hpp>
+#include <cofferdam/resilience/detail/validation.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+namespace {
+
+bool is_ratio(double value) { return value > 0.0 && value <= 1.0; }
+
+/// Whether `part` is at least `ratio` of `whole`; the epsilon forgives 0.7 * 10 > 7.
+bool reaches(std::uint64_t part, std::uint64_t whole, double ratio) noexcept {
+  return part > 0 && static_cast<double>(part) + 1e-9 >= ratio * static_cast<double>(whole);
+}
+
+}  // namespace
+
+std::vector<std::string> validate(const circuit_breaker_options& o) {
+  std::vector<std::string> problems;
+  const auto require = [&](bool fine, const char* problem) {
+    if (!fine) problems.emplace_back(problem);
+  };
+  require(is_ratio(o.failure_ratio), "failure_ratio: must be above 0 and at most 1");
+  require(is_ratio(o.slow_call_ratio), "slow_call_ratio: must be above 0 and at most 1");
+  require(o.slow_call_duration >= duration::zero(), "slow_call_duration: must not be negative; 0 turns it off");
+  require(o.minimum_calls >= 1, "minimum_calls: must be at least 1");
+  require(o.window >= duration(static_cast<std::int64_t>(o.buckets)), "window: must be positive");
+  require(o.buckets >= 1 && o.buckets <= 100, "buckets: must be between 1 and 100");
+  require(o.window_calls <= 1'000'000, "window_calls: must be at most 1000000");
+  require(o.probes >= 1 && o.probes <= 1000, "probes: must be between 1 and 1000");
+  require(o.probe_failure_ratio >= 0.0 && o.probe_failure_ratio <= 1.0, "probe_failure_ratio: must be between 0 and 1");
+  require(o.probe_deadline >= duration::zero(), "probe_deadline: must not be negative; 0 means break_duration");
+  require(o.break_duration > duration::zero(), "break_duration: must be positive");
+  require(o.break_growth >= 1.0, "break_growth: must be at least 1");
+  require(o.max_break_duration >= o.break_duration, "max_break_duration: must not be less than break_duration");
+  require(is_ratio(o.abandoned_ratio), "abandoned_ratio: must be above 0 and at most 1");
+  return problems;
+}
+
+namespace detail {
+
+circuit_core::circuit_core(shared_name name, const circuit_breaker_options& options)
+    : state_(0),
+      wants_start_(options.window_calls == 0 || options.record_latency ||
+                   options.slow_call_duration > duration::zero()),
+      wants_end_(options.record_latency || options.slow_call_duration > duration::zero()),
+      name_(std::move(name)),
+      options_((require_valid("circuit_breaker '" + *name_ + "'", validate(options)), options)),
+      mode_(options.mode) {
+  publish_word_locked(circuit_state::closed, true, false);
+}
+
+// --------------------------------------------------------------------------------------------------- small helpers
+
+std::size_t circuit_core::effective_minimum() const noexcept {
+  return counts_calls() ? std::min(options_.minimum_calls, options_.window_calls) : options_.minimum_calls;
+}
+
+std::size_t circuit_core::probe_failures_to_open() const noexcept {
+  const double ratio = options_.probe_failure_ratio > 0 ? options_.probe_failure_ratio : options_.failure_ratio;
+  std::size_t failures = 1;
+  while (failures < options_.probes && !reaches(failures, options_.probes, ratio)) ++failures;
+  return failures;
+}
+
+duration circuit_core::probe_deadline() const noexcept {
+  return options_.probe_deadline > duration::zero() ? options_.probe_deadline : options_.break_duration;
+}
+
+circuit_cause circuit_core::judge(const window_counts& counts) const noexcept {
+  if (counts.calls < effective_minimum()) return circuit_cause::none;
+  if (reaches(counts.failures, counts.calls, options_.failure_ratio)) return circuit_cause::failure_rate;
+  if (options_.slow_call_duration > duration::zero() && reaches(counts.slow, counts.calls, options_.slow_call_ratio)) {
+    return circuit_cause::slow_rate;
+  }
+  return circuit_cause::none;
+}
+
+window_counts circuit_core::window_at(std::uint64_t word, time_point now) const noexcept {
+  if (counts_calls()) return count_window_ ? count_window_->counts() : window_counts();
+  const auto* window = time_window_.load(std::memory_order_acquire);
+  return window != nullptr ? window->sum(generation_of(word), window->slice_of(now)) : window_counts();
+}
+
+void circuit_core::note_late() noexcept {
+  late_.fetch_add(1, std::memory_order_relaxed);
+  if (!events_.has_listeners()) return;
+  const std::lock_guard lock(mutex_);
+  announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest_);
+}
+
+// Memory that a breaker needs only once it is used: an idle one stays small. False when there is none to be had; the
+// result then goes uncounted, which is better than failing a call that has succeeded.
+bool circuit_core::ensure_memory() noexcept {
+  if (successes_.load(std::memory_order_acquire) != nullptr) [[likely]]
+    return true;
+  const std::lock_guard lock(mutex_);
+  if (successes_owner_) return true;
+  try {
+    if (counts_calls()) {
+      count_window_ = std::make_unique<count_window>();
+      count_window_->resize(options_.window_calls);
+    } else {
+      time_window_owner_ =
+          std::make_unique<time_window>(options_.buckets, options_.window / static_cast<std::int64_t>(options_.buckets),
+                                        options_.slow_call_duration > duration::zero());
+      time_window_.store(time_window_owner_.get(), std::memory_order_release);
+    }
+    if (wants_end_) {
+      latency_owner_ = std::make_unique<latency_histogram>();
+      latency_.store(latency_owner_.get(), std::memory_order_release);
+    }
+    successes_owner_ = std::make_unique<successes_line[]>(shard_count());
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  successes_.store(successes_owner_.get(), std::memory_order_release);
+  return true;
+}
+
+void circuit_core::record_latency(duration latency, time_point ended) noexcept {
+  auto* histogram = latency_.load(std::memory_order_acquire);
+  if (histogram == nullptr) return;
+  const std::int64_t period = ended.time_since_epoch() / options_.window;
+  if (period > histogram->period()) {
+    const std::lock_guard lock(mutex_);
+    histogram->rotate(period);
+  }
+  histogram->record(latency);
+}
+
+void circuit_core::count_success() noexcept {
+  successes_.load(std::memory_order_acquire)[this_shard()].count.fetch_add(1, std::memory_order_relaxed);
+}
+
+// -------------------------------------------------------------------------------------------------------- results
+
+bool circuit_core::counts_as_failure(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
+  if (result == outcome_class::failure) return true;
+  if (result != outcome_class::abandoned) return false;
+  const std::uint64_t abandoned = abandoned_in_epoch_.fetch_add(1, std::memory_order_relaxed) + 1;
+  switch (options_.abandoned) {
+    case abandoned_policy::ignore:
+      return false;
+    case abandoned_policy::as_failure:
+      return true;
+    case abandoned_policy::by_share: {
+      std::unique_lock lock(mutex_, std::defer_lock);
+      if (counts_calls()) lock.lock();
+      const std::uint64_t all = window_at(permit.word, ended).calls + abandoned;
+      return all >= effective_minimum() && reaches(abandoned, all, options_.abandoned_ratio);
+    }
+  }
+  return false;
+}
+
+bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
+  if (!permit.recorded) return false;
+  if (!ensure_memory()) return false;
+  const duration latency = ended - permit.started;
+  const bool slow = options_.slow_call_duration > duration::zero() && latency > options_.slow_call_duration;
+  if (permit.probe != 0) return record_probe(permit, result, slow);
+  if (!is_current(permit.word)) {
+    note_late();
+    return false;
+  }
+  if (result == outcome_class::ignored) ignored_.fetch_add(1, std::memory_order_relaxed);
+  if (result == outcome_class::abandoned) abandoned_.fetch_add(1, std::memory_order_relaxed);
+  const bool failed = counts_as_failure(permit, result, ended);
+  if (!failed && result != outcome_class::success) return false;
+
+  if (failed) failed_.fetch_add(1, std::memory_order_relaxed);
+  if (slow) slow_.fetch_add(1, std::memory_order_relaxed);
+  if (result == outcome_class::success) count_success();
+  if (wants_end_) record_latency(latency, ended);
+
+  if (counts_calls()) {
+    // A good call into a window full of good calls changes nothing, so nothing is written.
+    if (!failed && !slow && clean_.load(std::memory_order_relaxed)) return false;
+    const std::lock_guard lock(mutex_);
+    if (!is_current(permit.word)) {
+      late_.fetch_add(1, std::memory_order_relaxed);
+      return false;
+    }
+    count_window_->add(failed, slow);
+    clean_.store(count_window_->is_clean(), std::memory_order_relaxed);
+    return judge(count_window_->counts()) != circuit_cause::none;
+  }
+  auto* window = time_window_.load(std::memory_order_acquire);
+  if (!window->add(generation_of(permit.word), window->slice_of(permit.started), failed, slow)) {
+    note_late();
+    return false;
+  }
+  if (failed || slow) {
+    watching_.store(true, std::memory_order_relaxed);
+  } else if (!watching_.load(std::memory_order_relaxed)) [[likely]] {
+    return false;
+  }
+  const auto counts = window->sum(generation_of(permit.word), window->slice_of(std::max(ended, permit.started)));
+  if (!failed && !slow && counts.failures == 0 && counts.slow == 0) watching_.store(false, std::memory_order_relaxed);
+  return judge(counts) != circuit_cause::none;
+}
+
+bool circuit_core::record_probe(const circuit_permit& permit, outcome_class result, bool slow) noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find(probes_, permit.probe, &probe::id);
+  if (!is_current(permit.word) || found == probes_.end()) {
+    late_.fetch_add(1, std::memory_order_relaxed);
+    announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest_);
+    return false;
+  }
+  probes_.erase(found);
+  const bool failed = result == outcome_class::failure || (slow && result == outcome_class::success) ||
+                      (result == outcome_class::abandoned && options_.abandoned == abandoned_policy::as_failure);
+  if (result == outcome_class::ignored) ignored_.fetch_add(1, std::memory_order_relaxed);
+  if (result == outcome_class::abandoned) abandoned_.fetch_add(1, std::memory_order_relaxed);
+  if (slow) slow_.fetch_add(1, std::memory_order_relaxed);
+  if (failed) ++probe_failures_;
+  if (failed && result != outcome_class::success) failed_.fetch_add(1, std::memory_order_relaxed);
+  if (!failed && result == outcome_class::success) ++probe_successes_;
+  if (result == outcome_class::success) count_success();
+  const std::size_t limit = probe_failures_to_open();
+  return probe_failures_ >= limit || probe_successes_ > options_.probes - limit;
+}
+
+// ---------------------------------------------------------------------------------------------------- transitions
+
+void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool switch_generation) noexcept {
+  const std::uint64_t old = state_.load(std::memory_order_relaxed);
+  std::uint64_t word = (epoch_of(old) + (new_epoch ? 1 : 0)) << epoch_shift | static_cast<std::uint64_t>(state);
+  word |= (old & generation_flag) ^ (switch_generation ? generation_flag : 0);
+  if (mode_ == circuit_mode::disabled) word |= disabled_flag;
+  const bool passes = mode_ == circuit_mode::disabled || mode_ == circuit_mode::metrics_only ||
+                      (mode_ == circuit_mode::normal && state == circuit_state::closed);
+  if (passes) word |= passes_flag;
+  state_.store(word, std::memory_order_release);
+}
+
+void circuit_core::announce_locked(circuit_event_kind kind, circuit_state from, circuit_state to, circuit_cause cause,
+                                   time_point now, const window_counts& counts) noexcept {
+  if (!events_.has_listeners()) return;
+  circuit_event event;
+  event.kind = kind;
+  event.circuit = name_;
+  event.from = from;
+  event.to = to;
+  event.cause = cause;
+  event.epoch = epoch_of(state_.load(std::memory_order_relaxed));
+  event.at = now;
+  if (kind == circuit_event_kind::opened) event.break_duration = break_duration_;
+  event.calls = counts.calls;
+  event.failures = counts.failures;
+  event.slow = counts.slow;
+  try {
+    events_.enqueue(std::move(event));
+  } catch (const std::bad_alloc&) {
+    // An event without memory is lost; the transition it tells of is not.
+  }
+}
+
+void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window) {
+  const circuit_state from = state();
+  newest_ = std::max(newest_, now);
+  probes_.clear();
+  probe_successes_ = probe_failures_ = 0;
+  abandoned_in_epoch_.store(0, std::memory_order_relaxed);
+  would_open_announced_ = false;
+  if (clear_window) {
+    if (count_window_) count_window_->clear();
+    clean_.store(false, std::memory_order_relaxed);
+    watching_.store(false, std::memory_order_relaxed);
+    // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
+    if (time_window_owner_) time_window_owner_->clear(1 - generation_of(state_.load(std::memory_order_relaxed)));
+  }
+  publish_word_locked(to, true, clear_window);
+  if (to == circuit_state::closed) consecutive_opens_ = 0;
+  const auto kind = to == circuit_state::open     ? circuit_event_kind::opened
+                    : to == circuit_state::closed ? circuit_event_kind::closed
+                                                  : circuit_event_kind::half_opened;
+  announce_locked(kind, from, to, cause, now);
+}
+
+void circuit_core::open_locked(circuit_cause cause, time_point now, duration length, const window_counts& counts) {
+  const circuit_state from = state();
+  ++consecutive_opens_;
+  opens_.fetch_add(1, std::memory_order_relaxed);
+  break_duration_ = length;
+  opened_at_ = now;
+  newest_ = std::max(newest_, now);
+  probes_.clear();
+  publish_word_locked(circuit_state::open, true, false);
+  announce_locked(circuit_event_kind::opened, from, circuit_state::open, cause, now, counts);
+}
+
+/// The next break's length. The user's generator runs without the lock, so the caller must check its epoch again.
+duration circuit_core::next_break_locked(time_point, const window_counts& counts, std::exception_ptr failure,
+                                         std::unique_lock<std::mutex>& lock) {
+  const auto longest = static_cast<double>(options_.max_break_duration.count());
+  const double grown =
+      static_cast<double>(options_.break_duration.count()) * std::pow(options_.break_growth, consecutive_opens_);
+  const duration formula = grown < longest ? duration(static_cast<std::int64_t>(grown)) : options_.max_break_duration;
+  if (!generator_) return formula;
+  const auto generator = *generator_;
+  const break_context context{consecutive_opens_ + 1, counts.calls, counts.failures, std::move(failure)};
+  lock.unlock();
+  duration generated = formula;
+  try {
+    generated = generator(context);
+  } catch (...) {
+    // A generator that throws leaves the formula in force.
+  }
+  lock.lock();
+  return std::clamp(generated, duration(1), options_.max_break_duration);
+}
+
+void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::exception_ptr last_failure) {
+  std::unique_lock lock(mutex_);
+  const std::uint64_t word = state_.load(std::memory_order_relaxed);
+  if (epoch_of(word) != epoch_of(permit.word)) return;
+  newest_ = std::max(newest_, now);
+  auto cause = circuit_cause::none;
+  window_counts counts;
+  if (permit.probe != 0) {
+    if (probe_successes_ > options_.probes - probe_failures_to_open()) {
+      transition_locked(circuit_state::closed, circuit_cause::probes_succeeded, now, !options_.keep_window_on_close);
+      return;
+    }
+    if (probe_failures_ < probe_failures_to_open()) return;
+    cause = circuit_cause::probe_failed;
+    counts = {probe_successes_ + probe_failures_, probe_failures_, 0};
+  } else {
+    counts = window_at(word, now);
+    cause = judge(counts);
+    if (cause == circuit_cause::none) return;
+    if (mode_ == circuit_mode::metrics_only) {
+      if (!std::exchange(would_open_announced_, true)) {
+        announce_locked(circuit_event_kind::would_open, state(), circuit_state::open, cause, now, counts);
+      }
+      return;
+    }
+  }
+  const duration length = next_break_locked(now, counts, last_failure, lock);
+  if (epoch_of(state_.load(std::memory_order_relaxed)) != epoch_of(permit.word)) return;  // somebody was faster
+  if (last_failure) last_failure_ = std::move(last_failure);
+  open_locked(cause, now, length, counts);
+}
+
+circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point now) {
+  if (try_admit(permit)) {
+    permit.started = now;
+    return {};
+  }
+  const std::lock_guard lock(mutex_);
+  newest_ = std::max(newest_, now);
+  if (try_admit(permit)) {
+    permit.started = now;
+    return {};
+  }
+  const auto refuse = [&](errc code, std::optional<duration> retry_after) {
+    rejected_.fetch_add(1, std::memory_order_relaxed);
+    return decision{false, code, retry_after};
+  };
+  if (mode_ == circuit_mode::isolated) return refuse(errc::circuit_isolated, std::nullopt);
+  if (state() == circuit_state::open) {
+    if (std::exchange(break_starts_later_, false)) opened_at_ = now;
+    const time_point half_open_at = saturating_add(opened_at_, break_duration_);
+    if (now < half_open_at) return refuse(errc::circuit_open, half_open_at - now);
+    transition_locked(circuit_state::half_open, circuit_cause::break_elapsed, now, false);
+  }
+  // Half-open: as many trials as may still decide something.
+  const auto settled = static_cast<std::size_t>(probe_successes_ + probe_failures_);
+  if (probes_.size() + settled >= options_.probes) {
+    const auto oldest = std::ranges::min_element(probes_, {}, &probe::started);
+    if (oldest == probes_.end()) return refuse(errc::circuit_open, std::nullopt);
+    const time_point gives_up = saturating_add(oldest->started, probe_deadline());
+    if (now < gives_up) return refuse(errc::circuit_open, gives_up - now);
+    probes_.erase(oldest);  // hung: its place goes to this call, its result will be late
+    abandoned_.fetch_add(1, std::memory_order_relaxed);
+    announce_locked(circuit_event_kind::probe_abandoned, state(), state(), circuit_cause::none, now);
+  }
+  permit = circuit_permit{};
+  permit.word = state_.load(std::memory_order_relaxed);
+  permit.started = now;
+  permit.probe = next_probe_++;
+  if (next_probe_ == 0) next_probe_ = 1;
+  probes_.push_back({permit.probe, now});
+  return {};
+}
+
+void circuit_core::open() {
+  const std::lock_guard lock(mutex_);
+  if (state() == circuit_state::open) return;
+  break_starts_later_ = true;
+  open_locked(circuit_cause::manual, newest_, options_.break_duration, {});
+}
+
+void circuit_core::close() {
+  const std::lock_guard lock(mutex_);
+  if (state() == circuit_state::closed) return;
+  break_starts_later_ = false;
+  transition_locked(circuit_state::closed, circuit_cause::manual, newest_, !options_.keep_window_on_close);
+}
+
+void circuit_core::reset() {
+  const std::lock_guard lock(mutex_);
+  break_starts_later_ = false;
+  last_failure_ = nullptr;
+  mode_ = options_.mode;
+  transition_locked(circuit_state::closed, circuit_cause::manual, newest_, true);
+  announce_locked(circuit_event_kind::reset, circuit_state::closed, circuit_state::closed, circuit_cause::manual,
+                  newest_);
+}
+
+void circuit_core::set_mode(circuit_mode mode) {
+  const std::lock_guard lock(mutex_);
+  if (mode_ == mode) return;
+  mode_ = mode;
+  // A new epoch: results of calls admitted under the old mode must not move the new one.
+  publish_word_locked(state(), true, false);
+  probes_.clear();
+  probe_successes_ = probe_failures_ = 0;
+  announce_locked(circuit_event_kind::mode_changed, state(), state(), circuit_cause::manual, newest_);
+}
+
+circuit_mode circuit_core::mode() const {
+  const std::lock_guard lock(mutex_);
+  return mode_;
+}
+
+void circuit_core::set_break_generator(std::function<duration(const break_context&)> generator) {
+  const std::lock_guard lock(mutex_);
+  generator_ = std::make_unique<std::function<duration(const break_context&)>>(std::move(generator));
+}
+
+// ---------------------------------------------------------------------------------------------------- observation
+
+circuit_snapshot circuit_core::snapshot(time_point now) const {
+  const std::lock_guard lock(mutex_);
+  circuit_snapshot result;
+  result.mode = mode_;
+  result.consecutive_opens = consecutive_opens_;
+  if (state() == circuit_state::closed) return result;
+  result.state = circuit_state::open;
+  if (state() == circuit_state::open) {
+    const duration passed = break_starts_later_ ? duration::zero() : now - opened_at_;
+    result.remaining_break = std::max(break_duration_ - passed, duration::zero());
+  }
+  return result;
+}
+
+void circuit_core::restore(const circuit_snapshot& snapshot) {
+  const std::lock_guard lock(mutex_);
+  mode_ = snapshot.mode;
+  if (snapshot.state == circuit_state::closed) {
+    transition_locked(circuit_state::closed, circuit_cause::imported, newest_, true);
+    return;
+  }
+  consecutive_opens_ = snapshot.consecutive_opens > 0 ? snapshot.consecutive_opens - 1 : 0;
+  break_starts_later_ = true;
+  open_locked(circuit_cause::imported, newest_, std::max(snapshot.remaining_break, duration::zero()), {});
+}
+
+std::exception_ptr circuit_core::last_failure() const {
+  const std::lock_guard lock(mutex_);
+  return last_failure_;
+}
+
+circuit_stats circuit_core::stats(std::optional<time_point> now) const {
+  const std::lock_guard lock(mutex_);
+  circuit_stats s;
+  const std::uint64_t word = state_.load(std::memory_order_relaxed);
+  const time_point present = now.value_or(newest_);
+  s.state = state();
+  s.mode = mode_;
+  s.epoch = epoch_of(word);
+  s.consecutive_opens = consecutive_opens_;
+  if (s.state == circuit_state::open) {
+    s.remaining_break =
+        break_starts_later_ ? break_duration_ : std::max(opened_at_ + break_duration_ - present, duration::zero());
+  }
+  const auto counts = window_at(word, present);
+  s.calls = counts.calls;
+  s.failures = counts.failures;
+  s.slow = counts.slow;
+  s.enough_calls = counts.calls >= effective_minimum();
+  if (counts.calls > 0) {
+    s.failure_ratio = static_cast<double>(counts.failures) / static_cast<double>(counts.calls);
+    s.slow_ratio = static_cast<double>(counts.slow) / static_cast<double>(counts.calls);
+  }
+  if (successes_owner_) {
+    for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+      s.successes += successes_owner_[shard].count.load(std::memory_order_relaxed);
+    }
+  }
+  const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  s.failed = read(failed_);
+  s.slow_calls = read(slow_);
+  s.ignored = read(ignored_);
+  s.abandoned = read(abandoned_);
+  s.rejected = read(rejected_);
+  s.late = read(late_);
+  s.timeouts = read(timeouts_);
+  s.fallbacks = read(fallbacks_);
+  s.opens = read(opens_);
+  s.fires = s.successes + s.failed + s.ignored + s.abandoned + s.rejected + s.late;
+  if (latency_owner_) {
+    latency_owner_->rotate(present.time_since_epoch() / options_.window);
+    s.latency = latency_owner_->stats();
+  }
+  return s;
+}
+
+}  // namespace detail
+
+std::string_view to_string(circuit_state state) noexcept {
+  switch (state) {
+    case circuit_state::closed:
+      return "closed";
+    case circuit_state::open:
+      return "open";
+    case circuit_state::half_open:
+      return "half_open";
+  }
+  return "?";
+}
+
+std::string_view to_string(circuit_mode mode) noexcept {
+  switch (mode) {
+    case circuit_mode::normal:
+      return "normal";
+    case circuit_mode::isolated:
+      return "isolated";
+    case circuit_mode::disabled:
+      return "disabled";
+    case circuit_mode::metrics_only:
+      return "metrics_only";
+  }
+  return "?";
+}
+
+std::string_view to_string(circuit_cause cause) noexcept {
+  switch (cause) {
+    case circuit_cause::none:
+      return "none";
+    case circuit_cause::failure_rate:
+      return "failure_rate";
+    case circuit_cause::slow_rate:
+      return "slow_rate";
+    case circuit_cause::probe_failed:
+      return "probe_failed";
+    case circuit_cause::probes_succeeded:
+      return "probes_succeeded";
+    case circuit_cause::break_elapsed:
+      return "break_elapsed";
+    case circuit_cause::manual:
+      return "manual";
+    case circuit_cause::imported:
+      return "imported";
+  }
+  return "?";
+}
+
+std::string_view to_string(circuit_event_kind kind) noexcept {
+  switch (kind) {
+    case circuit_event_kind::fire:
+      return "fire";
+    case circuit_event_kind::success:
+      return "success";
+    case circuit_event_kind::failure:
+      return "failure";
+    case circuit_event_kind::timeout:
+      return "timeout";
+    case circuit_event_kind::reject:
+      return "reject";
+    case circuit_event_kind::fallback:
+      return "fallback";
+    case circuit_event_kind::opened:
+      return "opened";
+    case circuit_event_kind::closed:
+      return "closed";
+    case circuit_event_kind::half_opened:
+      return "half_opened";
+    case circuit_event_kind::would_open:
+      return "would_open";
+    case circuit_event_kind::mode_changed:
+      return "mode_changed";
+    case circuit_event_kind::reset:
+      return "reset";
+    case circuit_event_kind::late_result:
+      return "late_result";
+    case circuit_event_kind::probe_abandoned:
+      return "probe_abandoned";
+  }
+  return "?";
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

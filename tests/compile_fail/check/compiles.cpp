@@ -1,0 +1,2 @@
+// EXPECT: never looked at
+int main() {}

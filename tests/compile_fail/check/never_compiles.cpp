@@ -1,0 +1,2 @@
+// EXPECT: with or without
+static_assert(false, "with or without the macro");
