@@ -1,0 +1,147 @@
+// What the policies cost around a task that is done at once.
+#include "support.hpp"
+
+#include <cofferdam/resilience/bulkhead.hpp>
+#include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/fallback.hpp>
+#include <cofferdam/resilience/retry.hpp>
+
+#include <stdexcept>
+#include <thread>
+
+using namespace cofferdam;
+using namespace cofferdam::bench;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// A policy that does nothing: what a walk costs by itself.
+class nothing final : public runnable_policy<nothing> {
+ public:
+  admission admit(call&, policy_slot&) noexcept override { return admission::go; }
+  verdict settle(call&, policy_slot&, const outcome_view&) noexcept override { return verdict::deliver; }
+  std::string describe() const override { return "nothing"; }
+};
+
+void bare(benchmark::State& state) { await_in_loop(state, immediate); }
+BENCHMARK(bare);
+
+void empty_policy_run(benchmark::State& state) {
+  nothing policy;
+  await_in_loop(state, [&] { return policy.run(immediate); });
+}
+BENCHMARK(empty_policy_run);
+
+void empty_policy_try_run(benchmark::State& state) {
+  nothing policy;
+  await_in_loop(state, [&] { return policy.try_run(immediate); });
+}
+BENCHMARK(empty_policy_try_run);
+
+void breaker_fire_time_window(benchmark::State& state) {
+  circuit_breaker breaker("time");
+  await_in_loop(state, [&] { return breaker.fire(immediate); });
+}
+BENCHMARK(breaker_fire_time_window);
+
+void breaker_fire_count_window(benchmark::State& state) {
+  circuit_breaker breaker("count", {.window_calls = 100});
+  await_in_loop(state, [&] { return breaker.fire(immediate); });
+}
+BENCHMARK(breaker_fire_count_window);
+
+void breaker_fire_slow_calls_measured(benchmark::State& state) {
+  circuit_breaker breaker("slow", {.slow_call_duration = 1s});
+  await_in_loop(state, [&] { return breaker.fire(immediate); });
+}
+BENCHMARK(breaker_fire_slow_calls_measured);
+
+circuit_breaker& shared_breaker() {
+  static circuit_breaker breaker("shared");
+  return breaker;
+}
+void breaker_fire_shared_by_threads(benchmark::State& state) {
+  auto& breaker = shared_breaker();
+  await_in_loop(state, [&] { return breaker.fire(immediate); });
+}
+BENCHMARK(breaker_fire_shared_by_threads)->Threads(1)->Threads(2)->UseRealTime();
+
+void breaker_refusal_by_value(benchmark::State& state) {
+  circuit_breaker breaker("open", {.break_duration = 1h, .max_break_duration = 1h});
+  breaker.open();
+  await_in_loop(state, [&] { return breaker.try_fire(immediate); });
+}
+BENCHMARK(breaker_refusal_by_value);
+
+void breaker_refusal_by_exception(benchmark::State& state) {
+  circuit_breaker breaker("open", {.break_duration = 1h, .max_break_duration = 1h});
+  breaker.open();
+  await_in_loop(state, [&]() -> awaitable<int> {
+    try {
+      co_return co_await breaker.fire(immediate);
+    } catch (const circuit_open_error&) {
+      co_return 0;
+    }
+  });
+}
+BENCHMARK(breaker_refusal_by_exception);
+
+/// Failing calls into a full window that never opens: the cost must not depend on the window.
+void breaker_failing_call(benchmark::State& state) {
+  circuit_breaker breaker(
+      "failing", {.window_calls = static_cast<std::size_t>(state.range(0)), .mode = circuit_mode::metrics_only});
+  breaker.classify([](const int&) { return true; });
+  await_in_loop(state, [&] { return breaker.fire(immediate); });
+}
+BENCHMARK(breaker_failing_call)->Arg(100)->Arg(10'000)->Arg(1'000'000);
+
+void bulkhead_run(benchmark::State& state) {
+  bulkhead pool("pool");
+  await_in_loop(state, [&] { return pool.run(immediate); });
+}
+BENCHMARK(bulkhead_run);
+
+void retry_first_try(benchmark::State& state) {
+  retry policy;
+  await_in_loop(state, [&] { return policy.run(immediate); });
+}
+BENCHMARK(retry_first_try);
+
+void static_pipeline_of_four(benchmark::State& state) {
+  circuit_breaker breaker("breaker", {.window_calls = 100});
+  bulkhead pool("pool");
+  auto calls = retry() | breaker | pool | fallback([] { return 0; });
+  await_in_loop(state, [&] { return calls.run(immediate); });
+}
+BENCHMARK(static_pipeline_of_four);
+
+void static_pipeline_of_four_with_clock(benchmark::State& state) {
+  circuit_breaker breaker("breaker");
+  bulkhead pool("pool");
+  auto calls = retry() | breaker | pool | fallback([] { return 0; });
+  await_in_loop(state, [&] { return calls.run(immediate); });
+}
+BENCHMARK(static_pipeline_of_four_with_clock);
+
+void runtime_pipeline_of_four(benchmark::State& state) {
+  pipeline calls("four", {std::make_shared<retry>(),
+                          std::make_shared<circuit_breaker>("breaker", circuit_breaker_options{.window_calls = 100}),
+                          std::make_shared<bulkhead>("pool"), std::make_shared<fallback>([] { return 0; })});
+  await_in_loop(state, [&] { return calls.run(immediate); });
+}
+BENCHMARK(runtime_pipeline_of_four);
+
+/// The same four policies, each awaiting the next: what a frame per policy costs.
+void nested_coroutines_of_four(benchmark::State& state) {
+  circuit_breaker breaker("breaker", {.window_calls = 100});
+  bulkhead pool("pool");
+  retry again;
+  fallback other([] { return 0; });
+  const auto inner = [&] { return other.run(immediate); };
+  const auto pooled = [&] { return pool.run(inner); };
+  const auto guarded = [&] { return breaker.run(pooled); };
+  await_in_loop(state, [&] { return again.run(guarded); });
+}
+BENCHMARK(nested_coroutines_of_four);
+
+}  // namespace
