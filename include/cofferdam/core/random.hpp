@@ -18,6 +18,11 @@ class random_source {
   using result_type = std::uint64_t;
 
   explicit random_source(std::uint64_t seed) noexcept : state_(seed) {}
+  random_source(const random_source& other) noexcept : state_(other.state_.load(std::memory_order_relaxed)) {}
+  random_source& operator=(const random_source& other) noexcept {
+    state_.store(other.state_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    return *this;
+  }
 
   [[nodiscard]] static constexpr result_type min() noexcept { return 0; }
   [[nodiscard]] static constexpr result_type max() noexcept { return ~result_type{0}; }

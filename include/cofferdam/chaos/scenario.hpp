@@ -1,0 +1,138 @@
+// A chaos scenario: services, load, faults, and for each variant the policies between them; and what is expected of it.
+// Read from JSON (docs/scenario.schema.json); all mistakes of a file are reported at once, each with its path.
+#pragma once
+
+#include <cofferdam/core/time.hpp>
+#include <cofferdam/resilience/bulkhead.hpp>
+#include <cofferdam/resilience/circuit_options.hpp>
+#include <cofferdam/resilience/retry.hpp>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::chaos {
+
+enum class distribution : std::uint8_t { constant, exponential, uniform, lognormal };
+
+struct latency_spec {
+  distribution kind = distribution::exponential;
+  duration mean = std::chrono::milliseconds(10);
+  double spread = 0.5;  // uniform: mean * (1 - spread .. 1 + spread); lognormal: sigma
+};
+
+struct service_spec {
+  std::string name;
+  std::size_t workers = 1;                 // requests worked on at once
+  latency_spec latency;                    // of the work itself, queueing comes on top
+  std::optional<std::size_t> queue_limit;  // requests that may wait; nothing = no limit
+  queue_order order = queue_order::fifo;
+  bool drop_expired = false;               // does not start work whose client has given up
+  duration refusal_latency = std::chrono::milliseconds(1);  // of an answer "overloaded"
+};
+
+/// Slots of the calling process that several loads share, as threads would be.
+struct pool_spec {
+  std::string name;
+  std::size_t limit = 1;
+};
+
+struct load_spec {
+  std::string name, target, pool;
+  bool poisson = true;
+  double rate = 1;  // calls per second
+  duration from{}, to{};
+};
+
+struct timeout_spec {
+  duration limit{};
+};
+struct retry_spec {
+  retry_options options;
+  std::optional<retry_budget_options> budget;
+};
+struct fallback_spec {};
+struct fault_policy_spec {
+  std::string kind;  // latency, error, hang, outcome
+  double rate = 0;
+  duration add{}, jitter{};
+};
+using policy_spec =
+    std::variant<timeout_spec, retry_spec, circuit_breaker_options, bulkhead_options, fallback_spec, fault_policy_spec>;
+
+/// What a variant changes about a service.
+struct service_override {
+  std::optional<std::size_t> workers, queue_limit;
+  std::optional<queue_order> order;
+  std::optional<bool> drop_expired;
+};
+
+struct variant_spec {
+  std::map<std::string, std::vector<policy_spec>> policies;  // by service, from the outside in
+  std::map<std::string, service_override> overrides;
+};
+
+enum class fault_kind : std::uint8_t { slow, latency, error, hang, capacity, load };
+
+struct fault_spec {
+  std::string name, target;
+  fault_kind kind{};
+  duration at{}, length{};
+  double factor = 1, rate = 0;
+  duration add{}, jitter{};
+  std::size_t workers = 0;
+};
+
+struct expectation {
+  enum class kind : std::uint8_t { always, sometimes, slo, compare };
+  kind what{};
+  std::string subject;  // invariant, event or metric
+  std::string variant;  // empty: every one
+  std::string load;     // empty: all together
+  std::optional<std::size_t> after_fault;
+  duration from{}, to{};                   // by the start of the calls
+  std::optional<double> at_least, at_most; // seconds for times
+  std::string better, worse;               // compare
+  double by = 1;                           // factor
+  std::string note;
+};
+
+struct scenario {
+  std::string title, description;
+  std::vector<std::string> tags, references;
+  duration length{}, warmup{}, timeline = std::chrono::seconds(1);
+  std::vector<std::uint64_t> seeds{1};
+  std::vector<service_spec> services;
+  std::vector<pool_spec> pools;
+  std::vector<load_spec> loads;
+  std::vector<std::pair<std::string, variant_spec>> variants;
+  std::vector<fault_spec> faults;
+  std::vector<expectation> expectations;
+};
+
+/// Every mistake of a scenario file, one a line.
+class scenario_error : public std::runtime_error {
+ public:
+  scenario_error(const std::string& source, std::vector<std::string> problems);
+  [[nodiscard]] const std::vector<std::string>& problems() const noexcept { return problems_; }
+
+ private:
+  std::vector<std::string> problems_;
+};
+
+/// Errors: `scenario_error`.
+[[nodiscard]] scenario parse_scenario(const nlohmann::json& document, const std::string& source = "scenario");
+/// Errors: `scenario_error`, also for a file that cannot be read and for malformed JSON (with line and column).
+[[nodiscard]] scenario load_scenario(const std::string& path);
+
+[[nodiscard]] const std::vector<std::string>& known_metrics();
+[[nodiscard]] const std::vector<std::string>& known_events();
+[[nodiscard]] const std::vector<std::string>& known_invariants();
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::chaos

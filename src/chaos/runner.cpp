@@ -1,0 +1,279 @@
+#include <cofferdam/chaos/fault_policy.hpp>
+#include <cofferdam/chaos/runner.hpp>
+#include <cofferdam/chaos/service.hpp>
+#include <cofferdam/core/virtual_time.hpp>
+#include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/fallback.hpp>
+#include <cofferdam/resilience/timeout.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+namespace cofferdam::inline COFFERDAM_ABI::chaos {
+namespace {
+
+enum class answer : std::uint8_t { fresh, degraded };
+
+/// Everything of one run. Members are ordered so that the context goes first: it destroys coroutines that use the rest.
+class simulation {
+ public:
+  simulation(const scenario& s, std::size_t variant, std::uint64_t seed) : scenario_(s), variant_(s.variants[variant].second) {
+    result_.variant = s.variants[variant].first;
+    result_.seed = seed;
+    context_ = std::make_unique<net::io_context>(1);
+    time_.emplace(*context_, seed);
+    for (const auto& spec : s.services) add_service(spec);
+    for (const auto& pool : s.pools) free_slots_[pool.name] = pool.limit;
+    for (const auto& load : s.loads) {
+      loads_.push_back({&load, random_source(random_source::split(seed, "load/" + load.name)), 1.0});
+    }
+    result_.in_flight.resize(static_cast<std::size_t>(s.length / s.timeline) + 1);
+  }
+  ~simulation() { context_.reset(); }
+  simulation(const simulation&) = delete;
+  simulation& operator=(const simulation&) = delete;
+
+  run_result run() {
+    for (std::size_t i = 0; i < loads_.size(); ++i) start(arrivals(i));
+    for (const auto& fault : scenario_.faults) start(strike(fault));
+    result_.jumps = time_->run_until(time_point(scenario_.length));
+    // Calls under way get a grace as long as anything may take; what has not ended then never will.
+    result_.jumps += time_->run_until(time_point(scenario_.length + std::chrono::hours(1)));
+    collect();
+    return std::move(result_);
+  }
+
+ private:
+  struct load_state {
+    const load_spec* spec;
+    random_source random;
+    double surge;
+  };
+  /// A service with the policies its callers use.
+  struct target {
+    std::unique_ptr<simulated_service> service;
+    std::optional<pipeline> calls;
+    std::vector<std::shared_ptr<bulkhead>> bulkheads;
+    std::vector<std::shared_ptr<fallback>> fallbacks;
+    std::vector<std::pair<std::shared_ptr<retry>, std::unique_ptr<retry_budget>>> retries;
+    std::size_t inside = 0;  // requests below all policies
+  };
+
+  void start(awaitable<void> body) { net::co_spawn(*context_, std::move(body), net::detached); }
+
+  // ------------------------------------------------------------------------------------------------------ building
+
+  void add_service(service_spec spec) {
+    if (const auto changes = variant_.overrides.find(spec.name); changes != variant_.overrides.end()) {
+      const auto& o = changes->second;
+      spec.workers = o.workers.value_or(spec.workers);
+      if (o.queue_limit) spec.queue_limit = o.queue_limit;
+      spec.order = o.order.value_or(spec.order);
+      spec.drop_expired = o.drop_expired.value_or(spec.drop_expired);
+    }
+    target& t = targets_[spec.name];
+    t.service = std::make_unique<simulated_service>(*context_, spec, result_.seed);
+    std::vector<std::shared_ptr<policy>> policies;
+    if (const auto specs = variant_.policies.find(spec.name); specs != variant_.policies.end()) {
+      for (const auto& p : specs->second) policies.push_back(make_policy(p, spec.name, t));
+    }
+    t.calls.emplace(spec.name, std::move(policies));
+  }
+
+  std::shared_ptr<policy> make_policy(const policy_spec& spec, const std::string& name, target& t) {
+    if (const auto* p = std::get_if<timeout_spec>(&spec)) return std::make_shared<timeout>(p->limit);
+    if (const auto* p = std::get_if<retry_spec>(&spec)) {
+      auto made = std::make_shared<retry>(p->options);
+      std::unique_ptr<retry_budget> budget;
+      if (p->budget) {
+        budget = std::make_unique<retry_budget>(*p->budget);
+        made->budget(*budget);
+      }
+      t.retries.emplace_back(made, std::move(budget));
+      return made;
+    }
+    if (const auto* p = std::get_if<circuit_breaker_options>(&spec)) {
+      auto made = std::make_shared<circuit_breaker>(name, *p);
+      made->on(circuit_event_kind::opened, [this](const circuit_event&) { note("circuit_opened"); });
+      made->on(circuit_event_kind::closed, [this](const circuit_event&) { note("circuit_closed"); });
+      made->on(circuit_event_kind::half_opened, [this](const circuit_event&) { note("circuit_half_opened"); });
+      return made;
+    }
+    if (const auto* p = std::get_if<bulkhead_options>(&spec)) {
+      t.bulkheads.push_back(std::make_shared<bulkhead>(name, *p));
+      return t.bulkheads.back();
+    }
+    if (std::holds_alternative<fallback_spec>(spec)) {
+      t.fallbacks.push_back(std::make_shared<fallback>([] { return answer::degraded; }));
+      return t.fallbacks.back();
+    }
+    const auto& fault = std::get<fault_policy_spec>(spec);
+    if (fault.kind == "latency") return std::make_shared<latency_fault>(fault.rate, fault.add, fault.jitter);
+    if (fault.kind == "error") return std::make_shared<error_fault>(fault.rate);
+    if (fault.kind == "hang") return std::make_shared<hang_fault>(fault.rate);
+    return std::make_shared<outcome_fault>(fault.rate, [] { return answer::degraded; });
+  }
+
+  // ------------------------------------------------------------------------------------------------------- running
+
+  [[nodiscard]] duration present() const { return time_->elapsed(); }
+
+  void note(const std::string& event) {
+    auto& record = result_.events[event];
+    if (record.count++ == 0) record.first = present();
+    record.last = present();
+    time_->record(event);
+  }
+
+  awaitable<void> arrivals(std::size_t index) {
+    load_state& load = loads_[index];
+    co_await sleep_until(time_point(load.spec->from));
+    for (;;) {
+      start(one_call(index));
+      const double mean = 1e9 / (load.spec->rate * load.surge);
+      const double gap = load.spec->poisson ? load.random.exponential(mean) : mean;
+      const auto next = present() + duration(static_cast<std::int64_t>(gap));
+      if (next >= load.spec->to) co_return;
+      co_await sleep_until(time_point(next));
+    }
+  }
+
+  awaitable<void> one_call(std::size_t index) {
+    const load_spec& load = *loads_[index].spec;
+    call_record record;
+    record.start = present();
+    record.load = static_cast<std::uint16_t>(index);
+    ++result_.offered;
+    enter();
+    if (load.pool.empty() || free_slots_[load.pool] > 0) {
+      if (!load.pool.empty()) --free_slots_[load.pool];
+      record.ending = co_await through_policies(load.target, record.attempts);
+      if (!load.pool.empty()) ++free_slots_[load.pool];
+    } else {
+      record.ending = call_ending::rejected;
+    }
+    --under_way_;
+    record.latency = present() - record.start;
+    result_.calls.push_back(record);
+  }
+
+  awaitable<call_ending> through_policies(const std::string& service, std::uint32_t& attempts) {
+    target& t = targets_[service];
+    const auto request = [&]() -> awaitable<answer> {
+      ++attempts;
+      const inside_guard here(t.inside);
+      auto& highest = result_.max_concurrent[service];
+      highest = std::max(highest, t.inside);
+      co_await t.service->request();
+      co_return answer::fresh;
+    };
+    const auto result = co_await t.calls->try_run(request);
+    if (result) co_return *result == answer::fresh ? call_ending::ok : call_ending::degraded;
+    if (result.why().is_refusal(errc::timed_out)) note("timed_out");
+    co_return result.why().is_refusal() && !result.why().is_refusal(errc::timed_out) ? call_ending::rejected
+                                                                                      : call_ending::failed;
+  }
+
+  struct inside_guard {
+    explicit inside_guard(std::size_t& count) noexcept : count_(count) { ++count_; }
+    ~inside_guard() { --count_; }
+    inside_guard(const inside_guard&) = delete;
+    inside_guard& operator=(const inside_guard&) = delete;
+    std::size_t& count_;
+  };
+
+  void enter() {
+    ++under_way_;
+    auto& [at, highest] = result_.in_flight[static_cast<std::size_t>(present() / scenario_.timeline)];
+    at = present() / scenario_.timeline * scenario_.timeline;
+    highest = std::max(highest, under_way_);
+  }
+
+  awaitable<void> strike(const fault_spec& fault) {
+    co_await sleep_until(time_point(fault.at));
+    apply(fault, true);
+    co_await sleep_until(time_point(fault.at + fault.length));
+    apply(fault, false);
+  }
+
+  void apply(const fault_spec& fault, bool on) {
+    time_->record(fault.name);
+    if (fault.kind == fault_kind::load) {
+      for (auto& load : loads_) {
+        if (load.spec->name == fault.target) load.surge = on ? fault.factor : 1.0;
+      }
+      return;
+    }
+    auto& service = *targets_[fault.target].service;
+    switch (fault.kind) {
+      case fault_kind::slow: service.set_slowdown(on ? fault.factor : 1.0); break;
+      case fault_kind::latency: service.set_extra_latency(on ? fault.add : duration(), on ? fault.jitter : duration()); break;
+      case fault_kind::error: service.set_error_rate(on ? fault.rate : 0); break;
+      case fault_kind::hang: service.set_hang_rate(on ? fault.rate : 0); break;
+      case fault_kind::capacity: service.set_workers(on ? fault.workers : service.normal_workers()); break;
+      case fault_kind::load: break;
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------- results
+
+  void count(const std::string& event, std::uint64_t times) {
+    if (times > 0) result_.events[event].count += times;
+  }
+
+  void collect() {
+    for (const auto& [name, t] : targets_) {
+      for (const auto& [policy, budget] : t.retries) count("retry_denied", policy->stats().denied_by_budget);
+      for (const auto& f : t.fallbacks) count("fallback_used", f->used());
+      count("overloaded", t.service->stats().overloaded);
+      for (const auto& b : t.bulkheads) {
+        count("bulkhead_rejected", b->stats().rejected);
+        if (result_.max_concurrent[name] > b->limit()) {
+          result_.violations.push_back("bulkhead_never_exceeded: " + name + " had " +
+                                       std::to_string(result_.max_concurrent[name]) + " calls at once, limit " +
+                                       std::to_string(b->limit()));
+        }
+        if (b->active_count() != 0) result_.violations.push_back("bulkhead_never_exceeded: " + name + " lost a permit");
+      }
+    }
+    if (result_.calls.size() != result_.offered) {
+      result_.violations.push_back("no_lost_call: " + std::to_string(result_.offered) + " calls began, " +
+                                   std::to_string(result_.calls.size()) + " ended");
+    }
+    result_.trace = time_->trace();
+  }
+
+  const scenario& scenario_;
+  const variant_spec& variant_;
+  run_result result_;
+  std::vector<load_state> loads_;
+  std::map<std::string, target> targets_;
+  std::map<std::string, std::size_t> free_slots_;
+  std::size_t under_way_ = 0;
+  std::unique_ptr<net::io_context> context_;
+  std::optional<virtual_time> time_;
+};
+
+}  // namespace
+
+run_result run_variant(const scenario& s, std::size_t variant, std::uint64_t seed) {
+  return simulation(s, variant, seed).run();
+}
+
+std::vector<run_result> run_scenario(const scenario& s) {
+  const bool twice = std::ranges::any_of(
+      s.expectations, [](const expectation& e) { return e.subject == "same_seed_same_trace"; });
+  std::vector<run_result> results;
+  for (std::size_t variant = 0; variant < s.variants.size(); ++variant) {
+    for (const auto seed : s.seeds) {
+      results.push_back(run_variant(s, variant, seed));
+      if (twice && seed == s.seeds.front() && run_variant(s, variant, seed).trace != results.back().trace) {
+        results.back().violations.emplace_back("same_seed_same_trace: two runs with the same seed differ");
+      }
+    }
+  }
+  return results;
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::chaos

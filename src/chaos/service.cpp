@@ -1,0 +1,104 @@
+#include <cofferdam/chaos/service.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI::chaos {
+
+/// A request as the service holds it. Outlives its client if that gives up.
+struct simulated_service::job final : detail::counted, timer_entry {
+  explicit job(simulated_service& s) noexcept : service(s) {
+    on_due = [](timer_entry& entry) noexcept {
+      const detail::reference<job> mine(static_cast<job*>(&entry));
+      mine->service.finish(*mine);
+    };
+    on_shutdown = [](timer_entry& entry) noexcept { static_cast<job&>(entry).release(); };
+  }
+  simulated_service& service;
+  detail::parked_reference client;  // empty once it has gone or was answered
+  bool failed = false;
+};
+
+simulated_service::simulated_service(net::io_context& context, const service_spec& spec, std::uint64_t seed)
+    : executor_(context.get_executor()),
+      timers_(timers_of(context)),
+      spec_(spec),
+      random_(random_source::split(seed, "service/" + spec.name)),
+      workers_(spec.workers) {}
+
+simulated_service::~simulated_service() = default;
+
+duration simulated_service::draw_time() {
+  const auto mean = static_cast<double>(spec_.latency.mean.count());
+  const double spread = spec_.latency.spread;
+  double time = mean;
+  switch (spec_.latency.kind) {
+    case distribution::constant: break;
+    case distribution::exponential: time = random_.exponential(mean); break;
+    case distribution::uniform: time = mean * (1 + spread * (2 * random_.uniform() - 1)); break;
+    case distribution::lognormal: time = mean * std::exp(spread * random_.normal() - spread * spread / 2); break;
+  }
+  time = time * slowdown_ + static_cast<double>(add_.count());
+  if (jitter_ > duration::zero()) time += random_.uniform() * static_cast<double>(jitter_.count());
+  return duration(static_cast<std::int64_t>(std::max(time, 1.0)));
+}
+
+awaitable<void> simulated_service::request() {
+  ++stats_.requests;
+  if (hang_rate_ > 0 && random_.uniform() < hang_rate_) {
+    co_await sleep_until(never);
+  }
+  if (spec_.queue_limit && busy_ >= workers_ && queue_.size() >= *spec_.queue_limit) {
+    ++stats_.overloaded;
+    co_await sleep_for(spec_.refusal_latency);
+    throw overloaded_error(spec_.name + " is overloaded");
+  }
+  const detail::reference<job> mine(new job(*this));
+  const auto enlist = [&](const detail::parked_reference& self) {
+    mine->client = self;
+    queue_.push_back(mine);
+    start_work();
+    stats_.max_queue = std::max(stats_.max_queue, queue_.size());
+  };
+  const wake_reason reason = co_await park(never, enlist);
+  if (reason == wake_reason::cancelled) {
+    mine->client = {};
+    throw net::asio_system_error(net::error::operation_aborted);
+  }
+  if (mine->failed) throw service_error(spec_.name + " failed");
+}
+
+void simulated_service::start_work() {
+  while (busy_ < workers_ && !queue_.empty()) {
+    const bool newest = spec_.order == queue_order::lifo;
+    detail::reference<job> next = std::move(newest ? queue_.back() : queue_.front());
+    newest ? queue_.pop_back() : queue_.pop_front();
+    if (spec_.drop_expired && !next->client) {
+      ++stats_.dropped;
+      continue;
+    }
+    ++busy_;
+    next->failed = error_rate_ > 0 && random_.uniform() < error_rate_;
+    next->add_reference();  // the timer service's
+    timers_.schedule(*next, timers_.now() + draw_time(), executor_);
+  }
+}
+
+void simulated_service::finish(job& j) {
+  --busy_;
+  if (j.client) {
+    ++(j.failed ? stats_.failed : stats_.answered);
+    std::exchange(j.client, {})->wake(wake_reason::woken);
+  } else {
+    ++stats_.wasted;
+  }
+  start_work();
+}
+
+void simulated_service::set_workers(std::size_t workers) {
+  workers_ = workers;
+  start_work();
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::chaos
