@@ -160,12 +160,13 @@ class simulation {
 
   awaitable<call_ending> through_policies(const std::string& service, std::uint32_t& attempts) {
     target& t = targets_[service];
-    const auto request = [&]() -> awaitable<answer> {
+    const auto request = [&]() -> awaitable<outcome<answer>> {
       ++attempts;
       const inside_guard here(t.inside);
       auto& highest = result_.max_concurrent[service];
       highest = std::max(highest, t.inside);
-      co_await t.service->request();
+      auto answered = co_await t.service->request();
+      if (!answered) co_return answered.why();
       co_return answer::fresh;
     };
     const auto result = co_await t.calls->try_run(request);

@@ -25,7 +25,9 @@ simulated_service::simulated_service(net::io_context& context, const service_spe
       timers_(timers_of(context)),
       spec_(spec),
       random_(random_source::split(seed, "service/" + spec.name)),
-      workers_(spec.workers) {}
+      workers_(spec.workers),
+      failed_(failure::thrown(std::make_exception_ptr(service_error(spec.name + " failed")))),
+      overloaded_(failure::thrown(std::make_exception_ptr(overloaded_error(spec.name + " is overloaded")))) {}
 
 simulated_service::~simulated_service() = default;
 
@@ -44,7 +46,7 @@ duration simulated_service::draw_time() {
   return duration(static_cast<std::int64_t>(std::max(time, 1.0)));
 }
 
-awaitable<void> simulated_service::request() {
+awaitable<outcome<void>> simulated_service::request() {
   ++stats_.requests;
   if (hang_rate_ > 0 && random_.uniform() < hang_rate_) {
     co_await sleep_until(never);
@@ -52,7 +54,7 @@ awaitable<void> simulated_service::request() {
   if (spec_.queue_limit && busy_ >= workers_ && queue_.size() >= *spec_.queue_limit) {
     ++stats_.overloaded;
     co_await sleep_for(spec_.refusal_latency);
-    throw overloaded_error(spec_.name + " is overloaded");
+    co_return overloaded_;
   }
   const detail::reference<job> mine(new job(*this));
   const auto enlist = [&](const detail::parked_reference& self) {
@@ -64,9 +66,10 @@ awaitable<void> simulated_service::request() {
   const wake_reason reason = co_await park(never, enlist);
   if (reason == wake_reason::cancelled) {
     mine->client = {};
-    throw net::asio_system_error(net::error::operation_aborted);
+    co_return failure::cancelled();
   }
-  if (mine->failed) throw service_error(spec_.name + " failed");
+  if (mine->failed) co_return failed_;
+  co_return outcome<void>();
 }
 
 void simulated_service::start_work() {

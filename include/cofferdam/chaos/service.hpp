@@ -5,6 +5,7 @@
 #include <cofferdam/chaos/scenario.hpp>
 #include <cofferdam/core/detail/reference.hpp>
 #include <cofferdam/core/net.hpp>
+#include <cofferdam/core/outcome.hpp>
 #include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/random.hpp>
 
@@ -38,8 +39,8 @@ class simulated_service {
   simulated_service& operator=(const simulated_service&) = delete;
 
   /// One request: queues, is worked on, and is answered.
-  /// Errors: `overloaded_error`, `service_error`. Cancellation: the client leaves; the work stays.
-  [[nodiscard]] awaitable<void> request();
+  /// Failures, by value: `overloaded_error`, `service_error`. Cancellation: the client leaves; the work stays.
+  [[nodiscard]] awaitable<outcome<void>> request();
 
   // --- faults, effective at once (work under way keeps its time)
   void set_slowdown(double factor) noexcept { slowdown_ = factor; }
@@ -66,6 +67,7 @@ class simulated_service {
   std::size_t workers_, busy_ = 0;
   double slowdown_ = 1, error_rate_ = 0, hang_rate_ = 0;
   duration add_{}, jitter_{};
+  failure failed_, overloaded_;  // made once: exceptions cost more than everything else here
   std::deque<detail::reference<job>> queue_;
   service_stats stats_;
 };

@@ -144,6 +144,13 @@ template <> class [[nodiscard]] outcome<void> {
   failure failure_;
 };
 
+namespace detail {
+template <class T>
+inline constexpr bool is_outcome = false;
+template <class T>
+inline constexpr bool is_outcome<outcome<T>> = true;
+}  // namespace detail
+
 /// An outcome of any type as policies and their hooks see it. Valid only during the call it is passed to.
 class outcome_view {
  public:

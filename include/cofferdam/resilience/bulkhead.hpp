@@ -62,7 +62,7 @@ class bulkhead final : public runnable_policy<bulkhead> {
   /// the items. At most `max_concurrent` items are drawn ahead.
   /// Errors:       after the first error nothing more is drawn; it is thrown once everything started has ended.
   /// Cancellation: reaches all that is running.
-  template <class T, class F, class Result = task_value_t<F, T>>
+  template <class T, class F, class Result = run_value_t<F, T>>
   [[nodiscard]] awaitable<std::vector<Result>> map(std::vector<T> items, F function);
 
   /// Completes all waiting calls with `queue_error`; returns how many.

@@ -43,14 +43,14 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   /// Runs `task(args...)` if the circuit lets it; see `runnable::run`.
   template <class F, class... Args>
     requires task_with<F, Args...>
-  [[nodiscard]] awaitable<task_value_t<F, Args...>> fire(F&& task, Args&&... args) {
+  [[nodiscard]] awaitable<run_value_t<F, Args...>> fire(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return run(std::forward<F>(task), std::forward<Args>(args)...);
   }
   /// As `fire`; a refusal is a value.
   template <class F, class... Args>
     requires task_with<F, Args...>
-  [[nodiscard]] awaitable<outcome<task_value_t<F, Args...>>> try_fire(F&& task, Args&&... args) {
+  [[nodiscard]] awaitable<outcome<run_value_t<F, Args...>>> try_fire(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return try_run(std::forward<F>(task), std::forward<Args>(args)...);
   }

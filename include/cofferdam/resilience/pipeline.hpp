@@ -23,7 +23,8 @@ namespace cofferdam::inline COFFERDAM_ABI {
 /// Gives a policy or pipeline its verbs, on top of `Derived::stages()`.
 ///
 /// All verbs take any task (see task.hpp), move it into the call together with its arguments, and start nothing before
-/// they are awaited.
+/// they are awaited. A task that yields an `outcome<T>` fails by value: the policies see its failure as if it had thrown,
+/// at a fraction of the cost, and the call yields a T.
 /// Errors:       refusals of the policies, as typed exceptions or as values; whatever the task throws, unchanged.
 /// Cancellation: reaches the task or the wait the call is in; every permit is returned; the outcome is a cancellation.
 /// Executor:     the task runs on the caller's executor.
@@ -33,14 +34,14 @@ template <class Derived> class runnable {
   /// Runs `task(args...)` under the policies; throws when there is no value.
   template <class F, class... Args>
     requires task_with<F, Args...>
-  [[nodiscard]] awaitable<task_value_t<F, Args...>> run(F&& task, Args&&... args) {
+  [[nodiscard]] awaitable<run_value_t<F, Args...>> run(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return start<detail::throw_result>(std::forward<F>(task), std::forward<Args>(args)...);
   }
   /// As `run`; a call without value is an `outcome` that says why, and no refusal costs an exception.
   template <class F, class... Args>
     requires task_with<F, Args...>
-  [[nodiscard]] awaitable<outcome<task_value_t<F, Args...>>> try_run(F&& task, Args&&... args) {
+  [[nodiscard]] awaitable<outcome<run_value_t<F, Args...>>> try_run(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return start<detail::report_result>(std::forward<F>(task), std::forward<Args>(args)...);
   }

@@ -157,6 +157,10 @@ template <class T, class F, class... Args> awaitable<void> run_task(child_result
     } else {
       result.box.value.emplace(co_await start_task(task, args...));
     }
+    if constexpr (is_outcome<T>) {
+      // A task that reports instead of throwing has been cancelled all the same, and perhaps by our timer.
+      if (result.box.value->why().is_cancellation()) result.fail(result.box.value->why());
+    }
   } catch (const std::exception& e) {
     result.fail(failure::current(e));
   } catch (...) {

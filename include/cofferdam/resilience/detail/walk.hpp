@@ -27,7 +27,8 @@ namespace detail {
 /// Not an aggregate: GCC 12 would destroy it twice (see gcc12_guard.hpp).
 template <class F, class... Args> class owned_work {
  public:
-  using value_type = task_value_t<F, Args...>;
+  using value_type = run_value_t<F, Args...>;
+  using raw_type = task_value_t<F, Args...>;
   static constexpr bool plain = plain_task<F, Args...>;
 
   template <class G, class... Brgs>
@@ -50,7 +51,8 @@ template <class F, class... Args> class owned_work {
 /// The same task as seen by a child that ends before its owner.
 template <class F, class... Args> class borrowed_work {
  public:
-  using value_type = task_value_t<F, Args...>;
+  using value_type = run_value_t<F, Args...>;
+  using raw_type = task_value_t<F, Args...>;
   using owner = owned_work<F, Args...>;
   static constexpr bool plain = plain_task<F, Args...>;
   static constexpr bool can_be_left_behind =
@@ -112,7 +114,9 @@ template <class Stages> class admitted {
 
 template <class Report, class Stages, class Work> struct walk {
   using value = typename Work::value_type;
+  using raw = typename Work::raw_type;
   using result = typename Report::template type<value>;
+  static constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
 
   static awaitable<result> run(Stages stages, Work work) {
     call c(co_await net::this_coro::executor);
@@ -149,12 +153,16 @@ template <class Report, class Stages, class Work> struct walk {
                                                                  below(stages, work, scope->mode())),
                    box, c);
             }
-          } else if constexpr (Work::plain && std::is_void_v<value>) {
+          } else if constexpr (Work::plain && std::is_void_v<raw>) {
             work.invoke();
             box.value = true;
+          } else if constexpr (reports && Work::plain) {
+            keep(work.invoke(), box, c);
+          } else if constexpr (reports) {
+            keep(co_await work.start(), box, c);
           } else if constexpr (Work::plain) {
             box.value.emplace(work.invoke());
-          } else if constexpr (std::is_void_v<value>) {
+          } else if constexpr (std::is_void_v<raw>) {
             co_await work.start();
             box.value = true;
           } else {
