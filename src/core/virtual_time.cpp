@@ -9,19 +9,19 @@ virtual_time::virtual_time(net::io_context& context, std::uint64_t seed, time_po
 }
 
 void virtual_time::fold(std::uint64_t value) noexcept {
-  for (int shift = 0; shift < 64; shift += 8) trace_ = (trace_ ^ ((value >> shift) & 0xff)) * 0x100000001b3;
+  // One round of SplitMix64's finaliser: every bit of history reaches every bit of the trace.
+  trace_ = (trace_ ^ value) * 0xBF58476D1CE4E5B9;
+  trace_ = (trace_ ^ (trace_ >> 29)) + 0x9E3779B97F4A7C15;
 }
 
 void virtual_time::record(std::string_view observation) noexcept {
-  for (const char c : observation) trace_ = (trace_ ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  for (const char c : observation) fold(static_cast<unsigned char>(c));
   fold(observation.size());
 }
 
 void virtual_time::run_ready() {
   if (context_.stopped()) context_.restart();
-  std::size_t handlers = 0;
-  while (const std::size_t ran = context_.poll()) handlers += ran;
-  fold(handlers);
+  fold(context_.poll());  // until nothing is ready, also what handlers make ready
 }
 
 /// Moves to the next deadline at or before `until` and fires it. False when there was none.

@@ -81,7 +81,7 @@ class virtual_time {
   net::io_context& context_;
   timer_service& timers_;
   time_point start_;
-  std::uint64_t trace_ = 0xcbf29ce484222325;  // FNV-1a offset basis
+  std::uint64_t trace_ = 0;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI
