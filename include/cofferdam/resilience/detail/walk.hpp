@@ -112,7 +112,10 @@ template <class Stages> class admitted {
   typename Stages::slots slots_;
 };
 
-template <class Report, class Stages, class Work> struct walk {
+/// The walk itself. Its frame is kept small, so that Asio's allocator recycles it: what is rare (waiting, substituting, a
+/// time limit) happens in coroutines of its own.
+template <class Report, class Stages, class Work>
+struct walk {
   using value = typename Work::value_type;
   using raw = typename Work::raw_type;
   using result = typename Report::template type<value>;
@@ -122,109 +125,66 @@ template <class Report, class Stages, class Work> struct walk {
     call c(co_await net::this_coro::executor);
     value_box<value> box;
     admitted<Stages> here(stages);
-    for (bool done = false; !done;) {
+    for (bool again = true; again;) {
+      again = false;
       // Down.
       admission said = stages.descend(here, c);
       while (said == admission::wait) {
-        try {
-          said = co_await stages.wait(here.top, c, here.slot(here.top));
-        } catch (...) {
-          said = c.refuse(failure::current());
-        }
-        c.forget_time();
+        said = co_await wait(stages, here, c);
         if (said != admission::go) break;
         ++here.top;
         said = stages.descend(here, c);
       }
-      bool substitute = said == admission::substitute;
-      std::size_t by = here.top;
-      if (substitute) ++here.top;
-
-      // The task, or everything below a time limit.
+      if (said == admission::substitute) {
+        ++here.top;
+        co_await substitute(stages, here.top - 1, box, c);
+      }
       if (said == admission::go) {
         c.count_attempt();
-        try {
-          if (const timeout_scope* scope = stages.scope()) {
-            const duration limit = scope->limit(c);
-            if (limit <= duration::zero() || limit == duration::max()) {
-              keep(co_await below(stages, work, on_timeout::cancel), box, c);
+        if (stages.scope() != nullptr) {
+          co_await run_below(stages, work, box, c);
+        } else {
+          try {
+            if constexpr (reports && Work::plain) {
+              keep(work.invoke(), box, c);
+            } else if constexpr (reports) {
+              keep(co_await work.start(), box, c);
+            } else if constexpr (Work::plain && std::is_void_v<raw>) {
+              work.invoke();
+              box.value = true;
+            } else if constexpr (Work::plain) {
+              box.value.emplace(work.invoke());
+            } else if constexpr (std::is_void_v<raw>) {
+              co_await work.start();
+              box.value = true;
             } else {
-              keep(co_await run_child<outcome<value>, reporting>(limit_after(limit, scope->mode(), scope->name()),
-                                                                 below(stages, work, scope->mode())),
-                   box, c);
+              box.value.emplace(co_await work.start());
             }
-          } else if constexpr (Work::plain && std::is_void_v<raw>) {
-            work.invoke();
-            box.value = true;
-          } else if constexpr (reports && Work::plain) {
-            keep(work.invoke(), box, c);
-          } else if constexpr (reports) {
-            keep(co_await work.start(), box, c);
-          } else if constexpr (Work::plain) {
-            box.value.emplace(work.invoke());
-          } else if constexpr (std::is_void_v<raw>) {
-            co_await work.start();
-            box.value = true;
-          } else {
-            box.value.emplace(co_await work.start());
+          } catch (const std::exception& e) {
+            c.fail(failure::current(e));
+          } catch (...) {
+            c.fail(failure::current());
           }
-        } catch (const std::exception& e) {
-          c.fail(failure::current(e));
-        } catch (...) {
-          c.fail(failure::current());
         }
         c.forget_time();
       }
 
       // Up, possibly turning round on the way.
       for (;;) {
-        if (std::exchange(substitute, false)) {
-          const auto* function = static_cast<const substitute_function<value>*>(stages.substitution(by, typeid(value)));
-          if (function != nullptr) {
-            const failure why = c.take_failure();
-            box = {};
-            try {
-              if constexpr (std::is_void_v<value>) {
-                co_await (*function)(why);
-                box.value = true;
-              } else {
-                box.value.emplace(co_await (*function)(why));
-              }
-            } catch (const std::exception& e) {
-              c.fail(failure::current(e));
-            } catch (...) {
-              c.fail(failure::current());
-            }
-          } else if (!c.why() && box.address() == nullptr) {
-            // Nothing came and nothing can be given instead: the policy promised a value of another type.
-            c.fail(failure::thrown(std::make_exception_ptr(
-                std::logic_error(stages.describe(by) + ": has no substitute of the task's type"))));
-          }
-          c.forget_time();
-        }
-        const verdict verdict_said = stages.ascend(here, c, outcome_view(box.address(), typeid(value), c.why()));
-        if (verdict_said == verdict::deliver) {
-          done = true;
-          break;
-        }
-        if (verdict_said == verdict::substitute) {
-          substitute = true;
-          by = here.top;
+        const verdict next = stages.ascend(here, c, outcome_view(box.address(), typeid(value), c.why()));
+        if (next == verdict::deliver) [[likely]] break;
+        if (next == verdict::substitute) {
+          co_await substitute(stages, here.top, box, c);
           continue;
         }
-        if (c.delay() > duration::zero()) {
-          try {
-            co_await sleep_for(c.delay());
-          } catch (const std::exception& e) {
-            box = {};
-            c.fail(failure::current(e));
-            continue;  // cancelled while waiting: hand that up
-          }
-          c.forget_time();
+        if (c.delay() > duration::zero() && !co_await rest(c)) {
+          box = {};
+          continue;  // cancelled while waiting: hand that up
         }
         ++here.top;  // whoever asked for another attempt is still admitted
         box = {};
         (void)c.take_failure();
+        again = true;
         break;
       }
     }
@@ -242,13 +202,79 @@ template <class Report, class Stages, class Work> struct walk {
   }
 
  private:
-  /// The rest of the walk as a coroutine of its own.
+  static awaitable<admission> wait(const Stages& stages, admitted<Stages>& here, call& c) {
+    auto said = admission::reject;
+    try {
+      said = co_await stages.wait(here.top, c, here.slot(here.top));
+    } catch (...) {
+      c.fail(failure::current());
+    }
+    c.forget_time();
+    co_return said;
+  }
+
+  /// False when cancelled meanwhile.
+  static awaitable<bool> rest(call& c) {
+    bool rested = true;
+    try {
+      co_await sleep_for(c.delay());
+    } catch (...) {
+      c.fail(failure::current());
+      rested = false;
+    }
+    c.forget_time();
+    co_return rested;
+  }
+
+  static awaitable<void> substitute(const Stages& stages, std::size_t by, value_box<value>& box, call& c) {
+    const auto* function = static_cast<const substitute_function<value>*>(stages.substitution(by, typeid(value)));
+    if (function != nullptr) {
+      const failure why = c.take_failure();
+      box = {};
+      try {
+        if constexpr (std::is_void_v<value>) {
+          co_await (*function)(why);
+          box.value = true;
+        } else {
+          box.value.emplace(co_await (*function)(why));
+        }
+      } catch (...) {
+        c.fail(failure::current());
+      }
+    } else if (!c.why() && box.address() == nullptr) {
+      // Nothing came and nothing can be given instead: the policy promised a value of another type.
+      const std::logic_error mistake(stages.describe(by) + ": has no substitute of the task's type");
+      c.fail(failure::thrown(std::make_exception_ptr(mistake)));
+    }
+    c.forget_time();
+  }
+
+  /// Everything below a time limit.
+  static awaitable<void> run_below(const Stages& stages, Work& work, value_box<value>& box, call& c) {
+    const timeout_scope& scope = *stages.scope();
+    try {
+      const duration limit = scope.limit(c);
+      if (limit <= duration::zero() || limit == duration::max()) {
+        keep(co_await below(stages, work, on_timeout::cancel), box, c);
+      } else {
+        auto options = limit_after(limit, scope.mode(), scope.name());
+        auto limited = co_await run_child<outcome<value>, reporting>(std::move(options),
+                                                                     below(stages, work, scope.mode()));
+        limited ? keep(*std::move(limited), box, c) : c.fail(limited.why());
+      }
+    } catch (...) {
+      c.fail(failure::current());
+    }
+  }
+
   static awaitable<outcome<value>> below(const Stages& stages, Work& work, on_timeout mode) {
-    using rest = decltype(stages.below());
+    using rest_of_stages = decltype(stages.below());
     using borrowed = decltype(borrow(work));
-    if (mode == on_timeout::cancel) return walk<report_result, rest, borrowed>::run(stages.below(), borrow(work));
+    if (mode == on_timeout::cancel) {
+      return walk<report_result, rest_of_stages, borrowed>::run(stages.below(), borrow(work));
+    }
     if constexpr (borrowed::can_be_left_behind) {
-      return walk<report_result, rest, typename borrowed::owner>::run(stages.below(), borrow(work).own());
+      return walk<report_result, rest_of_stages, typename borrowed::owner>::run(stages.below(), borrow(work).own());
     } else {
       throw std::logic_error("a time limit that detaches needs a task and arguments that can be copied");
     }
@@ -263,10 +289,7 @@ template <class Report, class Stages, class Work> struct walk {
       box.value.emplace(*std::move(inner));
     }
   }
-  static void keep(outcome<outcome<value>>&& limited, value_box<value>& box, call& c) {
-    limited ? keep(*std::move(limited), box, c) : c.fail(limited.why());
-  }
 };
 
 }  // namespace detail
-}  // namespace cofferdam::inline COFFERDAM_ABI
+}  // namespace cofferdam
