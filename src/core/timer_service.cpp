@@ -183,6 +183,7 @@ void timer_service::schedule(timer_entry& entry, time_point due, const net::any_
   wheel_.insert(entry, at);
   if (at == unreachable) return;
   ++finite_;
+  reclaim_work_locked();
   if (!in_virtual_time && at < armed_) arm_locked(at, executor);
 }
 
@@ -192,13 +193,26 @@ bool timer_service::cancel(timer_entry& entry) noexcept {
   entry.pending_ = false;
   wheel_.remove(entry);
   if (entry.due_ == unreachable) return true;
-  if (--finite_ == 0 && driver_ && armed_ != unreachable && !disarm_posted_) {
-    // Lazily: a loop of short calls finds the timer still armed and spends no system call, yet run() returns soon after
-    // the last deadline is gone.
+  if (--finite_ == 0 && driver_ && armed_ != unreachable) release_work_locked();
+  return true;
+}
+
+// An armed driver counts as work of its context. When nothing waits for it any more it must not keep run() going, yet
+// disarming costs a system call that the next time limit would pay again. So it stays armed, and its work is taken back:
+// directly where the executor lets us, otherwise by a posted check that disarms if nothing has come since.
+void timer_service::release_work_locked() noexcept {
+  if (const auto* context = target_of<net::io_context::executor_type>(driver_->get_executor())) {
+    context->on_work_finished();
+    work_released_ = true;
+  } else if (!disarm_posted_) {
     disarm_posted_ = true;
     net::post(driver_->get_executor(), [this] { disarm_if_idle(); });
   }
-  return true;
+}
+
+void timer_service::reclaim_work_locked() noexcept {
+  if (!std::exchange(work_released_, false)) return;
+  target_of<net::io_context::executor_type>(driver_->get_executor())->on_work_started();
 }
 
 void timer_service::disarm_if_idle() {
@@ -221,6 +235,10 @@ void timer_service::arm_locked(std::uint64_t at, const net::any_io_executor& exe
 
 void timer_service::on_tick() {
   const std::uint64_t present = steady_now();
+  {
+    const std::lock_guard lock(mutex_);
+    reclaim_work_locked();  // the context takes this handler's work back when it ends
+  }
   for (;;) {
     timer_entry* due = nullptr;
     {

@@ -6,15 +6,21 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
-std::size_t shard_count() noexcept {
-  static const std::size_t count = std::bit_ceil(std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 16));
+namespace {
+
+std::size_t exclusive_shards() noexcept {
+  static const std::size_t count = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 16);
   return count;
 }
 
-std::size_t this_shard() noexcept {
+}  // namespace
+
+std::size_t shard_count() noexcept { return exclusive_shards() + 1; }
+
+shard assign_shard() noexcept {
   static std::atomic<std::size_t> threads{0};
-  thread_local const std::size_t mine = threads.fetch_add(1, std::memory_order_relaxed) & (shard_count() - 1);
-  return mine;
+  const std::size_t number = threads.fetch_add(1, std::memory_order_relaxed);
+  return {std::min(number, exclusive_shards()), number < exclusive_shards()};
 }
 
 // --------------------------------------------------------------------------------------------------- count_window
@@ -58,7 +64,7 @@ std::uint64_t time_window::lap_of(std::int64_t slice) const noexcept {
   return static_cast<std::uint64_t>(slice) / buckets_ % ((1U << lap_bits) - 1) + 1;
 }
 
-bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked) noexcept {
+bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept {
   constexpr std::uint64_t laps = (1U << lap_bits) - 1;
   std::uint64_t old = word.load(std::memory_order_relaxed);
   std::uint64_t next = 0;
@@ -72,16 +78,20 @@ bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bo
     }
     if ((base & field_max) == field_max) return true;  // saturated; the ratio stays what it is
     next = base + 1 + (marked ? std::uint64_t{1} << field_bits : 0);
+    if (exclusive) [[likely]] {
+      word.store(next, std::memory_order_relaxed);
+      return true;
+    }
   } while (!word.compare_exchange_weak(old, next, std::memory_order_relaxed));
   return true;
 }
 
 bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
   const auto bucket = static_cast<std::size_t>(slice) % buckets_;
-  const std::size_t shard = this_shard();
+  const auto [shard, exclusive] = this_shard();
   const std::uint64_t lap = lap_of(slice);
-  if (!add_to(word(shard, generation, false, bucket), lap, failed)) return false;
-  if (slow) add_to(word(shard, generation, true, bucket), lap, true);
+  if (!add_to(word(shard, generation, false, bucket), lap, failed, exclusive)) return false;
+  if (slow) add_to(word(shard, generation, true, bucket), lap, true, exclusive);
   return true;
 }
 

@@ -30,11 +30,13 @@ admission circuit_breaker::admit(call& c, policy_slot& slot) noexcept {
 admission circuit_breaker::admit_slowly(call& c, policy_slot& slot) noexcept {
   auto& mine = slot.get<ticket>();
   try {
-    const auto decision = core_.admit(mine.permit, c.now());
+    // Most refusals happen far from the end of the break, where the cheap clock is good enough.
+    const time_point coarse = c.coarse_now();
+    auto decision = core_.admit(mine.permit, core_.surely_open(coarse) ? coarse : c.now());
     core_.drain_events();
     if (decision.admitted) return admission::go;
     publish(circuit_event_kind::reject, c);
-    c.refuse(decision.refused, core_.name(), decision.retry_after, core_.last_failure());
+    c.refuse(decision.refused, core_.name(), decision.retry_after, std::move(decision.cause));
   } catch (...) {
     c.refuse(failure::current());
   }

@@ -131,7 +131,8 @@ void circuit_core::record_latency(duration latency, time_point ended) noexcept {
 }
 
 void circuit_core::count_success() noexcept {
-  successes_.load(std::memory_order_acquire)[this_shard()].count.fetch_add(1, std::memory_order_relaxed);
+  const auto [shard, exclusive] = this_shard();
+  add_one(successes_.load(std::memory_order_acquire)[shard].count, exclusive);
 }
 
 // -------------------------------------------------------------------------------------------------------- results
@@ -234,6 +235,11 @@ void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool
   const bool passes = mode_ == circuit_mode::disabled || mode_ == circuit_mode::metrics_only ||
                       (mode_ == circuit_mode::normal && state == circuit_state::closed);
   if (passes) word |= passes_flag;
+  // A coarse clock lags by 4 ms on common kernels; ten are safe.
+  constexpr auto lag = std::chrono::milliseconds(10);
+  const bool certain = state == circuit_state::open && mode_ == circuit_mode::normal && !break_starts_later_;
+  refuses_until_.store(certain ? (saturating_add(opened_at_, break_duration_) - lag).time_since_epoch().count() : INT64_MIN,
+                       std::memory_order_relaxed);
   state_.store(word, std::memory_order_release);
 }
 
@@ -357,13 +363,16 @@ circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point no
     permit.started = now;
     return {};
   }
-  const auto refuse = [&](errc code, std::optional<duration> retry_after) {
+  const auto refuse = [&](errc code, std::optional<duration> retry_after) -> decision {
     rejected_.fetch_add(1, std::memory_order_relaxed);
-    return decision{false, code, retry_after};
+    return decision{false, code, retry_after, last_failure_};
   };
   if (mode_ == circuit_mode::isolated) return refuse(errc::circuit_isolated, std::nullopt);
   if (state() == circuit_state::open) {
-    if (std::exchange(break_starts_later_, false)) opened_at_ = now;
+    if (std::exchange(break_starts_later_, false)) {
+      opened_at_ = now;
+      publish_word_locked(circuit_state::open, false, false);
+    }
     const time_point half_open_at = saturating_add(opened_at_, break_duration_);
     if (now < half_open_at) return refuse(errc::circuit_open, half_open_at - now);
     transition_locked(circuit_state::half_open, circuit_cause::break_elapsed, now, false);

@@ -83,7 +83,8 @@ verdict retry::settle(call& c, policy_slot& slot, const outcome_view& outcome) n
     return settle_failure(c, slot, outcome);
   if (budget_ != nullptr) budget_->on_success();
   if (slot.get<progress>().attempt == 1) [[likely]] {
-    counters_->at_once[detail::this_shard()].count.fetch_add(1, std::memory_order_relaxed);
+    const auto [shard, exclusive] = detail::this_shard();
+    detail::add_one(counters_->at_once[shard].count, exclusive);
   } else {
     counters_->succeeded_after_retry.fetch_add(1, std::memory_order_relaxed);
   }

@@ -16,6 +16,7 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 /// One pending deadline, embedded in the object that waits. It must stay alive until it fired or `cancel` said true.
+/// Whoever waits tracks the context's work itself: cancelling the last entry may let `run()` return.
 struct timer_entry {
   /// Called once when due, on a thread that runs the context, without any lock held.
   void (*on_due)(timer_entry&) noexcept = nullptr;
@@ -100,13 +101,15 @@ class timer_service final : public net::execution_context::service {
   void arm_locked(std::uint64_t at, const net::any_io_executor& executor);
   void on_tick();
   void disarm_if_idle();
+  void release_work_locked() noexcept;
+  void reclaim_work_locked() noexcept;
 
   mutable std::mutex mutex_;
   timer_wheel wheel_;
   std::size_t finite_ = 0;  // entries that are due at some time
   std::uint64_t armed_ = ~std::uint64_t{0};
   std::optional<net::steady_timer> driver_;
-  bool disarm_posted_ = false;
+  bool disarm_posted_ = false, work_released_ = false;
   std::atomic<bool> virtual_{false};
   std::atomic<std::int64_t> virtual_now_{0};
 };

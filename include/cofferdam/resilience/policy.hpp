@@ -37,7 +37,8 @@ enum class verdict : std::uint8_t {
 /// One run of a pipeline as its policies see it. Lives in the run's coroutine frame.
 class call {
  public:
-  explicit call(net::any_io_executor executor) noexcept : executor_(std::move(executor)) {}
+  /// @param executor  the caller's; must outlive the call.
+  explicit call(const net::any_io_executor& executor) noexcept : executor_(executor) {}
   call(const call&) = delete;
   call& operator=(const call&) = delete;
 
@@ -88,7 +89,7 @@ class call {
   [[nodiscard]] duration delay() const noexcept { return delay_; }
 
  private:
-  net::any_io_executor executor_;
+  const net::any_io_executor& executor_;
   timer_service* timers_ = nullptr;
   time_point now_ = time_point::min();
   failure why_;

@@ -58,7 +58,7 @@ class time_window {
   [[nodiscard]] std::atomic<std::uint64_t>& word(std::size_t shard, unsigned generation, bool slow,
                                                  std::size_t bucket) const noexcept;
   [[nodiscard]] std::uint64_t lap_of(std::int64_t slice) const noexcept;
-  bool add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked) noexcept;
+  static bool add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept;
 
   std::size_t buckets_;
   std::int64_t width_;
@@ -67,8 +67,26 @@ class time_window {
   std::unique_ptr<line[]> lines_;
 };
 
-/// A small number for this thread, below `shard_count()`.
-[[nodiscard]] std::size_t this_shard() noexcept;
+/// Per-thread places for counters. The first so many threads own a shard each, for life, and write it without a lock
+/// prefix; all later ones share the last shard.
+struct shard {
+  std::size_t index;
+  bool exclusive;
+};
 [[nodiscard]] std::size_t shard_count() noexcept;
+[[nodiscard]] shard assign_shard() noexcept;
+[[nodiscard]] inline shard this_shard() noexcept {
+  thread_local const shard mine = assign_shard();
+  return mine;
+}
+
+/// Adds to a counter in this thread's shard.
+inline void add_one(std::atomic<std::uint64_t>& counter, bool exclusive) noexcept {
+  if (exclusive) [[likely]] {
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  } else {
+    counter.fetch_add(1, std::memory_order_relaxed);
+  }
+}
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

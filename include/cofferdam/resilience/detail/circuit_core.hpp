@@ -34,6 +34,7 @@ class circuit_core {
     bool admitted = true;
     errc refused{};
     std::optional<duration> retry_after;
+    std::exception_ptr cause;
   };
 
   /// Errors: `invalid_options_error`.
@@ -56,6 +57,11 @@ class circuit_core {
   /// Counts a result. `ended` may equal `started` for a success of an ordinary call unless `wants_end`.
   /// True when `evaluate` must follow.
   [[nodiscard]] bool record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept;
+
+  /// True when a lagging clock suffices to refuse: open, and `coarse` is well before the end of the break.
+  [[nodiscard]] bool surely_open(time_point coarse) const noexcept {
+    return coarse.time_since_epoch().count() < refuses_until_.load(std::memory_order_relaxed);
+  }
 
   // --- cold; these queue events, `drain_events` delivers them
   [[nodiscard]] decision admit(circuit_permit& permit, time_point now);
@@ -129,6 +135,7 @@ class circuit_core {
 
   alignas(64) std::atomic<std::uint64_t> state_;
   bool wants_start_, wants_end_;
+  std::atomic<std::int64_t> refuses_until_{INT64_MIN};  // a little before the end of the break, while open
   std::atomic<bool> clean_{false};     // count window: full of good calls
   std::atomic<bool> watching_{false};  // time window: failures or slow calls are in it, so a success may trip
   std::atomic<time_window*> time_window_{nullptr};

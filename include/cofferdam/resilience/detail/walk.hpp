@@ -122,7 +122,8 @@ struct walk {
   static constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
 
   static awaitable<result> run(Stages stages, Work work) {
-    call c(co_await net::this_coro::executor);
+    const net::any_io_executor executor = co_await net::this_coro::executor;
+    call c(executor);
     value_box<value> box;
     admitted<Stages> here(stages);
     for (bool again = true; again;) {
