@@ -8,7 +8,7 @@ function count_before(words) { return match($0, "[0-9]+ " words) ? substr($0, RS
 /^(No tests ran|No test cases matched)/ { summary = 1 }
 
 /^Command: ""$/ { never_started = 1 }
-/^Test (Passed|Failed)\.$/ {
+/^Test (Passed\.|Failed\.|Fail Reason:)$/ {
   if ($2 == "Passed." && !never_started) passed += !summary
   else failed += !bad
   never_started = 0
