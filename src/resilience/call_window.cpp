@@ -49,6 +49,7 @@ void count_window::clear() noexcept {
 time_window::time_window(std::size_t buckets, duration width, bool with_slow)
     : buckets_(buckets),
       width_(std::max<std::int64_t>(width.count(), 1)),
+      per_nanosecond_(1.0 / static_cast<double>(width_)),
       with_slow_(with_slow),
       lines_per_shard_((buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
       lines_(new line[lines_per_shard_ * shard_count()]()) {}
@@ -59,9 +60,14 @@ std::atomic<std::uint64_t>& time_window::word(std::size_t shard, unsigned genera
   return lines_[shard * lines_per_shard_ + index / 8].words[index % 8];
 }
 
-std::uint64_t time_window::lap_of(std::int64_t slice) const noexcept {
-  // Never 0, which marks an empty word.
-  return static_cast<std::uint64_t>(slice) / buckets_ % ((1U << lap_bits) - 1) + 1;
+time_window::place time_window::place_of(std::int64_t slice) const noexcept {
+  const auto number = static_cast<std::uint64_t>(slice);
+  // Slices fit into 32 bits in practice, and then the division is short.
+  const std::uint64_t turns = number >> 32 == 0
+                                  ? static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(buckets_)
+                                  : number / buckets_;
+  // A lap is never 0, which marks an empty word.
+  return {static_cast<std::size_t>(number - turns * buckets_), turns % ((1U << lap_bits) - 1) + 1};
 }
 
 bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept {
@@ -87,9 +93,8 @@ bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bo
 }
 
 bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
-  const auto bucket = static_cast<std::size_t>(slice) % buckets_;
+  const auto [bucket, lap] = place_of(slice);
   const auto [shard, exclusive] = this_shard();
-  const std::uint64_t lap = lap_of(slice);
   if (!add_to(word(shard, generation, false, bucket), lap, failed, exclusive)) return false;
   if (slow) add_to(word(shard, generation, true, bucket), lap, true, exclusive);
   return true;
@@ -100,8 +105,7 @@ window_counts time_window::sum(unsigned generation, std::int64_t slice) const no
   for (std::size_t back = 0; back < buckets_; ++back) {
     const std::int64_t past = slice - static_cast<std::int64_t>(back);
     if (past < 0) break;
-    const auto bucket = static_cast<std::size_t>(past) % buckets_;
-    const std::uint64_t lap = lap_of(past);
+    const auto [bucket, lap] = place_of(past);
     for (std::size_t shard = 0; shard < shard_count(); ++shard) {
       const std::uint64_t seen = word(shard, generation, false, bucket).load(std::memory_order_relaxed);
       if (seen >> (2 * field_bits) == lap) {

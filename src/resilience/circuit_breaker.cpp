@@ -53,13 +53,8 @@ verdict circuit_breaker::settle(call& c, policy_slot& slot, const outcome_view& 
   }
   const auto& permit = mine.permit;
   const outcome_class result = classifier_(outcome);
-  if (result == outcome_class::success && permit.probe == 0 && !core_.wants_end() && !core_.events().has_listeners())
-      [[likely]] {
-    if (core_.record(permit, result, permit.started)) [[unlikely]] {
-      core_.evaluate(permit, c.now(), nullptr);
-      core_.drain_events();
-    }
-    return verdict::deliver;
+  if (result == outcome_class::success && !core_.events().has_listeners()) [[likely]] {
+    if (core_.record_clean_success(permit)) [[likely]] return verdict::deliver;
   }
   return settle_slowly(c, permit, result, outcome);
 }
@@ -69,7 +64,7 @@ verdict circuit_breaker::settle_slowly(call& c, const detail::circuit_permit& pe
   const bool failed = result == outcome_class::failure;
   const bool timed_out = failed && outcome.why().is_refusal(errc::timed_out);
   if (timed_out) core_.count_timeout();
-  const time_point ended = c.now();
+  const time_point ended = result != outcome_class::success || permit.probe != 0 || core_.wants_end() ? c.now() : permit.started;
   const bool decide = core_.record(permit, result, ended);
   const duration latency = core_.wants_end() ? ended - permit.started : duration::zero();
   // The order of opossum: a trial's `closed` before its `success`, a failure before the `opened` it causes.
@@ -77,9 +72,9 @@ verdict circuit_breaker::settle_slowly(call& c, const detail::circuit_permit& pe
   if (failed) publish(circuit_event_kind::failure, c, latency);
   if (decide) {
     try {
-      core_.evaluate(permit, ended, outcome.has_value() ? nullptr : outcome.why().exception());
+      core_.evaluate(permit, c.now(), outcome.has_value() ? nullptr : outcome.why().exception());
     } catch (...) {
-      core_.evaluate(permit, ended, nullptr);  // no memory for the cause; the verdict stands
+      core_.evaluate(permit, c.now(), nullptr);  // no memory for the cause; the verdict stands
     }
   }
   core_.drain_events();

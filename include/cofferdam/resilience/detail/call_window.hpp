@@ -40,7 +40,18 @@ class time_window {
  public:
   time_window(std::size_t buckets, duration width, bool with_slow);
 
-  [[nodiscard]] std::int64_t slice_of(time_point at) const noexcept { return at.time_since_epoch().count() / width_; }
+  /// `at / width`, without the cost of a 64-bit division: estimated in floating point, corrected to be exact.
+  [[nodiscard]] std::int64_t slice_of(time_point at) const noexcept {
+    const std::int64_t time = at.time_since_epoch().count();
+    auto slice = static_cast<std::int64_t>(static_cast<double>(time) * per_nanosecond_);
+    const std::int64_t rest = time - slice * width_;
+    if (rest < 0) {
+      --slice;
+    } else if (rest >= width_) {
+      ++slice;
+    }
+    return slice;
+  }
   /// Counts a call that began in `slice`. False when that slice has left the window.
   bool add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept;
   /// The window that ends with `slice`.
@@ -57,11 +68,16 @@ class time_window {
 
   [[nodiscard]] std::atomic<std::uint64_t>& word(std::size_t shard, unsigned generation, bool slow,
                                                  std::size_t bucket) const noexcept;
-  [[nodiscard]] std::uint64_t lap_of(std::int64_t slice) const noexcept;
+  struct place {
+    std::size_t bucket;
+    std::uint64_t lap;
+  };
+  [[nodiscard]] place place_of(std::int64_t slice) const noexcept;
   static bool add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept;
 
   std::size_t buckets_;
   std::int64_t width_;
+  double per_nanosecond_;
   bool with_slow_;
   std::size_t lines_per_shard_;
   std::unique_ptr<line[]> lines_;
@@ -74,10 +90,12 @@ struct shard {
   bool exclusive;
 };
 [[nodiscard]] std::size_t shard_count() noexcept;
+inline constexpr std::size_t unassigned = ~std::size_t{0};
+inline constinit thread_local shard cached_shard{unassigned, false};
 [[nodiscard]] shard assign_shard() noexcept;
 [[nodiscard]] inline shard this_shard() noexcept {
-  thread_local const shard mine = assign_shard();
-  return mine;
+  if (cached_shard.index == unassigned) [[unlikely]] cached_shard = assign_shard();
+  return cached_shard;
 }
 
 /// Adds to a counter in this thread's shard.

@@ -54,6 +54,22 @@ class circuit_core {
   }
   [[nodiscard]] bool wants_start() const noexcept { return wants_start_; }
   [[nodiscard]] bool wants_end() const noexcept { return wants_end_; }
+  /// Counts a success of an ordinary call whose end needs no time. False when `record` must do it.
+  [[nodiscard]] bool record_clean_success(const circuit_permit& permit) noexcept {
+    auto* successes = successes_.load(std::memory_order_acquire);
+    if (successes == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word)) return false;
+    if (counts_calls()) {
+      // A good call into a window full of good calls changes nothing, so nothing shared is written.
+      if (!clean_.load(std::memory_order_relaxed)) return false;
+    } else {
+      if (watching_.load(std::memory_order_relaxed)) return false;
+      auto* window = time_window_.load(std::memory_order_relaxed);  // set before successes_
+      if (!window->add(generation_of(permit.word), window->slice_of(permit.started), false, false)) return false;
+    }
+    const auto [shard, exclusive] = this_shard();
+    add_one(successes[shard].count, exclusive);
+    return true;
+  }
   /// Counts a result. `ended` may equal `started` for a success of an ordinary call unless `wants_end`.
   /// True when `evaluate` must follow.
   [[nodiscard]] bool record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept;
