@@ -9,14 +9,14 @@
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 namespace {
 
-template <class... Args>
-std::string format(const char* pattern, Args... args) {
+template <class... Args> std::string format(const char* pattern, Args... args) {
   char text[512];
   std::snprintf(text, sizeof text, pattern, args...);
   return text;
 }
 
-std::optional<double> goodput(const scenario& s, const run_result& run, duration from, duration to, const char* metric) {
+std::optional<double> goodput(const scenario& s, const run_result& run, duration from, duration to,
+                              const char* metric) {
   expectation e;
   e.subject = metric;
   e.from = from;
@@ -24,7 +24,9 @@ std::optional<double> goodput(const scenario& s, const run_result& run, duration
   return measure(s, run, e);
 }
 
-std::string percent(std::optional<double> share) { return share ? format("%5.1f %%", *share * 100) : std::string("   -   "); }
+std::string percent(std::optional<double> share) {
+  return share ? format("%5.1f %%", *share * 100) : std::string("   -   ");
+}
 
 /// Eight heights of block; the fault's time is underlined below it.
 std::string sparkline(const scenario& s, const run_result& run, std::size_t columns) {
@@ -41,8 +43,11 @@ std::string sparkline(const scenario& s, const run_result& run, std::size_t colu
 std::string fault_line(const scenario& s, std::size_t columns) {
   std::string line(columns, ' ');
   for (const auto& fault : s.faults) {
-    const auto column = [&](duration at) { return static_cast<std::size_t>(at * static_cast<std::int64_t>(columns) / s.length); };
-    for (std::size_t i = column(fault.at); i < std::max(column(fault.at + fault.length), column(fault.at) + 1) && i < columns; ++i) {
+    const auto column = [&](duration at) {
+      return static_cast<std::size_t>(at * static_cast<std::int64_t>(columns) / s.length);
+    };
+    for (std::size_t i = column(fault.at);
+         i < std::max(column(fault.at + fault.length), column(fault.at) + 1) && i < columns; ++i) {
       line[i] = '~';
     }
   }
@@ -58,10 +63,18 @@ std::string escaped(const std::string& text) {
   std::string result;
   for (const char c : text) {
     switch (c) {
-      case '&': result += "&amp;"; break;
-      case '<': result += "&lt;"; break;
-      case '>': result += "&gt;"; break;
-      case '"': result += "&quot;"; break;
+      case '&':
+        result += "&amp;";
+        break;
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      case '"':
+        result += "&quot;";
+        break;
       default:
         // XML 1.0 has no other control characters, not even escaped ones.
         result += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? '?' : c;
@@ -84,7 +97,8 @@ std::string report_text(const scenario& s, const std::vector<run_result>& result
   for (const auto& [name, v] : s.variants) width = std::max(width, name.size());
   const duration begin = s.faults.empty() ? s.length / 2 : s.faults.front().at;
   const duration end = s.faults.empty() ? s.length / 2 : s.faults.front().at + s.faults.front().length;
-  text += format("%-*s  before    during    after     requests/call in fault   goodput over time\n", static_cast<int>(width), "variant");
+  text += format("%-*s  before    during    after     requests/call in fault   goodput over time\n",
+                 static_cast<int>(width), "variant");
   for (const auto& [name, v] : s.variants) {
     const auto* run = first_run(results, name);
     if (run == nullptr) continue;
@@ -101,10 +115,13 @@ std::string report_text(const scenario& s, const std::vector<run_result>& result
 
   std::size_t failed = 0;
   for (const auto& v : verdicts) {
-    text += (v.passed ? "PASS  " : "FAIL  ") + (v.variant.empty() ? "" : v.variant + ": ") + v.text + ": " + v.observed + "\n";
+    text += (v.passed ? "PASS  " : "FAIL  ") + (v.variant.empty() ? "" : v.variant + ": ") + v.text + ": " +
+            v.observed + "\n";
     if (v.passed) continue;
     ++failed;
-    if (v.failing_seed) text += format("      again: cofferdam-chaos run %s --seed %llu\n", file.c_str(), static_cast<unsigned long long>(*v.failing_seed));
+    if (v.failing_seed)
+      text += format("      again: cofferdam-chaos run %s --seed %llu\n", file.c_str(),
+                     static_cast<unsigned long long>(*v.failing_seed));
   }
   text += format("%zu of %zu expectations hold\n", verdicts.size() - failed, verdicts.size());
   return text;
@@ -142,7 +159,8 @@ std::string report_json(const scenario& s, const std::vector<run_result>& result
   }
   root["expectations"] = nlohmann::ordered_json::array();
   for (const auto& v : verdicts) {
-    nlohmann::ordered_json line{{"passed", v.passed}, {"variant", v.variant}, {"expected", v.text}, {"observed", v.observed}};
+    nlohmann::ordered_json line{
+        {"passed", v.passed}, {"variant", v.variant}, {"expected", v.text}, {"observed", v.observed}};
     if (v.failing_seed) line["failing_seed"] = *v.failing_seed;
     root["expectations"].push_back(std::move(line));
   }

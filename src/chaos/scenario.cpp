@@ -80,7 +80,8 @@ load_spec read_load(reader r, const scenario& s) {
   spec.name = spec.target;
   r.read("name", spec.name);
   r.read("pool", spec.pool);
-  if (const auto arrivals = r.find("arrivals")) spec.poisson = arrivals->as_word({"poisson", "constant"}).value_or(0) == 0;
+  if (const auto arrivals = r.find("arrivals"))
+    spec.poisson = arrivals->as_word({"poisson", "constant"}).value_or(0) == 0;
   if (const auto rate = r.require("rate")) spec.rate = rate->as_rate().value_or(1);
   r.read("from", spec.from);
   r.read("to", spec.to);
@@ -117,7 +118,8 @@ retry_spec read_retry(reader r) {
   spec.options.max_attempts = static_cast<std::uint32_t>(attempts);
   if (const auto backoff = r.find("backoff")) read_backoff(*backoff, spec.options.backoff);
   if (const auto jitter = r.find("jitter")) {
-    constexpr jitter_kind kinds[] = {jitter_kind::none, jitter_kind::equal, jitter_kind::full, jitter_kind::decorrelated};
+    constexpr jitter_kind kinds[] = {jitter_kind::none, jitter_kind::equal, jitter_kind::full,
+                                     jitter_kind::decorrelated};
     if (const auto index = jitter->as_word({"none", "equal", "full", "decorrelated"})) {
       spec.options.backoff.jitter = kinds[*index];
     }
@@ -198,15 +200,19 @@ std::optional<policy_spec> read_policy(reader r) {
     const auto options = r.find(kinds[kind]);
     if (!options || !options->is_object()) continue;
     switch (kind) {
-      case 1: return read_retry(*options);
-      case 2: return read_breaker(*options);
-      case 3: return read_bulkhead(*options);
+      case 1:
+        return read_retry(*options);
+      case 2:
+        return read_breaker(*options);
+      case 3:
+        return read_bulkhead(*options);
       case 4: {
         auto none = *options;
         none.finish();
         return fallback_spec{};
       }
-      default: return read_fault_policy(*options);
+      default:
+        return read_fault_policy(*options);
     }
   }
   r.finish();
@@ -374,17 +380,16 @@ class parser {
   }
 
  private:
-  template <class Read>
-  void read_list(const char* key, bool needed, Read read) {
+  template <class Read> void read_list(const char* key, bool needed, Read read) {
     const auto list = needed ? root_.require(key) : root_.find(key);
     if (!list) return;
     const auto items = list->items();
     if (needed && items.empty() && list->value().is_array()) list->problem("must not be empty");
     for (const auto& item : items) read(item);
   }
-  template <class Spec>
-  void add_named(std::vector<Spec>& list, Spec spec, const reader& r) {
-    if (std::ranges::find(list, spec.name, &Spec::name) != list.end()) r.problem("the name \"" + spec.name + "\" is taken");
+  template <class Spec> void add_named(std::vector<Spec>& list, Spec spec, const reader& r) {
+    if (std::ranges::find(list, spec.name, &Spec::name) != list.end())
+      r.problem("the name \"" + spec.name + "\" is taken");
     list.push_back(std::move(spec));
   }
   void read_strings(const char* key, std::vector<std::string>& target) {
@@ -394,7 +399,8 @@ class parser {
     auto clock = root_.require("clock");
     if (!clock || !clock->is_object()) return;
     if (const auto mode = clock->find("mode")) (void)mode->as_word({"virtual"});
-    if (const auto length = clock->require("duration")) s_.length = length->as_duration(std::chrono::seconds(1)).value_or(std::chrono::seconds(1));
+    if (const auto length = clock->require("duration"))
+      s_.length = length->as_duration(std::chrono::seconds(1)).value_or(std::chrono::seconds(1));
     clock->read("warmup", s_.warmup);
     if (s_.warmup >= s_.length) clock->problem("warmup must end within the run");
     clock->finish();
@@ -501,7 +507,8 @@ class parser {
 };
 
 std::string list_of(const std::string& source, const std::vector<std::string>& problems) {
-  std::string text = source + ": " + std::to_string(problems.size()) + (problems.size() == 1 ? " problem" : " problems");
+  std::string text =
+      source + ": " + std::to_string(problems.size()) + (problems.size() == 1 ? " problem" : " problems");
   for (const auto& problem : problems) text += "\n  " + problem;
   return text;
 }
@@ -512,13 +519,14 @@ scenario_error::scenario_error(const std::string& source, std::vector<std::strin
     : std::runtime_error(list_of(source, problems)), problems_(std::move(problems)) {}
 
 const std::vector<std::string>& known_metrics() {
-  static const std::vector<std::string> names{"goodput", "availability", "amplification", "recovery_time", "p50", "p95",
-                                              "p99",     "max_in_flight", "rejected_ratio"};
+  static const std::vector<std::string> names{"goodput", "availability", "amplification", "recovery_time", "p50",
+                                              "p95",     "p99",          "max_in_flight", "rejected_ratio"};
   return names;
 }
 const std::vector<std::string>& known_events() {
-  static const std::vector<std::string> names{"circuit_opened", "circuit_closed", "circuit_half_opened", "retry_denied",
-                                              "fallback_used",  "bulkhead_rejected", "timed_out", "overloaded"};
+  static const std::vector<std::string> names{"circuit_opened", "circuit_closed", "circuit_half_opened",
+                                              "retry_denied",   "fallback_used",  "bulkhead_rejected",
+                                              "timed_out",      "overloaded"};
   return names;
 }
 const std::vector<std::string>& known_invariants() {

@@ -36,10 +36,17 @@ duration simulated_service::draw_time() {
   const double spread = spec_.latency.spread;
   double time = mean;
   switch (spec_.latency.kind) {
-    case distribution::constant: break;
-    case distribution::exponential: time = random_.exponential(mean); break;
-    case distribution::uniform: time = mean * (1 + spread * (2 * random_.uniform() - 1)); break;
-    case distribution::lognormal: time = mean * std::exp(spread * random_.normal() - spread * spread / 2); break;
+    case distribution::constant:
+      break;
+    case distribution::exponential:
+      time = random_.exponential(mean);
+      break;
+    case distribution::uniform:
+      time = mean * (1 + spread * (2 * random_.uniform() - 1));
+      break;
+    case distribution::lognormal:
+      time = mean * std::exp(spread * random_.normal() - spread * spread / 2);
+      break;
   }
   time = time * slowdown_ + static_cast<double>(add_.count());
   if (jitter_ > duration::zero()) time += random_.uniform() * static_cast<double>(jitter_.count());

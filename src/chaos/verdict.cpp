@@ -111,10 +111,18 @@ class judgement {
   std::vector<verdict_line> all() {
     for (const auto& e : s_.expectations) {
       switch (e.what) {
-        case expectation::kind::always: always(e); break;
-        case expectation::kind::sometimes: sometimes(e); break;
-        case expectation::kind::slo: slo(e); break;
-        case expectation::kind::compare: compare(e); break;
+        case expectation::kind::always:
+          always(e);
+          break;
+        case expectation::kind::sometimes:
+          sometimes(e);
+          break;
+        case expectation::kind::slo:
+          slo(e);
+          break;
+        case expectation::kind::compare:
+          compare(e);
+          break;
       }
     }
     return std::move(lines_);
@@ -158,8 +166,8 @@ class judgement {
       if (found != run->events.end()) most = std::max(most, found->second.count);
     }
     const bool passed = static_cast<double>(most) >= *e.at_least;
-    lines_.push_back({passed, with_note("sometimes " + e.subject, e), std::to_string(most) + " times in a run", e.variant,
-                      std::nullopt});
+    lines_.push_back({passed, with_note("sometimes " + e.subject, e), std::to_string(most) + " times in a run",
+                      e.variant, std::nullopt});
   }
 
   void slo(const expectation& e) {
@@ -192,9 +200,9 @@ class judgement {
                                 e.subject == "rejected_ratio";
     char by[32];
     std::snprintf(by, sizeof by, "%g", e.by);
-    verdict_line line{true,
-                      with_note(e.subject + where(e) + ": " + e.better + " better than " + e.worse + " by " + by + "x", e),
-                      "", e.better, std::nullopt};
+    verdict_line line{
+        true, with_note(e.subject + where(e) + ": " + e.better + " better than " + e.worse + " by " + by + "x", e), "",
+        e.better, std::nullopt};
     for (std::size_t i = 0; i < better.size() && i < worse.size() && line.passed; ++i) {
       const auto good = measure(s_, *better[i], e), bad = measure(s_, *worse[i], e);
       line.observed = show(e.subject, good) + " against " + show(e.subject, bad);

@@ -34,6 +34,11 @@ class category final : public std::error_category {
   }
 };
 
+/// system_error writes ": " before the code's message even where there is nothing to introduce it.
+std::system_error with_text(errc code, const std::string& text) {
+  return text.empty() ? std::system_error(make_error_code(code)) : std::system_error(make_error_code(code), text);
+}
+
 std::string describe(const shared_name& policy, std::optional<duration> retry_after) {
   std::string text = policy ? "'" + *policy + "'" : std::string();
   if (!retry_after) return text;
@@ -49,7 +54,7 @@ const std::error_category& error_category() noexcept {
 }
 
 error::error(errc code, shared_name policy, std::optional<duration> retry_after, std::exception_ptr cause)
-    : std::system_error(make_error_code(code), describe(policy, retry_after)),
+    : std::system_error(with_text(code, describe(policy, retry_after))),
       policy_(std::move(policy)),
       retry_after_(retry_after),
       cause_(std::move(cause)) {}

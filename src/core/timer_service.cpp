@@ -198,11 +198,11 @@ bool timer_service::cancel(timer_entry& entry) noexcept {
 }
 
 // An armed driver counts as work of its context. When nothing waits for it any more it must not keep run() going, yet
-// disarming costs a system call that the next time limit would pay again. So it stays armed, and its work is taken back:
-// directly where the executor lets us, otherwise by a posted check that disarms if nothing has come since.
+// disarming costs a system call that the next time limit would pay again. So it stays armed, and its work is taken
+// back: directly where the executor lets us, otherwise by a posted check that disarms if nothing has come since.
 void timer_service::release_work_locked() noexcept {
-  if (const auto* context = target_of<net::io_context::executor_type>(driver_->get_executor())) {
-    context->on_work_finished();
+  if (driver_context_) {
+    driver_context_->on_work_finished();
     work_released_ = true;
   } else if (!disarm_posted_) {
     disarm_posted_ = true;
@@ -212,7 +212,7 @@ void timer_service::release_work_locked() noexcept {
 
 void timer_service::reclaim_work_locked() noexcept {
   if (!std::exchange(work_released_, false)) return;
-  target_of<net::io_context::executor_type>(driver_->get_executor())->on_work_started();
+  driver_context_->on_work_started();
 }
 
 void timer_service::disarm_if_idle() {
@@ -224,7 +224,11 @@ void timer_service::disarm_if_idle() {
 }
 
 void timer_service::arm_locked(std::uint64_t at, const net::any_io_executor& executor) {
-  if (!driver_) driver_.emplace(detail::base_executor(executor));
+  if (!driver_) {
+    const auto base = detail::base_executor(executor);
+    driver_.emplace(base);
+    if (const auto* context = target_of<net::io_context::executor_type>(base)) driver_context_ = *context;
+  }
   armed_ = at;
   const std::chrono::nanoseconds since_epoch(static_cast<std::int64_t>(at));
   driver_->expires_at(std::chrono::steady_clock::time_point(since_epoch));

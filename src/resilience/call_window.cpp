@@ -63,9 +63,8 @@ std::atomic<std::uint64_t>& time_window::word(std::size_t shard, unsigned genera
 time_window::place time_window::place_of(std::int64_t slice) const noexcept {
   const auto number = static_cast<std::uint64_t>(slice);
   // Slices fit into 32 bits in practice, and then the division is short.
-  const std::uint64_t turns = number >> 32 == 0
-                                  ? static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(buckets_)
-                                  : number / buckets_;
+  const std::uint64_t turns =
+      number >> 32 == 0 ? static_cast<std::uint32_t>(number) / static_cast<std::uint32_t>(buckets_) : number / buckets_;
   // A lap is never 0, which marks an empty word.
   return {static_cast<std::size_t>(number - turns * buckets_), turns % ((1U << lap_bits) - 1) + 1};
 }

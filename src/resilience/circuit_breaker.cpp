@@ -54,7 +54,8 @@ verdict circuit_breaker::settle(call& c, policy_slot& slot, const outcome_view& 
   const auto& permit = mine.permit;
   const outcome_class result = classifier_(outcome);
   if (result == outcome_class::success && !core_.events().has_listeners()) [[likely]] {
-    if (core_.record_clean_success(permit)) [[likely]] return verdict::deliver;
+    if (core_.record_clean_success(permit)) [[likely]]
+      return verdict::deliver;
   }
   return settle_slowly(c, permit, result, outcome);
 }
@@ -64,7 +65,8 @@ verdict circuit_breaker::settle_slowly(call& c, const detail::circuit_permit& pe
   const bool failed = result == outcome_class::failure;
   const bool timed_out = failed && outcome.why().is_refusal(errc::timed_out);
   if (timed_out) core_.count_timeout();
-  const time_point ended = result != outcome_class::success || permit.probe != 0 || core_.wants_end() ? c.now() : permit.started;
+  const time_point ended =
+      result != outcome_class::success || permit.probe != 0 || core_.wants_end() ? c.now() : permit.started;
   const bool decide = core_.record(permit, result, ended);
   const duration latency = core_.wants_end() ? ended - permit.started : duration::zero();
   // The order of opossum: a trial's `closed` before its `success`, a failure before the `opened` it causes.

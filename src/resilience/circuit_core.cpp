@@ -51,6 +51,21 @@ circuit_core::circuit_core(shared_name name, const circuit_breaker_options& opti
   publish_word_locked(circuit_state::closed, true, false);
 }
 
+circuit_core::~circuit_core() { delete memory_.load(std::memory_order_acquire); }
+
+circuit_core::working_memory::working_memory(const circuit_breaker_options& options)
+    : successes(new line[shard_count()]) {
+  const bool measures_slow = options.slow_call_duration > duration::zero();
+  if (options.window_calls > 0) {
+    by_count.emplace();
+    by_count->resize(options.window_calls);
+  } else {
+    by_time.emplace(options.buckets, options.window / static_cast<std::int64_t>(options.buckets), measures_slow);
+  }
+  if (measures_slow || options.record_latency) latency = std::make_unique<latency_histogram>();
+  probes.reserve(options.probes);
+}
+
 // --------------------------------------------------------------------------------------------------- small helpers
 
 std::size_t circuit_core::effective_minimum() const noexcept {
@@ -78,69 +93,55 @@ circuit_cause circuit_core::judge(const window_counts& counts) const noexcept {
 }
 
 window_counts circuit_core::window_at(std::uint64_t word, time_point now) const noexcept {
-  if (counts_calls()) return count_window_ ? count_window_->counts() : window_counts();
-  const auto* window = time_window_.load(std::memory_order_acquire);
-  return window != nullptr ? window->sum(generation_of(word), window->slice_of(now)) : window_counts();
+  const auto* memory = memory_.load(std::memory_order_acquire);
+  if (memory == nullptr) return {};
+  if (memory->by_count) return memory->by_count->counts();
+  return memory->by_time->sum(generation_of(word), memory->by_time->slice_of(now));
 }
 
-void circuit_core::note_late() noexcept {
-  late_.fetch_add(1, std::memory_order_relaxed);
+void circuit_core::note_late(working_memory& memory) noexcept {
+  memory.late.fetch_add(1, std::memory_order_relaxed);
   if (!events_.has_listeners()) return;
   const std::lock_guard lock(mutex_);
   announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest_);
 }
 
-// Memory that a breaker needs only once it is used: an idle one stays small. False when there is none to be had; the
-// result then goes uncounted, which is better than failing a call that has succeeded.
-bool circuit_core::ensure_memory() noexcept {
-  if (successes_.load(std::memory_order_acquire) != nullptr) [[likely]]
-    return true;
-  const std::lock_guard lock(mutex_);
-  if (successes_owner_) return true;
+circuit_core::working_memory* circuit_core::ensure_memory() noexcept {
+  if (auto* memory = memory_.load(std::memory_order_acquire)) [[likely]]
+    return memory;
+  std::unique_ptr<working_memory> made;
   try {
-    if (counts_calls()) {
-      count_window_ = std::make_unique<count_window>();
-      count_window_->resize(options_.window_calls);
-    } else {
-      time_window_owner_ =
-          std::make_unique<time_window>(options_.buckets, options_.window / static_cast<std::int64_t>(options_.buckets),
-                                        options_.slow_call_duration > duration::zero());
-      time_window_.store(time_window_owner_.get(), std::memory_order_release);
-    }
-    if (wants_end_) {
-      latency_owner_ = std::make_unique<latency_histogram>();
-      latency_.store(latency_owner_.get(), std::memory_order_release);
-    }
-    successes_owner_ = std::make_unique<successes_line[]>(shard_count());
+    made = std::make_unique<working_memory>(options_);
   } catch (const std::bad_alloc&) {
-    return false;
+    return nullptr;
   }
-  successes_.store(successes_owner_.get(), std::memory_order_release);
-  return true;
+  working_memory* present = nullptr;
+  // Release publishes the contents; the loser of a race deletes its own.
+  if (memory_.compare_exchange_strong(present, made.get(), std::memory_order_acq_rel)) return made.release();
+  return present;
 }
 
-void circuit_core::record_latency(duration latency, time_point ended) noexcept {
-  auto* histogram = latency_.load(std::memory_order_acquire);
-  if (histogram == nullptr) return;
+void circuit_core::tally(working_memory::counter working_memory::* counter) noexcept {
+  if (auto* memory = ensure_memory()) (memory->*counter).fetch_add(1, std::memory_order_relaxed);
+}
+
+void circuit_core::record_latency(working_memory& memory, duration latency, time_point ended) noexcept {
+  if (!memory.latency) return;
   const std::int64_t period = ended.time_since_epoch() / options_.window;
-  if (period > histogram->period()) {
+  if (period > memory.latency->period()) {
     const std::lock_guard lock(mutex_);
-    histogram->rotate(period);
+    memory.latency->rotate(period);
   }
-  histogram->record(latency);
-}
-
-void circuit_core::count_success() noexcept {
-  const auto [shard, exclusive] = this_shard();
-  add_one(successes_.load(std::memory_order_acquire)[shard].count, exclusive);
+  memory.latency->record(latency);
 }
 
 // -------------------------------------------------------------------------------------------------------- results
 
-bool circuit_core::counts_as_failure(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
+bool circuit_core::counts_as_failure(working_memory& memory, const circuit_permit& permit, outcome_class result,
+                                     time_point ended) noexcept {
   if (result == outcome_class::failure) return true;
   if (result != outcome_class::abandoned) return false;
-  const std::uint64_t abandoned = abandoned_in_epoch_.fetch_add(1, std::memory_order_relaxed) + 1;
+  const std::uint64_t abandoned = memory.abandoned_in_epoch.fetch_add(1, std::memory_order_relaxed) + 1;
   switch (options_.abandoned) {
     case abandoned_policy::ignore:
       return false;
@@ -148,9 +149,13 @@ bool circuit_core::counts_as_failure(const circuit_permit& permit, outcome_class
       return true;
     case abandoned_policy::by_share: {
       std::unique_lock lock(mutex_, std::defer_lock);
-      if (counts_calls()) lock.lock();
-      const std::uint64_t all = window_at(permit.word, ended).calls + abandoned;
-      return all >= effective_minimum() && reaches(abandoned, all, options_.abandoned_ratio);
+      if (memory.by_count) lock.lock();
+      const std::uint64_t in_window = window_at(permit.word, ended).calls;
+      const std::uint64_t counted = memory.abandoned_counted.load(std::memory_order_relaxed);
+      const std::uint64_t all = in_window - std::min(in_window, counted) + abandoned;
+      if (all < effective_minimum() || !reaches(abandoned, all, options_.abandoned_ratio)) return false;
+      memory.abandoned_counted.fetch_add(1, std::memory_order_relaxed);
+      return true;
     }
   }
   return false;
@@ -158,69 +163,100 @@ bool circuit_core::counts_as_failure(const circuit_permit& permit, outcome_class
 
 bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
   if (!permit.recorded) return false;
-  if (!ensure_memory()) return false;
+  auto* memory = ensure_memory();
+  if (memory == nullptr) return false;
   const duration latency = ended - permit.started;
   const bool slow = options_.slow_call_duration > duration::zero() && latency > options_.slow_call_duration;
-  if (permit.probe != 0) return record_probe(permit, result, slow);
+  if (permit.probe != 0) return record_probe(*memory, permit, result, slow);
   if (!is_current(permit.word)) {
-    note_late();
+    note_late(*memory);
     return false;
   }
-  if (result == outcome_class::ignored) ignored_.fetch_add(1, std::memory_order_relaxed);
-  if (result == outcome_class::abandoned) abandoned_.fetch_add(1, std::memory_order_relaxed);
-  const bool failed = counts_as_failure(permit, result, ended);
-  if (!failed && result != outcome_class::success) return false;
-
-  if (failed) failed_.fetch_add(1, std::memory_order_relaxed);
-  if (slow) slow_.fetch_add(1, std::memory_order_relaxed);
-  if (result == outcome_class::success) count_success();
-  if (wants_end_) record_latency(latency, ended);
-
-  if (counts_calls()) {
-    // A good call into a window full of good calls changes nothing, so nothing is written.
-    if (!failed && !slow && clean_.load(std::memory_order_relaxed)) return false;
+  const auto count = [&] {
+    switch (result) {
+      case outcome_class::success:
+        memory->count_success();
+        break;
+      case outcome_class::failure:
+        memory->failed.fetch_add(1, std::memory_order_relaxed);
+        break;
+      case outcome_class::ignored:
+        memory->ignored.fetch_add(1, std::memory_order_relaxed);
+        break;
+      case outcome_class::abandoned:
+        memory->abandoned.fetch_add(1, std::memory_order_relaxed);
+        break;
+    }
+    if (slow) memory->slow.fetch_add(1, std::memory_order_relaxed);
+  };
+  const bool failed = counts_as_failure(*memory, permit, result, ended);
+  if (!failed && result != outcome_class::success) {
+    count();
+    return false;
+  }
+  if (memory->by_count) {
     const std::lock_guard lock(mutex_);
     if (!is_current(permit.word)) {
-      late_.fetch_add(1, std::memory_order_relaxed);
+      memory->late.fetch_add(1, std::memory_order_relaxed);
       return false;
     }
-    count_window_->add(failed, slow);
-    clean_.store(count_window_->is_clean(), std::memory_order_relaxed);
-    return judge(count_window_->counts()) != circuit_cause::none;
+    count();
+    auto& window = *memory->by_count;
+    window.add(failed, slow);
+    clean_.store(window.is_clean(), std::memory_order_relaxed);
+    if (memory->latency) memory->latency->record(latency);
+    return judge(window.counts()) != circuit_cause::none;
   }
-  auto* window = time_window_.load(std::memory_order_acquire);
-  if (!window->add(generation_of(permit.word), window->slice_of(permit.started), failed, slow)) {
-    note_late();
+  auto& window = *memory->by_time;
+  const unsigned generation = generation_of(permit.word);
+  if (!window.add(generation, window.slice_of(permit.started), failed, slow)) {
+    note_late(*memory);
     return false;
   }
+  count();
+  record_latency(*memory, latency, ended);
   if (failed || slow) {
     watching_.store(true, std::memory_order_relaxed);
   } else if (!watching_.load(std::memory_order_relaxed)) [[likely]] {
     return false;
   }
-  const auto counts = window->sum(generation_of(permit.word), window->slice_of(std::max(ended, permit.started)));
+  const auto counts = window.sum(generation, window.slice_of(std::max(ended, permit.started)));
   if (!failed && !slow && counts.failures == 0 && counts.slow == 0) watching_.store(false, std::memory_order_relaxed);
   return judge(counts) != circuit_cause::none;
 }
 
-bool circuit_core::record_probe(const circuit_permit& permit, outcome_class result, bool slow) noexcept {
+bool circuit_core::record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
+                                bool slow) noexcept {
   const std::lock_guard lock(mutex_);
-  const auto found = std::ranges::find(probes_, permit.probe, &probe::id);
-  if (!is_current(permit.word) || found == probes_.end()) {
-    late_.fetch_add(1, std::memory_order_relaxed);
+  const auto found = std::ranges::find(memory.probes, permit.probe, &probe::id);
+  if (!is_current(permit.word) || found == memory.probes.end()) {
+    memory.late.fetch_add(1, std::memory_order_relaxed);
     announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest_);
     return false;
   }
-  probes_.erase(found);
+  memory.probes.erase(found);
   const bool failed = result == outcome_class::failure || (slow && result == outcome_class::success) ||
                       (result == outcome_class::abandoned && options_.abandoned == abandoned_policy::as_failure);
-  if (result == outcome_class::ignored) ignored_.fetch_add(1, std::memory_order_relaxed);
-  if (result == outcome_class::abandoned) abandoned_.fetch_add(1, std::memory_order_relaxed);
-  if (slow) slow_.fetch_add(1, std::memory_order_relaxed);
-  if (failed) ++probe_failures_;
-  if (failed && result != outcome_class::success) failed_.fetch_add(1, std::memory_order_relaxed);
-  if (!failed && result == outcome_class::success) ++probe_successes_;
-  if (result == outcome_class::success) count_success();
+  if (failed) {
+    ++probe_failures_;
+  } else if (result == outcome_class::success) {
+    ++probe_successes_;
+  }
+  switch (result) {
+    case outcome_class::success:
+      memory.count_success();
+      break;
+    case outcome_class::failure:
+      memory.failed.fetch_add(1, std::memory_order_relaxed);
+      break;
+    case outcome_class::ignored:
+      memory.ignored.fetch_add(1, std::memory_order_relaxed);
+      break;
+    case outcome_class::abandoned:
+      memory.abandoned.fetch_add(1, std::memory_order_relaxed);
+      break;
+  }
+  if (slow) memory.slow.fetch_add(1, std::memory_order_relaxed);
   const std::size_t limit = probe_failures_to_open();
   return probe_failures_ >= limit || probe_successes_ > options_.probes - limit;
 }
@@ -238,8 +274,9 @@ void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool
   // A coarse clock lags by 4 ms on common kernels; ten are safe.
   constexpr auto lag = std::chrono::milliseconds(10);
   const bool certain = state == circuit_state::open && mode_ == circuit_mode::normal && !break_starts_later_;
-  refuses_until_.store(certain ? (saturating_add(opened_at_, break_duration_) - lag).time_since_epoch().count() : INT64_MIN,
-                       std::memory_order_relaxed);
+  refuses_until_.store(
+      certain ? (saturating_add(opened_at_, break_duration_) - lag).time_since_epoch().count() : INT64_MIN,
+      std::memory_order_relaxed);
   state_.store(word, std::memory_order_release);
 }
 
@@ -265,19 +302,28 @@ void circuit_core::announce_locked(circuit_event_kind kind, circuit_state from, 
   }
 }
 
+void circuit_core::forget_probes_locked() noexcept {
+  probe_successes_ = probe_failures_ = 0;
+  auto* memory = memory_.load(std::memory_order_acquire);
+  if (memory == nullptr) return;
+  memory->probes.clear();
+  memory->abandoned_in_epoch.store(0, std::memory_order_relaxed);
+  memory->abandoned_counted.store(0, std::memory_order_relaxed);
+}
+
 void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window) {
   const circuit_state from = state();
   newest_ = std::max(newest_, now);
-  probes_.clear();
-  probe_successes_ = probe_failures_ = 0;
-  abandoned_in_epoch_.store(0, std::memory_order_relaxed);
+  forget_probes_locked();
   would_open_announced_ = false;
   if (clear_window) {
-    if (count_window_) count_window_->clear();
+    auto* memory = memory_.load(std::memory_order_acquire);
+    if (memory != nullptr && memory->by_count) memory->by_count->clear();
     clean_.store(false, std::memory_order_relaxed);
     watching_.store(false, std::memory_order_relaxed);
     // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
-    if (time_window_owner_) time_window_owner_->clear(1 - generation_of(state_.load(std::memory_order_relaxed)));
+    if (memory != nullptr && memory->by_time)
+      memory->by_time->clear(1 - generation_of(state_.load(std::memory_order_relaxed)));
   }
   publish_word_locked(to, true, clear_window);
   if (to == circuit_state::closed) consecutive_opens_ = 0;
@@ -290,11 +336,11 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
 void circuit_core::open_locked(circuit_cause cause, time_point now, duration length, const window_counts& counts) {
   const circuit_state from = state();
   ++consecutive_opens_;
-  opens_.fetch_add(1, std::memory_order_relaxed);
+  tally(&working_memory::opens);
   break_duration_ = length;
   opened_at_ = now;
   newest_ = std::max(newest_, now);
-  probes_.clear();
+  forget_probes_locked();
   publish_word_locked(circuit_state::open, true, false);
   announce_locked(circuit_event_kind::opened, from, circuit_state::open, cause, now, counts);
 }
@@ -357,6 +403,8 @@ circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point no
     permit.started = now;
     return {};
   }
+  auto* memory = ensure_memory();
+  if (memory == nullptr) throw std::bad_alloc();
   const std::lock_guard lock(mutex_);
   newest_ = std::max(newest_, now);
   if (try_admit(permit)) {
@@ -364,8 +412,8 @@ circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point no
     return {};
   }
   const auto refuse = [&](errc code, std::optional<duration> retry_after) -> decision {
-    rejected_.fetch_add(1, std::memory_order_relaxed);
-    return decision{false, code, retry_after, last_failure_};
+    memory->rejected.fetch_add(1, std::memory_order_relaxed);
+    return {false, code, retry_after, last_failure_};
   };
   if (mode_ == circuit_mode::isolated) return refuse(errc::circuit_isolated, std::nullopt);
   if (state() == circuit_state::open) {
@@ -378,14 +426,14 @@ circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point no
     transition_locked(circuit_state::half_open, circuit_cause::break_elapsed, now, false);
   }
   // Half-open: as many trials as may still decide something.
+  auto& probes = memory->probes;
   const auto settled = static_cast<std::size_t>(probe_successes_ + probe_failures_);
-  if (probes_.size() + settled >= options_.probes) {
-    const auto oldest = std::ranges::min_element(probes_, {}, &probe::started);
-    if (oldest == probes_.end()) return refuse(errc::circuit_open, std::nullopt);
+  if (probes.size() + settled >= options_.probes) {
+    const auto oldest = std::ranges::min_element(probes, {}, &probe::started);
+    if (oldest == probes.end()) return refuse(errc::circuit_open, std::nullopt);
     const time_point gives_up = saturating_add(oldest->started, probe_deadline());
     if (now < gives_up) return refuse(errc::circuit_open, gives_up - now);
-    probes_.erase(oldest);  // hung: its place goes to this call, its result will be late
-    abandoned_.fetch_add(1, std::memory_order_relaxed);
+    probes.erase(oldest);  // hung: its place goes to this call, its result will be late
     announce_locked(circuit_event_kind::probe_abandoned, state(), state(), circuit_cause::none, now);
   }
   permit = circuit_permit{};
@@ -393,7 +441,7 @@ circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point no
   permit.started = now;
   permit.probe = next_probe_++;
   if (next_probe_ == 0) next_probe_ = 1;
-  probes_.push_back({permit.probe, now});
+  probes.push_back({permit.probe, now});  // reserved: cannot fail
   return {};
 }
 
@@ -427,8 +475,7 @@ void circuit_core::set_mode(circuit_mode mode) {
   mode_ = mode;
   // A new epoch: results of calls admitted under the old mode must not move the new one.
   publish_word_locked(state(), true, false);
-  probes_.clear();
-  probe_successes_ = probe_failures_ = 0;
+  forget_probes_locked();
   announce_locked(circuit_event_kind::mode_changed, state(), state(), circuit_cause::manual, newest_);
 }
 
@@ -497,25 +544,23 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
     s.failure_ratio = static_cast<double>(counts.failures) / static_cast<double>(counts.calls);
     s.slow_ratio = static_cast<double>(counts.slow) / static_cast<double>(counts.calls);
   }
-  if (successes_owner_) {
-    for (std::size_t shard = 0; shard < shard_count(); ++shard) {
-      s.successes += successes_owner_[shard].count.load(std::memory_order_relaxed);
-    }
-  }
-  const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
-  s.failed = read(failed_);
-  s.slow_calls = read(slow_);
-  s.ignored = read(ignored_);
-  s.abandoned = read(abandoned_);
-  s.rejected = read(rejected_);
-  s.late = read(late_);
-  s.timeouts = read(timeouts_);
-  s.fallbacks = read(fallbacks_);
-  s.opens = read(opens_);
+  const auto* memory = memory_.load(std::memory_order_acquire);
+  if (memory == nullptr) return s;
+  const auto read = [](const working_memory::counter& counter) { return counter.load(std::memory_order_relaxed); };
+  for (std::size_t shard = 0; shard < shard_count(); ++shard) s.successes += read(memory->successes[shard].count);
+  s.failed = read(memory->failed);
+  s.slow_calls = read(memory->slow);
+  s.ignored = read(memory->ignored);
+  s.abandoned = read(memory->abandoned);
+  s.rejected = read(memory->rejected);
+  s.late = read(memory->late);
+  s.timeouts = read(memory->timeouts);
+  s.fallbacks = read(memory->fallbacks);
+  s.opens = read(memory->opens);
   s.fires = s.successes + s.failed + s.ignored + s.abandoned + s.rejected + s.late;
-  if (latency_owner_) {
-    latency_owner_->rotate(present.time_since_epoch() / options_.window);
-    s.latency = latency_owner_->stats();
+  if (memory->latency) {
+    memory->latency->rotate(present.time_since_epoch() / options_.window);
+    s.latency = memory->latency->stats();
   }
   return s;
 }

@@ -19,7 +19,8 @@ namespace cofferdam::inline COFFERDAM_ABI::chaos {
 class fault_policy : public policy {
  public:
   explicit fault_policy(double rate) noexcept : rate_(rate) {}
-  fault_policy(fault_policy&& other) noexcept : rate_(other.rate()), enabled_(other.enabled()), injected_(other.injected()) {}
+  fault_policy(fault_policy&& other) noexcept
+      : rate_(other.rate()), enabled_(other.enabled()), injected_(other.injected()) {}
 
   /// The share of calls to inject into, clamped to [0, 1].
   void set_rate(double rate) noexcept { rate_.store(rate, std::memory_order_relaxed); }
@@ -85,8 +86,7 @@ class hang_fault final : public fault_policy, public runnable<hang_fault> {
 /// Answers instead of the task: with the value of a function returning T or awaitable<T>, for calls that yield T.
 class outcome_fault final : public fault_policy, public runnable<outcome_fault> {
  public:
-  template <class F>
-  outcome_fault(double rate, F function) : fault_policy(rate) {
+  template <class F> outcome_fault(double rate, F function) : fault_policy(rate) {
     substitutions_.set(std::move(function));
   }
   [[nodiscard]] auto stages() noexcept { return detail::single_stage(this); }

@@ -31,11 +31,11 @@ struct event_record {
 struct run_result {
   std::string variant;
   std::uint64_t seed = 0;
-  std::uint64_t offered = 0;         // calls that were started
-  std::vector<call_record> calls;    // calls that ended, by end
+  std::uint64_t offered = 0;       // calls that were started
+  std::vector<call_record> calls;  // calls that ended, by end
   std::map<std::string, event_record> events;
-  std::map<std::string, std::size_t> max_concurrent;  // by bulkhead
-  std::vector<std::string> violations;                // of invariants
+  std::map<std::string, std::size_t> max_concurrent;        // by bulkhead
+  std::vector<std::string> violations;                      // of invariants
   std::vector<std::pair<duration, std::size_t>> in_flight;  // highest number of calls under way, per timeline step
   std::uint64_t trace = 0;
   std::size_t jumps = 0;

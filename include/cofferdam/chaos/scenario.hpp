@@ -33,7 +33,7 @@ struct service_spec {
   latency_spec latency;                    // of the work itself, queueing comes on top
   std::optional<std::size_t> queue_limit;  // requests that may wait; nothing = no limit
   queue_order order = queue_order::fifo;
-  bool drop_expired = false;               // does not start work whose client has given up
+  bool drop_expired = false;                                // does not start work whose client has given up
   duration refusal_latency = std::chrono::milliseconds(1);  // of an answer "overloaded"
 };
 
@@ -96,10 +96,10 @@ struct expectation {
   std::string variant;  // empty: every one
   std::string load;     // empty: all together
   std::optional<std::size_t> after_fault;
-  duration from{}, to{};                   // by the start of the calls
-  std::optional<double> at_least, at_most; // seconds for times
-  std::string better, worse;               // compare
-  double by = 1;                           // factor
+  duration from{}, to{};                    // by the start of the calls
+  std::optional<double> at_least, at_most;  // seconds for times
+  std::string better, worse;                // compare
+  double by = 1;                            // factor
   std::string note;
 };
 

@@ -145,10 +145,8 @@ template <> class [[nodiscard]] outcome<void> {
 };
 
 namespace detail {
-template <class T>
-inline constexpr bool is_outcome = false;
-template <class T>
-inline constexpr bool is_outcome<outcome<T>> = true;
+template <class T> inline constexpr bool is_outcome = false;
+template <class T> inline constexpr bool is_outcome<outcome<T>> = true;
 }  // namespace detail
 
 /// An outcome of any type as policies and their hooks see it. Valid only during the call it is passed to.

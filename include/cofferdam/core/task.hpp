@@ -57,19 +57,16 @@ template <class F, class... Args>
 using task_value_t = typename detail::task_value<std::decay_t<F>, std::decay_t<Args>...>::type;
 
 namespace detail {
-template <class T>
-struct without_outcome {
+template <class T> struct without_outcome {
   using type = T;
 };
-template <class T>
-struct without_outcome<outcome<T>> {
+template <class T> struct without_outcome<outcome<T>> {
   using type = T;
 };
 }  // namespace detail
 
 /// What a run of the task under policies yields: T for a task that yields T or outcome<T>.
-template <class F, class... Args>
-using run_value_t = typename detail::without_outcome<task_value_t<F, Args...>>::type;
+template <class F, class... Args> using run_value_t = typename detail::without_outcome<task_value_t<F, Args...>>::type;
 
 /// True for tasks that can be started again: what retry and hedging need. An awaitable is one run, already begun.
 template <class F> inline constexpr bool repeatable_task = !detail::any_awaitable<F>;

@@ -109,6 +109,7 @@ class timer_service final : public net::execution_context::service {
   std::size_t finite_ = 0;  // entries that are due at some time
   std::uint64_t armed_ = ~std::uint64_t{0};
   std::optional<net::steady_timer> driver_;
+  std::optional<net::io_context::executor_type> driver_context_;  // set where the driver runs on an io_context
   bool disarm_posted_ = false, work_released_ = false;
   std::atomic<bool> virtual_{false};
   std::atomic<std::int64_t> virtual_now_{0};

@@ -23,11 +23,10 @@ namespace cofferdam::inline COFFERDAM_ABI {
 /// Gives a policy or pipeline its verbs, on top of `Derived::stages()`.
 ///
 /// All verbs take any task (see task.hpp), move it into the call together with its arguments, and start nothing before
-/// they are awaited. A task that yields an `outcome<T>` fails by value: the policies see its failure as if it had thrown,
-/// at a fraction of the cost, and the call yields a T.
-/// Errors:       refusals of the policies, as typed exceptions or as values; whatever the task throws, unchanged.
-/// Cancellation: reaches the task or the wait the call is in; every permit is returned; the outcome is a cancellation.
-/// Executor:     the task runs on the caller's executor.
+/// they are awaited. A task that yields an `outcome<T>` fails by value: the policies see its failure as if it had
+/// thrown, at a fraction of the cost, and the call yields a T. Errors:       refusals of the policies, as typed
+/// exceptions or as values; whatever the task throws, unchanged. Cancellation: reaches the task or the wait the call is
+/// in; every permit is returned; the outcome is a cancellation. Executor:     the task runs on the caller's executor.
 /// Lifetime:     the pipeline and its policies must outlive the call.
 template <class Derived> class runnable {
  public:

@@ -42,7 +42,8 @@ request parse(const std::vector<std::string>& words) {
       const std::string& text = value();
       std::uint64_t seed = 0;
       const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-      if (error != std::errc() || end != text.data() + text.size()) throw misuse("--seed needs a whole number, not " + text);
+      if (error != std::errc() || end != text.data() + text.size())
+        throw misuse("--seed needs a whole number, not " + text);
       r.seed = seed;
     } else if (words[i] == "--variant") {
       r.variant = value();

@@ -94,7 +94,8 @@ inline constexpr std::size_t unassigned = ~std::size_t{0};
 inline constinit thread_local shard cached_shard{unassigned, false};
 [[nodiscard]] shard assign_shard() noexcept;
 [[nodiscard]] inline shard this_shard() noexcept {
-  if (cached_shard.index == unassigned) [[unlikely]] cached_shard = assign_shard();
+  if (cached_shard.index == unassigned) [[unlikely]]
+    cached_shard = assign_shard();
   return cached_shard;
 }
 

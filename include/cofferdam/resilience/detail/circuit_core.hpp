@@ -39,6 +39,9 @@ class circuit_core {
 
   /// Errors: `invalid_options_error`.
   circuit_core(shared_name name, const circuit_breaker_options& options);
+  ~circuit_core();
+  circuit_core(const circuit_core&) = delete;
+  circuit_core& operator=(const circuit_core&) = delete;
 
   // --- hot
   /// True when calls pass freely; the permit is then complete but for `started`.
@@ -56,18 +59,17 @@ class circuit_core {
   [[nodiscard]] bool wants_end() const noexcept { return wants_end_; }
   /// Counts a success of an ordinary call whose end needs no time. False when `record` must do it.
   [[nodiscard]] bool record_clean_success(const circuit_permit& permit) noexcept {
-    auto* successes = successes_.load(std::memory_order_acquire);
-    if (successes == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word)) return false;
-    if (counts_calls()) {
-      // A good call into a window full of good calls changes nothing, so nothing shared is written.
-      if (!clean_.load(std::memory_order_relaxed)) return false;
-    } else {
+    auto* memory = memory_.load(std::memory_order_acquire);
+    if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word))
+      return false;
+    if (memory->by_time) {
       if (watching_.load(std::memory_order_relaxed)) return false;
-      auto* window = time_window_.load(std::memory_order_relaxed);  // set before successes_
-      if (!window->add(generation_of(permit.word), window->slice_of(permit.started), false, false)) return false;
+      auto& window = *memory->by_time;
+      if (!window.add(generation_of(permit.word), window.slice_of(permit.started), false, false)) return false;
+    } else if (!clean_.load(std::memory_order_relaxed)) {
+      return false;  // a good call into a window full of good calls changes nothing, so nothing shared is written
     }
-    const auto [shard, exclusive] = this_shard();
-    add_one(successes[shard].count, exclusive);
+    memory->count_success();
     return true;
   }
   /// Counts a result. `ended` may equal `started` for a success of an ordinary call unless `wants_end`.
@@ -106,8 +108,8 @@ class circuit_core {
   [[nodiscard]] const shared_name& name() const noexcept { return name_; }
   [[nodiscard]] const circuit_breaker_options& options() const noexcept { return options_; }
   [[nodiscard]] event_channel<circuit_event>& events() noexcept { return events_; }
-  void count_timeout() noexcept { timeouts_.fetch_add(1, std::memory_order_relaxed); }
-  void count_fallback() noexcept { fallbacks_.fetch_add(1, std::memory_order_relaxed); }
+  void count_timeout() noexcept { tally(&working_memory::timeouts); }
+  void count_fallback() noexcept { tally(&working_memory::fallbacks); }
 
  private:
   // epoch : 56 | generation : 1 | - : 3 | passes : 1 | disabled : 1 | state : 2
@@ -118,8 +120,26 @@ class circuit_core {
     std::uint32_t id;
     time_point started;
   };
-  struct successes_line {
-    alignas(64) std::atomic<std::uint64_t> count{0};
+  /// What a breaker needs only once it is used: an idle one stays small.
+  struct working_memory {
+    using counter = std::atomic<std::uint64_t>;
+    struct alignas(64) line {
+      counter count{0};
+    };
+
+    explicit working_memory(const circuit_breaker_options& options);
+    void count_success() noexcept {
+      const auto [shard, exclusive] = this_shard();
+      add_one(successes[shard].count, exclusive);
+    }
+
+    std::optional<time_window> by_time;
+    std::optional<count_window> by_count;  // guarded by the mutex
+    std::unique_ptr<latency_histogram> latency;
+    std::unique_ptr<line[]> successes;
+    std::vector<probe> probes;  // in flight; guarded by the mutex
+    counter failed{0}, slow{0}, ignored{0}, abandoned{0}, rejected{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
+    counter abandoned_in_epoch{0}, abandoned_counted{0};  // the latter as failures
   };
 
   [[nodiscard]] std::uint64_t epoch_of(std::uint64_t word) const noexcept { return word >> epoch_shift; }
@@ -135,52 +155,45 @@ class circuit_core {
   [[nodiscard]] circuit_cause judge(const window_counts& counts) const noexcept;
   [[nodiscard]] duration next_break_locked(time_point now, const window_counts& counts, std::exception_ptr failure,
                                            std::unique_lock<std::mutex>& lock);
-  [[nodiscard]] bool record_probe(const circuit_permit& permit, outcome_class result, bool slow) noexcept;
-  [[nodiscard]] bool counts_as_failure(const circuit_permit& permit, outcome_class result, time_point ended) noexcept;
-  bool ensure_memory() noexcept;
-  void record_latency(duration latency, time_point ended) noexcept;
-  void count_success() noexcept;
+  [[nodiscard]] bool record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
+                                  bool slow) noexcept;
+  [[nodiscard]] bool counts_as_failure(working_memory& memory, const circuit_permit& permit, outcome_class result,
+                                       time_point ended) noexcept;
+  /// Null when there is no memory to be had; the result then goes uncounted, which beats failing a call that succeeded.
+  working_memory* ensure_memory() noexcept;
+  void tally(working_memory::counter working_memory::* counter) noexcept;
+  void record_latency(working_memory& memory, duration latency, time_point ended) noexcept;
   void transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window);
   void open_locked(circuit_cause cause, time_point now, duration length, const window_counts& counts);
   void publish_word_locked(circuit_state state, bool new_epoch, bool switch_generation) noexcept;
   void announce_locked(circuit_event_kind kind, circuit_state from, circuit_state to, circuit_cause cause,
                        time_point now, const window_counts& counts = {}) noexcept;
-  void note_late() noexcept;
+  void note_late(working_memory& memory) noexcept;
+  void forget_probes_locked() noexcept;
   [[nodiscard]] std::size_t probe_failures_to_open() const noexcept;
   [[nodiscard]] duration probe_deadline() const noexcept;
 
-  alignas(64) std::atomic<std::uint64_t> state_;
-  bool wants_start_, wants_end_;
+  // Read by every call, written by transitions.
+  std::atomic<std::uint64_t> state_;
+  std::atomic<working_memory*> memory_{nullptr};        // owned
   std::atomic<std::int64_t> refuses_until_{INT64_MIN};  // a little before the end of the break, while open
-  std::atomic<bool> clean_{false};     // count window: full of good calls
+  std::atomic<bool> clean_{false};                      // count window: full of good calls
   std::atomic<bool> watching_{false};  // time window: failures or slow calls are in it, so a success may trip
-  std::atomic<time_window*> time_window_{nullptr};
-  std::atomic<successes_line*> successes_{nullptr};
-  std::atomic<latency_histogram*> latency_{nullptr};
+  bool wants_start_, wants_end_;
+  event_channel<circuit_event> events_;
 
-  // Everything below is written on unhealthy or rare paths only.
+  // Written on unhealthy or rare paths only.
   mutable std::mutex mutex_;
   shared_name name_;
   circuit_breaker_options options_;
-  event_channel<circuit_event> events_;
-  std::unique_ptr<time_window> time_window_owner_;
-  std::unique_ptr<successes_line[]> successes_owner_;
-  std::unique_ptr<latency_histogram> latency_owner_;
-  std::unique_ptr<count_window> count_window_;
   std::unique_ptr<std::function<duration(const break_context&)>> generator_;
   std::exception_ptr last_failure_;
   circuit_mode mode_;
   bool break_starts_later_ = false;  // opened by hand: the break starts at the next call, which knows the time
   bool would_open_announced_ = false;
-  std::uint32_t consecutive_opens_ = 0;
+  std::uint32_t consecutive_opens_ = 0, next_probe_ = 1, probe_successes_ = 0, probe_failures_ = 0;
   time_point opened_at_{}, newest_{};
   duration break_duration_{};
-  std::vector<probe> probes_;  // in flight
-  std::uint32_t next_probe_ = 1;
-  std::uint32_t probe_successes_ = 0, probe_failures_ = 0;
-  std::atomic<std::uint64_t> abandoned_in_epoch_{0};
-  std::atomic<std::uint64_t> failed_{0}, slow_{0}, ignored_{0}, abandoned_{0}, rejected_{0}, late_{0}, timeouts_{0},
-      fallbacks_{0}, opens_{0};
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

@@ -112,10 +112,9 @@ template <class Stages> class admitted {
   typename Stages::slots slots_;
 };
 
-/// The walk itself. Its frame is kept small, so that Asio's allocator recycles it: what is rare (waiting, substituting, a
-/// time limit) happens in coroutines of its own.
-template <class Report, class Stages, class Work>
-struct walk {
+/// The walk itself. Its frame is kept small, so that Asio's allocator recycles it: what is rare (waiting, substituting,
+/// a time limit) happens in coroutines of its own.
+template <class Report, class Stages, class Work> struct walk {
   using value = typename Work::value_type;
   using raw = typename Work::raw_type;
   using result = typename Report::template type<value>;
@@ -173,7 +172,8 @@ struct walk {
       // Up, possibly turning round on the way.
       for (;;) {
         const verdict next = stages.ascend(here, c, outcome_view(box.address(), typeid(value), c.why()));
-        if (next == verdict::deliver) [[likely]] break;
+        if (next == verdict::deliver) [[likely]]
+          break;
         if (next == verdict::substitute) {
           co_await substitute(stages, here.top, box, c);
           continue;
@@ -259,8 +259,8 @@ struct walk {
         keep(co_await below(stages, work, on_timeout::cancel), box, c);
       } else {
         auto options = limit_after(limit, scope.mode(), scope.name());
-        auto limited = co_await run_child<outcome<value>, reporting>(std::move(options),
-                                                                     below(stages, work, scope.mode()));
+        auto limited =
+            co_await run_child<outcome<value>, reporting>(std::move(options), below(stages, work, scope.mode()));
         limited ? keep(*std::move(limited), box, c) : c.fail(limited.why());
       }
     } catch (...) {
@@ -293,4 +293,4 @@ struct walk {
 };
 
 }  // namespace detail
-}  // namespace cofferdam
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,0 +1,190 @@
+// The circuit breaker around coroutines.
+#include "async_test.hpp"
+
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/timeout.hpp>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace {
+
+awaitable<int> fine() { co_return 1; }
+awaitable<int> broken() {
+  throw std::runtime_error("down");
+  co_return 0;
+}
+awaitable<int> hanging() {
+  co_await sleep_until(never);
+  co_return 0;
+}
+
+const circuit_breaker_options trips_at_once{.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 5s};
+
+}  // namespace
+
+ASYNC_TEST("fire returns values, passes the task's exception on, and refuses with name, time and cause", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  const int value = co_await breaker.fire(fine);
+  CHECK(value == 1);
+  std::string what;
+  try {
+    co_await breaker.fire(broken);
+  } catch (const std::runtime_error& e) {
+    what = e.what();
+  }
+  CHECK(what == "down");
+  std::string cause;
+  try {
+    co_await breaker.fire(fine);
+  } catch (const circuit_open_error& e) {
+    CHECK(e.policy() == "payments");
+    CHECK(e.retry_after() == duration(5s));
+    try {
+      std::rethrow_exception(e.cause());
+    } catch (const std::runtime_error& behind) {
+      cause = behind.what();
+    }
+  }
+  CHECK(cause == "down");
+}
+
+ASYNC_TEST("a guarded function is fired with its arguments alone", "[circuit]") {
+  circuit_breaker breaker("sum");
+  auto guarded = breaker.guard([](int a, int b) -> awaitable<int> { co_return a + b; });
+  const int sum = co_await guarded.fire(2, 3);
+  CHECK(sum == 5);
+  const auto tried = co_await guarded.try_fire(4, 5);
+  CHECK(*tried == 9);
+}
+
+ASYNC_TEST("rules classify values and errors", "[circuit]") {
+  circuit_breaker breaker("http", trips_at_once);
+  breaker.classify([](const int& status) { return status >= 500; });
+  breaker.classify(
+      [](const failure& why) { return why.message() == "down" ? outcome_class::ignored : outcome_class::failure; });
+  (void)co_await breaker.try_fire(broken);
+  CHECK(breaker.state() == circuit_state::closed);
+  CHECK(breaker.stats().ignored == 1);
+  const int status = co_await breaker.fire([] { return 503; });
+  CHECK(status == 503);
+  CHECK(breaker.state() == circuit_state::open);
+}
+
+ASYNC_TEST("the fallback answers failures and refusals, and is counted", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  breaker.fallback([](const failure& why) { return why.is_refusal(errc::circuit_open) ? -2 : -1; });
+  const int failed = co_await breaker.fire(broken);
+  const int refused = co_await breaker.fire(fine);
+  CHECK(failed == -1);
+  CHECK(refused == -2);
+  CHECK(breaker.stats().fallbacks == 2);
+  // A call of another type has no fallback and gets the refusal.
+  const auto other = co_await breaker.try_fire([] { return std::string("x"); });
+  CHECK(other.why().is_refusal(errc::circuit_open));
+}
+
+ASYNC_TEST("events come in opossum's order", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  std::vector<std::string> seen;
+  auto watch = breaker.subscribe([&](const circuit_event& e) { seen.emplace_back(to_string(e.kind)); });
+  const auto take = [&] { return std::exchange(seen, {}); };
+  using names = std::vector<std::string>;
+
+  (void)co_await breaker.try_fire(fine);
+  CHECK(take() == names{"fire", "success"});
+  (void)co_await breaker.try_fire(broken);
+  CHECK(take() == names{"fire", "failure", "opened"});
+  (void)co_await breaker.try_fire(fine);
+  CHECK(take() == names{"fire", "reject"});
+  co_await sleep_for(5s);
+  (void)co_await breaker.try_fire(fine);
+  CHECK(take() == names{"fire", "half_opened", "closed", "success"});
+  auto limited = breaker | timeout(10ms);
+  (void)co_await limited.try_run(hanging);
+  CHECK(take() == names{"fire", "timeout", "failure", "opened"});
+}
+
+ASYNC_TEST("a listener that throws disturbs neither the call nor the other listeners", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  int heard = 0;
+  breaker.on(circuit_event_kind::opened, [](const circuit_event&) { throw std::runtime_error("listener"); });
+  breaker.on(circuit_event_kind::opened, [&](const circuit_event&) { ++heard; });
+  const auto result = co_await breaker.try_fire(broken);
+  CHECK(result.why().message() == "down");
+  CHECK(heard == 1);
+}
+
+ASYNC_TEST("a listener may use the breaker it listens to", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  breaker.on(circuit_event_kind::opened, [&](const circuit_event&) { breaker.close(); });
+  (void)co_await breaker.try_fire(broken);
+  CHECK(breaker.state() == circuit_state::closed);
+}
+
+ASYNC_TEST("a cancelled probe gives its place back", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  (void)co_await breaker.try_fire(broken);
+  co_await sleep_for(5s);
+  const auto executor = co_await net::this_coro::executor;
+  const auto probe = spawn(executor, [&]() -> awaitable<void> { (void)co_await breaker.try_fire(hanging); });
+  co_await sleep_for(1ms);
+  const auto excess = co_await breaker.try_fire(fine);
+  CHECK(excess.why().is_refusal(errc::circuit_open));
+  probe.cancel();
+  co_await sleep_for(1ms);
+  CHECK(breaker.state() == circuit_state::half_open);
+  const auto next = co_await breaker.try_fire(fine);
+  CHECK(next.has_value());
+  CHECK(breaker.state() == circuit_state::closed);
+}
+
+TEST_CASE("a probe destroyed with its context gives its place back", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  breaker.open();
+  {
+    net::io_context context(1);
+    virtual_time time(context);
+    const auto probe = [&]() -> awaitable<void> {
+      (void)co_await breaker.try_fire(fine);  // starts the break
+      co_await sleep_for(5s);
+      (void)co_await breaker.try_fire(hanging);
+    };
+    net::co_spawn(context, probe, net::detached);
+    time.run();
+    CHECK(breaker.state() == circuit_state::half_open);
+  }
+  CHECK(breaker.stats().abandoned == 1);
+}
+
+ASYNC_TEST("a task may fail by value", "[circuit]") {
+  circuit_breaker breaker("payments", trips_at_once);
+  const auto task = []() -> awaitable<outcome<int>> { co_return failure::refused(errc::injected_fault); };
+  const auto result = co_await breaker.try_fire(task);
+  CHECK(result.why().is_refusal(errc::injected_fault));
+  CHECK(breaker.state() == circuit_state::open);
+}
+
+ASYNC_TEST("latency percentiles are kept on request", "[circuit]") {
+  circuit_breaker breaker("slow", {.record_latency = true});
+  for (int i = 1; i <= 100; ++i) {
+    const auto task = [&]() -> awaitable<int> {
+      co_await sleep_for(std::chrono::milliseconds(i));
+      co_return i;
+    };
+    (void)co_await breaker.fire(task);
+  }
+  const auto latency = breaker.stats(time.now()).latency;
+  CHECK(latency.count == 100);
+  CHECK(latency.max == 100ms);
+  CHECK(latency.mean == 50500us);
+  CHECK(std::chrono::abs(latency.p50 - 50ms) < 3200us);  // the histogram's resolution: 1/16
+  CHECK(std::chrono::abs(latency.p99 - 99ms) < 6200us);
+}
+
+TEST_CASE("an idle breaker is small", "[circuit]") { CHECK(sizeof(circuit_breaker) <= 512); }
