@@ -1,5 +1,6 @@
 // The circuit breaker around coroutines.
 #include "async_test.hpp"
+#include "tasks.hpp"
 
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
@@ -10,19 +11,10 @@
 #include <vector>
 
 using namespace cofferdam;
+using namespace cofferdam::test;
 using namespace std::chrono_literals;
 
 namespace {
-
-awaitable<int> fine() { co_return 1; }
-awaitable<int> broken() {
-  throw std::runtime_error("down");
-  co_return 0;
-}
-awaitable<int> hanging() {
-  co_await sleep_until(never);
-  co_return 0;
-}
 
 const circuit_breaker_options trips_at_once{.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 5s};
 

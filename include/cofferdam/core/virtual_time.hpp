@@ -39,6 +39,11 @@ class virtual_time {
   std::size_t run() { return run_until(never); }
   /// Runs everything up to and including `until`, then stands at that time.
   std::size_t run_until(time_point until);
+  /// Runs what is ready and moves to the next deadline; false when there is none.
+  bool run_next() {
+    run_ready();
+    return jump(never);
+  }
   std::size_t run_for(duration d) { return run_until(saturating_add(now(), d)); }
 
   /// Runs `task(args...)` to its end and returns its value.

@@ -1,0 +1,194 @@
+// Pipelines: both spellings, one behaviour.
+#include "async_test.hpp"
+#include "harness.hpp"
+#include "tasks.hpp"
+
+#include <cofferdam/resilience/bulkhead.hpp>
+#include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/fallback.hpp>
+#include <cofferdam/resilience/retry.hpp>
+#include <cofferdam/resilience/timeout.hpp>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+using namespace cofferdam;
+using namespace cofferdam::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// Notes what it is asked.
+class probe_policy final : public runnable_policy<probe_policy> {
+ public:
+  probe_policy(std::string name, std::vector<std::string>& log) : name_(std::move(name)), log_(&log) {}
+  admission admit(call&, policy_slot&) noexcept override { return note("+"), admission::go; }
+  verdict settle(call&, policy_slot&, const outcome_view& o) noexcept override {
+    return note(o.has_value() ? "-" : "!"), verdict::deliver;
+  }
+  void abandon(policy_slot&) noexcept override { note("~"); }
+  std::string describe() const override { return name_; }
+
+ private:
+  void note(const char* what) { log_->push_back(what + name_); }
+  std::string name_;
+  std::vector<std::string>* log_;
+};
+
+}  // namespace
+
+ASYNC_TEST("policies are passed from the outside in and settled from the inside out", "[pipeline]") {
+  std::vector<std::string> log;
+  probe_policy a("a", log), b("b", log);
+  auto fixed = a | b | probe_policy("c", log);
+  const int value = co_await fixed.run(fine);
+  CHECK(value == 1);
+  CHECK(log == std::vector<std::string>{"+a", "+b", "+c", "-c", "-b", "-a"});
+  CHECK(fixed.describe() == "a\nb\nc");
+  log.clear();
+  pipeline made("made", {std::make_shared<probe_policy>("a", log), std::make_shared<timeout>(1s),
+                         std::make_shared<probe_policy>("b", log)});
+  const auto failed = co_await made.try_run(broken);
+  CHECK(failed.why().message() == "down");
+  CHECK(log == std::vector<std::string>{"+a", "+b", "!b", "!a"});
+  CHECK(made.describe() == "a\ntimeout: timeout 1s\nb");
+}
+
+ASYNC_TEST("both spellings give the same results", "[pipeline]") {
+  const auto run_with = [](auto& calls) -> awaitable<std::string> {
+    std::string text;
+    for (const auto d : {1ms, 300ms}) {
+      const auto result = co_await calls.try_run(lasting, d);
+      text += result ? std::to_string(*result) : result.why().message();
+      text += " ";
+    }
+    const auto failed = co_await calls.try_run(broken);
+    text += std::to_string(*failed);
+    co_return text;
+  };
+  circuit_breaker breaker("breaker");
+  bulkhead pool("pool");
+  auto fixed = fallback([] { return -1; }) | retry({.max_attempts = 2}) | breaker | pool | timeout(200ms);
+  pipeline made(
+      "made", {std::make_shared<fallback>([] { return -1; }), std::make_shared<retry>(retry_options{.max_attempts = 2}),
+               std::make_shared<circuit_breaker>("breaker"), std::make_shared<bulkhead>("pool"),
+               std::make_shared<timeout>(200ms)});
+  const auto a = co_await run_with(fixed);
+  const auto b = co_await run_with(made);
+  CHECK(a == "1 -1 -1");
+  CHECK(b == a);
+  CHECK(pool.active_count() == 0);
+}
+
+ASYNC_TEST("a time limit inside a retry bounds each attempt, outside it bounds the call", "[pipeline]") {
+  const backoff_options at_once{.kind = backoff_kind::constant, .base = 0ms, .jitter = jitter_kind::none};
+  int attempts = 0;
+  const auto task = [&]() -> awaitable<int> {
+    ++attempts;
+    co_await sleep_for(1h);
+    co_return 1;
+  };
+  auto inside = retry({.max_attempts = 3, .backoff = at_once}) | timeout(100ms);
+  const auto first = co_await inside.try_run(task);
+  CHECK(first.why().is_refusal(errc::timed_out));
+  CHECK(first.why().policy() == "timeout");
+  CHECK(attempts == 3);
+  CHECK(time.elapsed() == 300ms);
+  auto outside = timeout(100ms).named("total") | retry({.max_attempts = 3, .backoff = at_once});
+  const auto second = co_await outside.try_run(task);
+  CHECK(second.why().policy() == "total");
+  CHECK(attempts == 4);
+  CHECK(time.elapsed() == 400ms);
+}
+
+ASYNC_TEST("a generated limit may be none, and a detached one leaves the work behind", "[pipeline]") {
+  auto generated = timeout(1ms).generated([](call&) { return duration::zero(); }) | timeout(1h);
+  const int value = co_await generated.run(lasting, 10ms);
+  CHECK(value == 1);
+  auto done = std::make_shared<bool>(false);
+  const auto stubborn = [](std::shared_ptr<bool> flag) -> awaitable<int> {
+    co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+    co_await sleep_for(50ms);
+    *flag = true;
+    co_return 1;
+  };
+  timeout limit(20ms, on_timeout::detach);
+  const auto left = co_await limit.try_run(stubborn, done);
+  CHECK(left.why().is_refusal(errc::timed_out));
+  CHECK(time.elapsed() == 30ms);
+  CHECK_FALSE(*done);
+  co_await sleep_for(30ms);
+  CHECK(*done);
+}
+
+ASYNC_TEST("values may be void or move-only, tasks awaitables or plain functions", "[pipeline]") {
+  bulkhead pool("pool");
+  co_await pool.run([] {});
+  const auto nothing = co_await pool.try_run([]() -> awaitable<void> { co_return; });
+  CHECK(nothing.has_value());
+  const auto pointer = co_await pool.run([] { return std::make_unique<int>(3); });
+  CHECK(*pointer == 3);
+  const int awaited = co_await pool.run(fine());
+  CHECK(awaited == 1);
+}
+
+ASYNC_TEST("a shared policy lives as long as the pipeline", "[pipeline]") {
+  auto calls = retry() | std::make_shared<bulkhead>("pool");
+  const int value = co_await calls.run(fine);
+  CHECK(value == 1);
+}
+
+ASYNC_TEST("a run-time pipeline may have many policies", "[pipeline]") {
+  std::vector<std::string> log;
+  std::vector<std::shared_ptr<policy>> many;
+  for (int i = 0; i < 20; ++i) many.push_back(std::make_shared<probe_policy>("p", log));
+  pipeline calls("many", std::move(many));
+  const int value = co_await calls.run(fine);
+  CHECK(value == 1);
+  CHECK(log.size() == 40);
+}
+
+TEST_CASE("a run that is destroyed abandons what it was admitted to", "[pipeline]") {
+  std::vector<std::string> log;
+  probe_policy a("a", log), b("b", log);
+  auto calls = a | timeout(1h) | b;
+  {
+    net::io_context context(1);
+    virtual_time time(context);
+    const auto body = [&]() -> awaitable<void> { (void)co_await calls.try_run(lasting, 1h); };
+    net::co_spawn(context, body, net::detached);
+    time.run_for(1s);
+  }
+  std::ranges::sort(log);
+  CHECK(log == std::vector<std::string>{"+a", "+b", "~a", "~b"});
+}
+
+ASYNC_TEST("a fallback sees why, is selective, and its own error is the call's", "[pipeline]") {
+  auto choosy = fallback([](const failure& why) {
+                  return why.message() == "down" ? 7 : 8;
+                }).when([](const failure& why) { return why.message() == "down"; });
+  const int value = co_await choosy.run(broken);
+  CHECK(value == 7);
+  const auto passed = co_await choosy.try_run([]() -> int { throw std::runtime_error("other"); });
+  CHECK(passed.why().message() == "other");
+  fallback failing([]() -> int { throw std::runtime_error("twice"); });
+  const auto twice = co_await failing.try_run(broken);
+  CHECK(twice.why().message() == "twice");
+}
+
+TEST_CASE("cancelling at any step leaks nothing from any policy", "[pipeline]") {
+  circuit_breaker breaker("breaker", {.minimum_calls = 1000});
+  bulkhead pool("pool", {.max_concurrent = 1, .max_queue = 1});
+  auto calls = retry({.max_attempts = 3}) | breaker | pool | timeout(5ms);
+  const auto operation = [&]() -> awaitable<void> {
+    (void)co_await calls.try_run(lasting, 2ms);
+    (void)co_await calls.try_run(lasting, 1h);
+  };
+  const auto steps = test::cancel_at_every_step(operation, [&] {
+    CHECK(pool.active_count() == 0);
+    CHECK(pool.pending_count() == 0);
+    CHECK(breaker.state() == circuit_state::closed);
+  });
+  CHECK(steps >= 10);
+}

@@ -1,0 +1,234 @@
+// Retry, its backoff and its budget.
+#include "async_test.hpp"
+
+#include <cofferdam/core/timeout.hpp>
+#include <cofferdam/resilience/retry.hpp>
+#include <cofferdam/resilience/timeout.hpp>
+
+#include <string>
+#include <vector>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace {
+
+backoff_options exact(backoff_kind kind, duration base, duration cap) {
+  return {.kind = kind, .base = base, .jitter = jitter_kind::none, .cap = cap};
+}
+
+/// Fails so many times, then yields how often it was called.
+struct flaky {
+  int failures;
+  int calls = 0;
+  awaitable<int> operator()() {
+    if (++calls <= failures) throw std::runtime_error("attempt " + std::to_string(calls));
+    co_return calls;
+  }
+};
+
+std::vector<duration> delays(const backoff_options& options, std::uint32_t count, std::uint64_t seed = 1) {
+  random_source random(seed);
+  backoff_state state;
+  std::vector<duration> result;
+  for (std::uint32_t n = 1; n <= count; ++n) result.push_back(backoff_delay(options, n, state, random));
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("backoff without jitter is exact and capped", "[retry]") {
+  CHECK(delays(exact(backoff_kind::constant, 50ms, 1s), 3) == std::vector<duration>{50ms, 50ms, 50ms});
+  CHECK(delays(exact(backoff_kind::linear, 50ms, 120ms), 3) == std::vector<duration>{50ms, 100ms, 120ms});
+  CHECK(delays(exact(backoff_kind::exponential, 50ms, 1s), 7) ==
+        std::vector<duration>{50ms, 100ms, 200ms, 400ms, 800ms, 1s, 1s});
+  CHECK(delays(exact(backoff_kind::exponential, 1h, 24h), 4000).back() == 24h);  // overflow gives the cap
+}
+
+TEST_CASE("every jitter stays within its bounds", "[retry]") {
+  const auto check = [](jitter_kind jitter, auto low, auto high) {
+    backoff_options options{.base = 100ms, .jitter = jitter, .cap = 2s};
+    for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+      const auto drawn = delays(options, 8, seed);
+      for (std::size_t i = 0; i < drawn.size(); ++i) {
+        const duration plain = std::min<duration>(100ms * (1 << i), 2s);
+        REQUIRE(drawn[i] >= low(plain));
+        REQUIRE(drawn[i] <= high(plain));
+      }
+    }
+  };
+  const auto zero = [](duration) { return duration(0); };
+  const auto same = [](duration d) { return d; };
+  const auto cap = [](duration) { return duration(2s); };
+  check(jitter_kind::full, zero, same);
+  check(jitter_kind::equal, [](duration d) { return d / 2; }, same);
+  check(
+      jitter_kind::proportional, [](duration d) { return d * 3 / 4; },
+      [](duration d) { return std::min<duration>(d * 5 / 4, 2s); });
+  check(jitter_kind::decorrelated, [](duration) { return duration(100ms); }, cap);
+  check(jitter_kind::decorrelated_v2, zero, cap);
+  check(jitter_kind::stretched, same, cap);
+  CHECK(delays({.base = 100ms}, 5, 7) == delays({.base = 100ms}, 5, 7));
+  CHECK(delays({.base = 100ms}, 5, 7) != delays({.base = 100ms}, 5, 8));
+}
+
+ASYNC_TEST("a task is tried again after each delay until it succeeds", "[retry]") {
+  retry policy({.max_attempts = 4, .backoff = exact(backoff_kind::exponential, 10ms, 1s)});
+  flaky task{2};
+  const int calls = co_await policy.run(std::ref(task));
+  CHECK(calls == 3);
+  CHECK(time.elapsed() == 30ms);
+  CHECK(policy.stats().succeeded_after_retry == 1);
+  CHECK(policy.stats().retries == 2);
+}
+
+ASYNC_TEST("the last error is the call's, unwrapped", "[retry]") {
+  retry policy({.max_attempts = 3, .backoff = exact(backoff_kind::constant, 1ms, 1ms)});
+  flaky task{100};
+  const auto result = co_await policy.try_run(std::ref(task));
+  CHECK(result.why().message() == "attempt 3");
+  CHECK(task.calls == 3);
+  CHECK(policy.stats().failed_after_retry == 1);
+}
+
+ASYNC_TEST("values can be retried, and rules say what is not", "[retry]") {
+  retry policy({.max_attempts = 5, .backoff = exact(backoff_kind::constant, 1ms, 1ms)});
+  policy.when([](const int& status) { return status == 503; });
+  policy.when([](const failure& why) {
+    return why.message() == "attempt 1" ? outcome_class::ignored : outcome_class::failure;
+  });
+  int calls = 0;
+  const int status = co_await policy.run([&] { return ++calls < 3 ? 503 : 200; });
+  CHECK(status == 200);
+  flaky task{100};
+  (void)co_await policy.try_run(std::ref(task));
+  CHECK(task.calls == 1);
+}
+
+ASYNC_TEST("bail ends the retries and hands its own error up", "[retry]") {
+  retry policy({.max_attempts = 5});
+  int calls = 0;
+  const auto task = [&]() -> awaitable<int> {
+    ++calls;
+    throw bail(std::make_exception_ptr(std::invalid_argument("no such order")));
+    co_return 0;
+  };
+  std::string what;
+  try {
+    co_await policy.run(task);
+  } catch (const std::invalid_argument& e) {
+    what = e.what();
+  }
+  CHECK(what == "no such order");
+  CHECK(calls == 1);
+  CHECK(time.elapsed() == 0s);
+}
+
+ASYNC_TEST("a delay hook and a Retry-After hint replace or lengthen the backoff, up to a limit", "[retry]") {
+  retry hooked(
+      {.max_attempts = 2, .backoff = exact(backoff_kind::constant, 10ms, 10ms), .respect_retry_after_up_to = 5s});
+  hooked.delay([](const retry_attempt& a) { return a.attempt == 1 ? std::optional<duration>(1h) : std::nullopt; });
+  flaky task{1};
+  co_await hooked.run(std::ref(task));
+  CHECK(time.elapsed() == 5s);
+
+  retry hinted({.max_attempts = 2, .backoff = exact(backoff_kind::constant, 10ms, 10ms)});
+  int calls = 0;
+  const auto refusing = [&]() -> awaitable<outcome<int>> {
+    if (++calls == 1) co_return failure::refused(errc::injected_fault, nullptr, duration(2s));
+    co_return calls;
+  };
+  const int value = co_await hinted.run(refusing);
+  CHECK(value == 2);
+  CHECK(time.elapsed() == 7s);
+}
+
+ASYNC_TEST("no retry that could not start before the deadline", "[retry]") {
+  retry policy({.max_attempts = 10, .backoff = exact(backoff_kind::constant, 100ms, 100ms), .minimum_attempt = 50ms});
+  flaky task{100};
+  const auto body = [&]() -> awaitable<int> { co_return co_await policy.run(std::ref(task)); };
+  const auto result = co_await try_with_timeout(250ms, body);
+  CHECK(result.why().message() == "attempt 2");
+  CHECK(time.elapsed() == 100ms);
+  CHECK(policy.stats().out_of_time == 1);
+}
+
+ASYNC_TEST("hooks that throw change nothing, and on_retry sees attempt and delay", "[retry]") {
+  std::vector<std::string> seen;
+  retry policy({.max_attempts = 3, .backoff = exact(backoff_kind::exponential, 10ms, 1s)});
+  policy.on_retry([&](const retry_attempt& a) {
+    seen.push_back(std::to_string(a.attempt) + ":" + std::to_string(a.delay / 1ms));
+    throw std::runtime_error("hook");
+  });
+  policy.delay([](const retry_attempt&) -> std::optional<duration> { throw std::runtime_error("hook"); });
+  flaky task{2};
+  const int calls = co_await policy.run(std::ref(task));
+  CHECK(calls == 3);
+  CHECK(seen == std::vector<std::string>{"1:10", "2:20"});
+}
+
+ASYNC_TEST("cancellation ends the wait between attempts", "[retry]") {
+  retry policy({.max_attempts = 10, .backoff = exact(backoff_kind::constant, 1h, 1h)});
+  flaky task{100};
+  bool cancelled = false;
+  const auto body = [&]() -> awaitable<void> {
+    const auto result = co_await policy.try_run(std::ref(task));
+    cancelled = result.why().is_cancellation();
+  };
+  const auto executor = co_await net::this_coro::executor;
+  const auto job = spawn(executor, body);
+  co_await sleep_for(1ms);
+  job.cancel();
+  co_await sleep_for(1ms);
+  CHECK(cancelled);
+  CHECK(task.calls == 1);
+}
+
+ASYNC_TEST("a budget of a tenth allows a tenth of retries", "[retry]") {
+  retry_budget budget({.ratio = 0.1, .max_tokens = 10});
+  retry policy({.max_attempts = 3, .backoff = exact(backoff_kind::constant, 1ms, 1ms)});
+  policy.budget(budget);
+  for (int i = 0; i < 100; ++i) {
+    flaky task{100};
+    (void)co_await policy.try_run(std::ref(task));
+  }
+  CHECK(policy.stats().retries == 10);  // what the balance began with
+  for (int i = 0; i < 100; ++i) (void)co_await policy.try_run([] { return 1; });
+  CHECK(budget.stats().balance == Approx(10));
+  CHECK(budget.stats().withdrawals == 10);
+}
+
+TEST_CASE("budgets by call, by throttle and by time", "[retry]") {
+  retry_budget by_call({.kind = budget_kind::per_call, .ratio = 0.5, .max_tokens = 1});
+  CHECK(by_call.try_withdraw(time_point{}));
+  CHECK_FALSE(by_call.try_withdraw(time_point{}));
+  by_call.on_first_attempt();
+  by_call.on_first_attempt();
+  CHECK(by_call.try_withdraw(time_point{}));
+
+  retry_budget throttle({.kind = budget_kind::throttle, .ratio = 0.5, .max_tokens = 4});
+  throttle.on_failure();
+  CHECK(throttle.try_withdraw(time_point{}));  // 3 of 4
+  throttle.on_failure();
+  CHECK_FALSE(throttle.try_withdraw(time_point{}));  // half is not enough
+  throttle.on_success();
+  CHECK(throttle.try_withdraw(time_point{}));
+
+  retry_budget quiet({.ratio = 0, .max_tokens = 1, .min_retries_per_second = 2});
+  CHECK(quiet.try_withdraw(time_point(1s)));
+  CHECK_FALSE(quiet.try_withdraw(time_point(1s)));
+  CHECK_FALSE(quiet.try_withdraw(time_point(1400ms)));
+  CHECK(quiet.try_withdraw(time_point(2s)));
+}
+
+TEST_CASE("bad options of a retry are all named", "[retry]") {
+  try {
+    retry policy({.max_attempts = 0, .backoff = {.base = 2s, .factor = 0.5, .cap = 1s}});
+    FAIL("accepted");
+  } catch (const invalid_options_error& e) {
+    const std::string text = e.what();
+    CHECK(text.find("retry.max_attempts") != std::string::npos);
+    CHECK(text.find("retry.backoff.factor") != std::string::npos);
+    CHECK(text.find("retry.backoff.cap") != std::string::npos);
+  }
+}

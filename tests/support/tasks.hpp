@@ -1,0 +1,24 @@
+// Tasks the tests protect.
+#pragma once
+
+#include <cofferdam/core/parked.hpp>
+
+#include <stdexcept>
+
+namespace cofferdam::test {
+
+inline awaitable<int> fine() { co_return 1; }
+inline awaitable<int> broken() {
+  throw std::runtime_error("down");
+  co_return 0;
+}
+inline awaitable<int> lasting(duration d) {
+  co_await sleep_for(d);
+  co_return 1;
+}
+inline awaitable<int> hanging() {
+  co_await sleep_until(never);
+  co_return 0;
+}
+
+}  // namespace cofferdam::test
