@@ -1,5 +1,6 @@
 #include <cofferdam/chaos/fault_policy.hpp>
 #include <cofferdam/core/parked.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/units.hpp>
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {

@@ -1,6 +1,7 @@
 #include <cofferdam/chaos/fault_policy.hpp>
 #include <cofferdam/chaos/runner.hpp>
 #include <cofferdam/chaos/service.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/fallback.hpp>

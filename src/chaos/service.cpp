@@ -1,4 +1,5 @@
 #include <cofferdam/chaos/service.hpp>
+#include <cofferdam/core/sleep.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,3 +1,4 @@
+#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/units.hpp>
 #include <cofferdam/resilience/bulkhead.hpp>
 #include <cofferdam/resilience/detail/validation.hpp>

@@ -7,8 +7,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cctype>
 #include <filesystem>
+#include <fstream>
 #include <random>
+#include <set>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -37,6 +40,15 @@ std::vector<std::string> problems_of(const nlohmann::json& changed) {
     return e.problems();
   }
   return {};
+}
+
+/// The names of all properties anywhere in a JSON schema.
+void collect_properties(const nlohmann::json& schema, std::set<std::string>& names) {
+  if (!schema.is_structured()) return;
+  if (schema.is_object() && schema.contains("properties")) {
+    for (const auto& [key, rule] : schema["properties"].items()) names.insert(key);
+  }
+  for (const auto& part : schema) collect_properties(part, names);
 }
 
 }  // namespace
@@ -105,8 +117,30 @@ TEST_CASE("a file that is not there or not JSON says so", "[chaos]") {
 }
 
 TEST_CASE("the scenarios that ship are well-formed and the schema knows their keys", "[chaos]") {
+  std::ifstream file(COFFERDAM_SOURCE_DIR "/docs/scenario.schema.json");
+  const auto schema = nlohmann::json::parse(file);
+  std::set<std::string> known;
+  collect_properties(schema, known);
+  for (const auto& metric : chaos::known_metrics())
+    CHECK(schema.dump().find("\"" + metric + "\"") != std::string::npos);
   for (const auto& entry : std::filesystem::directory_iterator(COFFERDAM_SOURCE_DIR "/examples/chaos")) {
     CHECK_NOTHROW(chaos::load_scenario(entry.path().string()));
+    std::ifstream scenario(entry.path());
+    const auto flat = nlohmann::json::parse(scenario).flatten();
+    for (const auto& [path, value] : flat.items()) {
+      if (path.starts_with("/policies/") || path.starts_with("/overrides/")) continue;  // names of the scenario's own
+      INFO(entry.path() << path);
+      for (nlohmann::json::json_pointer at(path); !at.empty(); at.pop_back()) {
+        const std::string key = at.back();
+        CHECK((known.contains(key) || std::ranges::all_of(key, ::isdigit)));
+      }
+    }
+  }
+  // And every key of the schema's services is one the parser takes.
+  for (const auto& [key, rule] : schema["properties"]["services"]["items"]["properties"].items()) {
+    auto d = document();
+    d["services"][0][key] = nlohmann::json::array();
+    for (const auto& problem : problems_of(d)) CHECK(problem.find("unknown key") == std::string::npos);
   }
 }
 

@@ -2,6 +2,7 @@
 #include "async_test.hpp"
 
 #include <cofferdam/core/parked.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timeout.hpp>
 

@@ -3,6 +3,7 @@
 
 #include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/random.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timer_service.hpp>
 

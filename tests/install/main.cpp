@@ -1,4 +1,5 @@
 // A program of somebody else, built against the installed library.
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/resilience/timeout.hpp>
 

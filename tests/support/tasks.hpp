@@ -1,7 +1,7 @@
 // Tasks the tests protect.
 #pragma once
 
-#include <cofferdam/core/parked.hpp>
+#include <cofferdam/core/sleep.hpp>
 
 #include <stdexcept>
 

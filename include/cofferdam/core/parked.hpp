@@ -87,10 +87,4 @@ template <class Enlist> awaitable<wake_reason> park(time_point until, Enlist enl
                                                                                net::use_awaitable, until, enlist);
 }
 
-/// Sleeps on the timer service of the caller's executor: in virtual time it takes no time at all.
-/// Errors: `net::asio_system_error` (operation_aborted) when cancelled. Zero and negative durations yield once.
-awaitable<void> sleep_for(duration d);
-/// As `sleep_for`; a point in the past yields once.
-awaitable<void> sleep_until(time_point at);
-
 }  // namespace cofferdam::inline COFFERDAM_ABI

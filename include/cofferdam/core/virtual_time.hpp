@@ -5,6 +5,7 @@
 #include <cofferdam/core/detail/child.hpp>
 #include <cofferdam/core/net.hpp>
 #include <cofferdam/core/random.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/task.hpp>
 #include <cofferdam/core/timer_service.hpp>
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cofferdam/core/detail/child.hpp>
-#include <cofferdam/core/parked.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/task.hpp>
 #include <cofferdam/core/timeout.hpp>
 #include <cofferdam/resilience/detail/stages.hpp>
