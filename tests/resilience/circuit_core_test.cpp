@@ -342,7 +342,7 @@ TEST_CASE("a count window agrees with a plain queue over 100000 random calls", "
       REQUIRE(c.core.state() == circuit_state::closed);
       model.clear();
     }
-    const bool failed = random() % 100 < (i / 1000 % 10) * 8U;
+    const bool failed = random() % 100 < static_cast<unsigned>(i / 1000 % 10) * 8;
     REQUIRE(c.call(failed ? bad : good));
     model.push_back(failed);
     if (model.size() > 20) model.pop_front();

@@ -1,6 +1,7 @@
 // Retry, its backoff and its budget.
 #include "async_test.hpp"
 
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timeout.hpp>
 #include <cofferdam/resilience/retry.hpp>
 #include <cofferdam/resilience/timeout.hpp>
