@@ -207,8 +207,8 @@ template <std::size_t Begin, class Access> class unrolled_stages {
 
 template <class P> struct single_access {
   static constexpr std::size_t size = 1;
-  static constexpr bool limits_time[] = {policy_limits_time<P>};
-  static constexpr bool may_repeat[] = {policy_may_repeat<P>()};
+  static constexpr std::array<bool, size> limits_time = {policy_limits_time<P>};
+  static constexpr std::array<bool, size> may_repeat = {policy_may_repeat<P>()};
   P* object;
   template <std::size_t> [[nodiscard]] P& get() const noexcept { return *object; }
 };
@@ -216,8 +216,8 @@ template <class P> auto single_stage(P* object) noexcept { return unrolled_stage
 
 template <class... Holders> struct tuple_access {
   static constexpr std::size_t size = sizeof...(Holders);
-  static constexpr bool limits_time[] = {policy_limits_time<typename Holders::policy_type>...};
-  static constexpr bool may_repeat[] = {policy_may_repeat<typename Holders::policy_type>()...};
+  static constexpr std::array<bool, size> limits_time = {policy_limits_time<typename Holders::policy_type>...};
+  static constexpr std::array<bool, size> may_repeat = {policy_may_repeat<typename Holders::policy_type>()...};
   std::tuple<Holders...>* policies;
   template <std::size_t I> [[nodiscard]] auto& get() const noexcept { return std::get<I>(*policies).get(); }
 };
