@@ -207,8 +207,7 @@ std::optional<policy_spec> read_policy(reader r) {
       case 3:
         return read_bulkhead(*options);
       case 4: {
-        auto none = *options;
-        none.finish();
+        options->finish();
         return fallback_spec{};
       }
       default:
@@ -258,6 +257,7 @@ fault_spec read_fault(reader r, const scenario& s, std::size_t index) {
 
 std::vector<std::string> names_of(const scenario& s) {
   std::vector<std::string> names;
+  names.reserve(s.variants.size());
   for (const auto& [name, v] : s.variants) names.push_back(name);
   return names;
 }
@@ -427,6 +427,7 @@ class parser {
   }
   [[nodiscard]] std::vector<std::string> service_names() const {
     std::vector<std::string> names;
+    names.reserve(s_.services.size());
     for (const auto& service : s_.services) names.push_back(service.name);
     return names;
   }
