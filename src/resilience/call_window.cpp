@@ -51,12 +51,12 @@ time_window::time_window(std::size_t buckets, duration width, bool with_slow)
       width_(std::max<std::int64_t>(width.count(), 1)),
       per_nanosecond_(1.0 / static_cast<double>(width_)),
       with_slow_(with_slow),
-      lines_per_shard_((buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
+      lines_per_shard_((1 + buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
       lines_(new line[lines_per_shard_ * shard_count()]()) {}
 
 std::atomic<std::uint64_t>& time_window::word(std::size_t shard, unsigned generation, bool slow,
                                               std::size_t bucket) const noexcept {
-  const std::size_t index = (slow ? 2 * buckets_ : 0) + generation * buckets_ + bucket;
+  const std::size_t index = 1 + (slow ? 2 * buckets_ : 0) + generation * buckets_ + bucket;
   return lines_[shard * lines_per_shard_ + index / 8].words[index % 8];
 }
 
@@ -69,43 +69,69 @@ time_window::place time_window::place_of(std::int64_t slice) const noexcept {
   return {static_cast<std::size_t>(number - turns * buckets_), turns % ((1U << lap_bits) - 1) + 1};
 }
 
-bool time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept {
-  constexpr std::uint64_t laps = (1U << lap_bits) - 1;
-  std::uint64_t old = word.load(std::memory_order_relaxed);
-  std::uint64_t next = 0;
+std::atomic<std::uint64_t>& time_window::newest(std::size_t shard) const noexcept {
+  return lines_[shard * lines_per_shard_].words[0];
+}
+
+bool time_window::advance(const shard& mine, std::int64_t slice) noexcept {
+  auto& newest_slice = newest(mine.index);
+  const auto span = static_cast<std::int64_t>(buckets_);
+  std::uint64_t seen = newest_slice.load(std::memory_order_relaxed);
+  std::int64_t old = 0;
   do {
-    const std::uint64_t seen = old >> (2 * field_bits);
-    std::uint64_t base = old;
-    if (seen != lap) {
-      // A newer lap has taken the bucket over: this slice has left the window.
-      if (seen != 0 && (seen + laps - lap) % laps < laps / 2) return false;
-      base = lap << (2 * field_bits);
+    old = static_cast<std::int64_t>(seen) - 1;
+    if (slice <= old) return slice > old - span;
+  } while (!newest_slice.compare_exchange_weak(seen, static_cast<std::uint64_t>(slice) + 1, std::memory_order_relaxed));
+  for (std::int64_t passed = std::max(old, slice - span) + 1; passed <= slice; ++passed) {
+    const auto [bucket, lap] = place_of(passed);
+    for (const unsigned generation : {0U, 1U}) {
+      for (const bool slow : {false, true}) {
+        if (slow && !with_slow_) continue;
+        auto& passed_word = word(mine.index, generation, slow, bucket);
+        std::uint64_t held = passed_word.load(std::memory_order_relaxed);
+        // In the last shard another thread may already count calls of the present turn there.
+        while (held != 0 && (mine.exclusive || held >> (2 * field_bits) != lap) &&
+               !passed_word.compare_exchange_weak(held, 0, std::memory_order_relaxed)) {
+        }
+      }
     }
-    if ((base & field_max) == field_max) return true;  // saturated; the ratio stays what it is
-    next = base + 1 + (marked ? std::uint64_t{1} << field_bits : 0);
-    if (exclusive) [[likely]] {
-      word.store(next, std::memory_order_relaxed);
-      return true;
-    }
-  } while (!word.compare_exchange_weak(old, next, std::memory_order_relaxed));
+  }
   return true;
 }
 
+void time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept {
+  std::uint64_t old = word.load(std::memory_order_relaxed);
+  std::uint64_t next = 0;
+  do {
+    const std::uint64_t base = old >> (2 * field_bits) == lap ? old : lap << (2 * field_bits);
+    if ((base & field_max) == field_max) return;  // saturated; the ratio stays what it is
+    next = base + 1 + (marked ? std::uint64_t{1} << field_bits : 0);
+    if (exclusive) [[likely]] {
+      word.store(next, std::memory_order_relaxed);
+      return;
+    }
+  } while (!word.compare_exchange_weak(old, next, std::memory_order_relaxed));
+}
+
 bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
+  const shard mine = this_shard();
+  if (newest(mine.index).load(std::memory_order_relaxed) != static_cast<std::uint64_t>(slice) + 1) [[unlikely]] {
+    if (!advance(mine, slice)) return false;
+  }
   const auto [bucket, lap] = place_of(slice);
-  const auto [shard, exclusive] = this_shard();
-  if (!add_to(word(shard, generation, false, bucket), lap, failed, exclusive)) return false;
-  if (slow) add_to(word(shard, generation, true, bucket), lap, true, exclusive);
+  add_to(word(mine.index, generation, false, bucket), lap, failed, mine.exclusive);
+  if (slow) add_to(word(mine.index, generation, true, bucket), lap, true, mine.exclusive);
   return true;
 }
 
 window_counts time_window::sum(unsigned generation, std::int64_t slice) const noexcept {
   window_counts total;
-  for (std::size_t back = 0; back < buckets_; ++back) {
-    const std::int64_t past = slice - static_cast<std::int64_t>(back);
-    if (past < 0) break;
-    const auto [bucket, lap] = place_of(past);
-    for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+  const auto span = static_cast<std::int64_t>(buckets_);
+  for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+    const std::uint64_t newest_slice = newest(shard).load(std::memory_order_relaxed);
+    if (newest_slice == 0 || static_cast<std::int64_t>(newest_slice) - 1 <= slice - span) continue;
+    for (std::int64_t past = slice; past > slice - span && past >= 0; --past) {
+      const auto [bucket, lap] = place_of(past);
       const std::uint64_t seen = word(shard, generation, false, bucket).load(std::memory_order_relaxed);
       if (seen >> (2 * field_bits) == lap) {
         total.calls += seen & field_max;

@@ -11,6 +11,8 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
+struct shard;
+
 struct window_counts {
   std::uint64_t calls = 0, failures = 0, slow = 0;
 };
@@ -52,14 +54,14 @@ class time_window {
     }
     return slice;
   }
-  /// Counts a call that began in `slice`. False when that slice has left the window.
+  /// Counts a call that began in `slice`. False when that slice has left the window of this thread's shard.
   bool add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept;
   /// The window that ends with `slice`.
   [[nodiscard]] window_counts sum(unsigned generation, std::int64_t slice) const noexcept;
   void clear(unsigned generation) noexcept;
 
  private:
-  // lap : 12 | failures or slow : 26 | calls : 26. The lap tells a bucket of the past from one of now.
+  // lap : 12 | failures or slow : 26 | calls : 26. The lap tells a bucket of one turn from the same of another turn.
   static constexpr unsigned field_bits = 26, lap_bits = 12;
   static constexpr std::uint64_t field_max = (std::uint64_t{1} << field_bits) - 1;
   struct alignas(64) line {
@@ -73,7 +75,12 @@ class time_window {
     std::uint64_t lap;
   };
   [[nodiscard]] place place_of(std::int64_t slice) const noexcept;
-  static bool add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept;
+  /// A shard's newest slice + 1; 0 when nothing was added yet.
+  [[nodiscard]] std::atomic<std::uint64_t>& newest(std::size_t shard) const noexcept;
+  /// Moves the shard on to `slice` if that is newer, and clears the buckets it passes, which hold calls of an earlier
+  /// turn: what remains in a shard is never older than its window. False when `slice` itself is.
+  bool advance(const shard& mine, std::int64_t slice) noexcept;
+  static void add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept;
 
   std::size_t buckets_;
   std::int64_t width_;
