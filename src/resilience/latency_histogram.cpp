@@ -7,7 +7,7 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 std::size_t latency_histogram::bucket_of(duration latency) noexcept {
-  const auto value = static_cast<std::uint64_t>(std::max<std::int64_t>(latency.count(), 0)) | (1U << first_octave);
+  const auto value = static_cast<std::uint64_t>(std::max(latency.count(), std::int64_t{1} << first_octave));
   const auto octave = static_cast<unsigned>(std::bit_width(value)) - 1;
   const auto sub = static_cast<unsigned>(value >> (octave - sub_bits)) & ((1U << sub_bits) - 1);
   return std::min<std::size_t>(((octave - first_octave) << sub_bits) + sub, size - 1);
@@ -23,7 +23,6 @@ duration latency_histogram::middle_of(std::size_t bucket) noexcept {
 void latency_histogram::record(duration latency) noexcept {
   auto& g = generations_[current_.load(std::memory_order_relaxed)];
   g.buckets[bucket_of(latency)].fetch_add(1, std::memory_order_relaxed);
-  g.count.fetch_add(1, std::memory_order_relaxed);
   g.sum.fetch_add(latency.count(), std::memory_order_relaxed);
   auto max = g.max.load(std::memory_order_relaxed);
   while (latency.count() > max && !g.max.compare_exchange_weak(max, latency.count(), std::memory_order_relaxed)) {
@@ -32,7 +31,6 @@ void latency_histogram::record(duration latency) noexcept {
 
 void latency_histogram::clear(generation& g) noexcept {
   for (auto& bucket : g.buckets) bucket.store(0, std::memory_order_relaxed);
-  g.count.store(0, std::memory_order_relaxed);
   g.sum.store(0, std::memory_order_relaxed);
   g.max.store(0, std::memory_order_relaxed);
 }

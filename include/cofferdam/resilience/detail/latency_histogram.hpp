@@ -25,7 +25,6 @@ class latency_histogram {
   static constexpr std::size_t size = octaves << sub_bits;
   struct generation {
     std::array<std::atomic<std::uint32_t>, size> buckets{};
-    std::atomic<std::uint64_t> count{0};
     std::atomic<std::int64_t> sum{0}, max{0};
   };
 
