@@ -56,11 +56,18 @@ circuit_core::~circuit_core() { delete memory_.load(std::memory_order_acquire); 
 circuit_core::working_memory::working_memory(const circuit_breaker_options& options)
     : successes(new line[shard_count()]) {
   const bool measures_slow = options.slow_call_duration > duration::zero();
+  const bool by_share = options.abandoned == abandoned_policy::by_share;
   if (options.window_calls > 0) {
     by_count.emplace();
     by_count->resize(options.window_calls);
+    if (by_share) {
+      all_by_count.emplace();
+      all_by_count->resize(options.window_calls);
+    }
   } else {
-    by_time.emplace(options.buckets, options.window / static_cast<std::int64_t>(options.buckets), measures_slow);
+    const duration width = options.window / static_cast<std::int64_t>(options.buckets);
+    by_time.emplace(options.buckets, width, measures_slow);
+    if (by_share) abandoned_by_time.emplace(options.buckets, width, false);
   }
   if (measures_slow || options.record_latency) latency = std::make_unique<latency_histogram>();
   probes.reserve(options.probes);
@@ -127,11 +134,17 @@ void circuit_core::tally(working_memory::counter working_memory::* counter) noex
 
 void circuit_core::record_latency(working_memory& memory, duration latency, time_point ended) noexcept {
   if (!memory.latency) return;
-  const std::int64_t period = ended.time_since_epoch() / options_.window;
-  if (period > memory.latency->period()) {
+  if (ended.time_since_epoch() / options_.window > memory.latency->period()) {
     const std::lock_guard lock(mutex_);
-    memory.latency->rotate(period);
+    record_latency_locked(memory, latency, ended);
+  } else {
+    memory.latency->record(latency);
   }
+}
+
+void circuit_core::record_latency_locked(working_memory& memory, duration latency, time_point ended) noexcept {
+  if (!memory.latency) return;
+  memory.latency->rotate(ended.time_since_epoch() / options_.window);
   memory.latency->record(latency);
 }
 
@@ -141,24 +154,39 @@ bool circuit_core::counts_as_failure(working_memory& memory, const circuit_permi
                                      time_point ended) noexcept {
   if (result == outcome_class::failure) return true;
   if (result != outcome_class::abandoned) return false;
-  const std::uint64_t abandoned = memory.abandoned_in_epoch.fetch_add(1, std::memory_order_relaxed) + 1;
   switch (options_.abandoned) {
     case abandoned_policy::ignore:
       return false;
     case abandoned_policy::as_failure:
       return true;
-    case abandoned_policy::by_share: {
-      std::unique_lock lock(mutex_, std::defer_lock);
-      if (memory.by_count) lock.lock();
-      const std::uint64_t in_window = window_at(permit.word, ended).calls;
-      const std::uint64_t counted = memory.abandoned_counted.load(std::memory_order_relaxed);
-      const std::uint64_t all = in_window - std::min(in_window, counted) + abandoned;
-      if (all < effective_minimum() || !reaches(abandoned, all, options_.abandoned_ratio)) return false;
-      memory.abandoned_counted.fetch_add(1, std::memory_order_relaxed);
-      return true;
-    }
+    case abandoned_policy::by_share:
+      return has_abandoned_share(memory, permit, ended);
   }
   return false;
+}
+
+/// Whether the abandoned calls of the window, this one included, are a share of all its calls that tells something.
+bool circuit_core::has_abandoned_share(working_memory& memory, const circuit_permit& permit,
+                                       time_point ended) noexcept {
+  const auto is_reached = [&](std::uint64_t abandoned, std::uint64_t all) {
+    return all >= effective_minimum() && reaches(abandoned, all, options_.abandoned_ratio);
+  };
+  if (memory.all_by_count) {
+    const std::lock_guard lock(mutex_);
+    auto& window = *memory.all_by_count;
+    window.add(true, false);
+    clean_.store(false, std::memory_order_relaxed);
+    return is_reached(window.counts().failures, window.counts().calls);
+  }
+  auto& window = *memory.abandoned_by_time;
+  const unsigned generation = generation_of(permit.word);
+  const auto present = window.slice_of(std::max(ended, permit.started));
+  const auto abandoned = window.sum(generation, present);
+  const auto recorded = memory.by_time->sum(generation, present);
+  const std::uint64_t others = recorded.calls - std::min(recorded.calls, abandoned.failures);
+  const bool counts = is_reached(abandoned.calls + 1, others + abandoned.calls + 1);
+  (void)window.add(generation, window.slice_of(permit.started), counts, false);
+  return counts;
 }
 
 bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
@@ -203,8 +231,13 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     count();
     auto& window = *memory->by_count;
     window.add(failed, slow);
-    clean_.store(window.is_clean(), std::memory_order_relaxed);
-    if (memory->latency) memory->latency->record(latency);
+    bool clean = window.is_clean();
+    if (memory->all_by_count) {
+      if (result != outcome_class::abandoned) memory->all_by_count->add(false, false);
+      clean = clean && memory->all_by_count->is_clean();
+    }
+    clean_.store(clean, std::memory_order_relaxed);
+    record_latency_locked(*memory, latency, ended);
     return judge(window.counts()) != circuit_cause::none;
   }
   auto& window = *memory->by_time;
@@ -215,14 +248,38 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
   }
   count();
   record_latency(*memory, latency, ended);
-  if (failed || slow) {
-    watching_.store(true, std::memory_order_relaxed);
-  } else if (!watching_.load(std::memory_order_relaxed)) [[likely]] {
+  return judge_by_time(*memory, permit, failed || slow, ended);
+}
+
+bool circuit_core::judge_by_time(working_memory& memory, const circuit_permit& permit, bool is_bad,
+                                 time_point ended) noexcept {
+  const auto& window = *memory.by_time;
+  std::int64_t newest_bad = newest_bad_slice_.load(std::memory_order_relaxed);
+  if (is_bad) {
+    const std::int64_t slice = window.slice_of(permit.started);
+    while (newest_bad < slice &&
+           !newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) {
+    }
+    newest_bad = std::max(newest_bad, slice);
+  } else if (newest_bad == nothing_bad) [[likely]] {
     return false;
   }
-  const auto counts = window.sum(generation, window.slice_of(std::max(ended, permit.started)));
-  if (!failed && !slow && counts.failures == 0 && counts.slow == 0) watching_.store(false, std::memory_order_relaxed);
+  // A long success may be said to have ended when it began; the newest failure is then closer to the present.
+  const std::int64_t present = std::max(window.slice_of(std::max(ended, permit.started)), newest_bad);
+  const auto counts = window.sum(generation_of(permit.word), present);
+  if (!is_bad && counts.failures == 0 && counts.slow == 0) {
+    newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_relaxed);
+  }
   return judge(counts) != circuit_cause::none;
+}
+
+void circuit_core::abandon(const circuit_permit& permit) noexcept {
+  if (!record(permit, outcome_class::abandoned, permit.started)) return;
+  try {
+    evaluate(permit, permit.started, nullptr);
+  } catch (...) {
+    // No memory for the transition; the next result leads to it.
+  }
 }
 
 bool circuit_core::record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
@@ -307,8 +364,6 @@ void circuit_core::forget_probes_locked() noexcept {
   auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr) return;
   memory->probes.clear();
-  memory->abandoned_in_epoch.store(0, std::memory_order_relaxed);
-  memory->abandoned_counted.store(0, std::memory_order_relaxed);
 }
 
 void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window) {
@@ -318,12 +373,16 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
   would_open_announced_ = false;
   if (clear_window) {
     auto* memory = memory_.load(std::memory_order_acquire);
-    if (memory != nullptr && memory->by_count) memory->by_count->clear();
     clean_.store(false, std::memory_order_relaxed);
-    watching_.store(false, std::memory_order_relaxed);
-    // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
-    if (memory != nullptr && memory->by_time)
-      memory->by_time->clear(1 - generation_of(state_.load(std::memory_order_relaxed)));
+    newest_bad_slice_.store(nothing_bad, std::memory_order_relaxed);
+    if (memory != nullptr) {
+      // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
+      const unsigned next = 1 - generation_of(state_.load(std::memory_order_relaxed));
+      if (memory->by_count) memory->by_count->clear();
+      if (memory->all_by_count) memory->all_by_count->clear();
+      if (memory->by_time) memory->by_time->clear(next);
+      if (memory->abandoned_by_time) memory->abandoned_by_time->clear(next);
+    }
   }
   publish_word_locked(to, true, clear_window);
   if (to == circuit_state::closed) consecutive_opens_ = 0;
@@ -353,12 +412,12 @@ duration circuit_core::next_break_locked(time_point, const window_counts& counts
       static_cast<double>(options_.break_duration.count()) * std::pow(options_.break_growth, consecutive_opens_);
   const duration formula = grown < longest ? duration(static_cast<std::int64_t>(grown)) : options_.max_break_duration;
   if (!generator_) return formula;
-  const auto generator = *generator_;
+  const auto generator = generator_;
   const break_context context{consecutive_opens_ + 1, counts.calls, counts.failures, std::move(failure)};
   lock.unlock();
   duration generated = formula;
   try {
-    generated = generator(context);
+    generated = (*generator)(context);
   } catch (...) {
     // A generator that throws leaves the formula in force.
   }
@@ -370,7 +429,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   std::unique_lock lock(mutex_);
   const std::uint64_t word = state_.load(std::memory_order_relaxed);
   if (epoch_of(word) != epoch_of(permit.word)) return;
-  newest_ = std::max(newest_, now);
+  newest_ = now = std::max(newest_, now);
   auto cause = circuit_cause::none;
   window_counts counts;
   if (permit.probe != 0) {
@@ -473,6 +532,7 @@ void circuit_core::set_mode(circuit_mode mode) {
   const std::lock_guard lock(mutex_);
   if (mode_ == mode) return;
   mode_ = mode;
+  would_open_announced_ = false;
   // A new epoch: results of calls admitted under the old mode must not move the new one.
   publish_word_locked(state(), true, false);
   forget_probes_locked();
@@ -486,7 +546,7 @@ circuit_mode circuit_core::mode() const {
 
 void circuit_core::set_break_generator(std::function<duration(const break_context&)> generator) {
   const std::lock_guard lock(mutex_);
-  generator_ = std::make_unique<std::function<duration(const break_context&)>>(std::move(generator));
+  generator_ = std::make_shared<const std::function<duration(const break_context&)>>(std::move(generator));
 }
 
 // ---------------------------------------------------------------------------------------------------- observation
@@ -508,6 +568,7 @@ circuit_snapshot circuit_core::snapshot(time_point now) const {
 void circuit_core::restore(const circuit_snapshot& snapshot) {
   const std::lock_guard lock(mutex_);
   mode_ = snapshot.mode;
+  break_starts_later_ = false;
   if (snapshot.state == circuit_state::closed) {
     transition_locked(circuit_state::closed, circuit_cause::imported, newest_, true);
     return;
@@ -532,8 +593,9 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
   s.epoch = epoch_of(word);
   s.consecutive_opens = consecutive_opens_;
   if (s.state == circuit_state::open) {
-    s.remaining_break =
-        break_starts_later_ ? break_duration_ : std::max(opened_at_ + break_duration_ - present, duration::zero());
+    s.remaining_break = break_starts_later_
+                            ? break_duration_
+                            : std::max(saturating_add(opened_at_, break_duration_) - present, duration::zero());
   }
   const auto counts = window_at(word, present);
   s.calls = counts.calls;

@@ -63,7 +63,7 @@ class circuit_core {
     if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word))
       return false;
     if (memory->by_time) {
-      if (watching_.load(std::memory_order_relaxed)) return false;
+      if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) return false;
       auto& window = *memory->by_time;
       if (!window.add(generation_of(permit.word), window.slice_of(permit.started), false, false)) return false;
     } else if (!clean_.load(std::memory_order_relaxed)) {
@@ -86,9 +86,7 @@ class circuit_core {
   /// The trip test and what follows from it. `last_failure` becomes the cause of refusals.
   void evaluate(const circuit_permit& permit, time_point now, std::exception_ptr last_failure);
   /// The call was destroyed before it could tell.
-  void abandon(const circuit_permit& permit) noexcept {
-    (void)record(permit, outcome_class::abandoned, permit.started);
-  }
+  void abandon(const circuit_permit& permit) noexcept;
   void open();
   void close();
   void reset();
@@ -112,6 +110,7 @@ class circuit_core {
   void count_fallback() noexcept { tally(&working_memory::fallbacks); }
 
  private:
+  static constexpr std::int64_t nothing_bad = INT64_MIN;
   // epoch : 56 | generation : 1 | - : 3 | passes : 1 | disabled : 1 | state : 2
   static constexpr std::uint64_t state_mask = 3, disabled_flag = 4, passes_flag = 8, generation_flag = 128;
   static constexpr unsigned epoch_shift = 8;
@@ -139,7 +138,10 @@ class circuit_core {
     std::unique_ptr<line[]> successes;
     std::vector<probe> probes;  // in flight; guarded by the mutex
     counter failed{0}, slow{0}, ignored{0}, abandoned{0}, rejected{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
-    counter abandoned_in_epoch{0}, abandoned_counted{0};  // the latter as failures
+    // For abandoned_policy::by_share: the abandoned calls of the window, those counted as failures marked; or the last
+    // calls with the abandoned ones among them, marked (guarded by the mutex).
+    std::optional<time_window> abandoned_by_time;
+    std::optional<count_window> all_by_count;
   };
 
   [[nodiscard]] std::uint64_t epoch_of(std::uint64_t word) const noexcept { return word >> epoch_shift; }
@@ -162,7 +164,12 @@ class circuit_core {
   /// Null when there is no memory to be had; the result then goes uncounted, which beats failing a call that succeeded.
   working_memory* ensure_memory() noexcept;
   void tally(working_memory::counter working_memory::* counter) noexcept;
+  [[nodiscard]] bool has_abandoned_share(working_memory& memory, const circuit_permit& permit,
+                                         time_point ended) noexcept;
+  [[nodiscard]] bool judge_by_time(working_memory& memory, const circuit_permit& permit, bool is_bad,
+                                   time_point ended) noexcept;
   void record_latency(working_memory& memory, duration latency, time_point ended) noexcept;
+  void record_latency_locked(working_memory& memory, duration latency, time_point ended) noexcept;
   void transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window);
   void open_locked(circuit_cause cause, time_point now, duration length, const window_counts& counts);
   void publish_word_locked(circuit_state state, bool new_epoch, bool switch_generation) noexcept;
@@ -178,7 +185,8 @@ class circuit_core {
   std::atomic<working_memory*> memory_{nullptr};        // owned
   std::atomic<std::int64_t> refuses_until_{INT64_MIN};  // a little before the end of the break, while open
   std::atomic<bool> clean_{false};                      // count window: full of good calls
-  std::atomic<bool> watching_{false};  // time window: failures or slow calls are in it, so a success may trip
+  // Time window: the newest slice with a failed or slow call in it. While there is one, a success may trip.
+  std::atomic<std::int64_t> newest_bad_slice_{nothing_bad};
   bool wants_start_, wants_end_;
   event_channel<circuit_event> events_;
 
@@ -186,7 +194,7 @@ class circuit_core {
   mutable std::mutex mutex_;
   shared_name name_;
   circuit_breaker_options options_;
-  std::unique_ptr<std::function<duration(const break_context&)>> generator_;
+  std::shared_ptr<const std::function<duration(const break_context&)>> generator_;  // shared: called without the lock
   std::exception_ptr last_failure_;
   circuit_mode mode_;
   bool break_starts_later_ = false;  // opened by hand: the break starts at the next call, which knows the time
