@@ -3,10 +3,21 @@
 
 #include <cofferdam/resilience/detail/circuit_core.hpp>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <deque>
+#include <limits>
+#include <optional>
 #include <random>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -22,7 +33,11 @@ struct driven_core {
   explicit driven_core(const circuit_breaker_options& options) : core(named("test"), options) {
     watch = core.events().subscribe([this](const circuit_event& e) { events.push_back(e); });
   }
-  bool enter(circuit_permit& permit) { return core.admit(permit, now).admitted; }
+  bool enter(circuit_permit& permit) {
+    const bool admitted = core.admit(permit, now).admitted;
+    core.drain_events();
+    return admitted;
+  }
   void leave(const circuit_permit& permit, outcome_class result) {
     if (core.record(permit, result, now)) core.evaluate(permit, now, nullptr);
     core.drain_events();
@@ -376,35 +391,691 @@ TEST_CASE("a time window agrees with a plain list over 100000 random calls", "[c
   }
 }
 
-TEST_CASE("four threads: every permit is settled once, probes keep their number, one of them opens",
+// ------------------------------------------------------------------------------------------------- the trip, in detail
+
+TEST_CASE("nothing is judged before the minimum of calls, and a ratio is met in spite of rounding", "[circuit]") {
+  driven_core c({.failure_ratio = 0.7, .minimum_calls = 10, .window_calls = 10});
+  c.calls(3, good);
+  c.calls(6, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK_FALSE(c.core.stats(c.now).enough_calls);
+  c.calls(1, bad);  // seven of ten, though 0.7 * 10 > 7 in floating point
+  CHECK(c.core.state() == circuit_state::open);
+}
+
+TEST_CASE("a count window smaller than the minimum of calls is judged when it is full", "[circuit]") {
+  driven_core c({.minimum_calls = 20, .window_calls = 3});
+  c.calls(2, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::open);
+}
+
+TEST_CASE("an ignored call moves nothing", "[circuit]") {
+  driven_core c({.minimum_calls = 2, .window_calls = 4});
+  c.calls(1, bad);
+  c.calls(10, outcome_class::ignored);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).calls == 1);
+  CHECK(c.core.stats(c.now).ignored == 10);
+}
+
+TEST_CASE("a long success does not hide the failures that came while it ran", "[circuit]") {
+  driven_core c({.failure_ratio = 0.5, .minimum_calls = 5, .window = 10s, .buckets = 10});
+  circuit_permit longest;
+  REQUIRE(c.enter(longest));
+  c.now += 5s;
+  c.calls(3, bad);
+  // Whoever needs no end time may say that a success ended when it began.
+  CHECK_FALSE(c.core.record(longest, good, longest.started));
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(1, good);  // three of five
+  CHECK(c.core.state() == circuit_state::open);
+}
+
+TEST_CASE("failures and slow calls have ratios of their own", "[circuit]") {
+  const auto after = [](int failing, int slow) {
+    driven_core c({.failure_ratio = 0.5,
+                   .slow_call_duration = 100ms,
+                   .slow_call_ratio = 0.5,
+                   .minimum_calls = 6,
+                   .window_calls = 6});
+    for (int i = 0; i < 6; ++i) {
+      circuit_permit permit;
+      if (!c.enter(permit)) break;
+      if (i < slow) c.now += 101ms;
+      c.leave(permit, i >= 6 - failing ? bad : good);
+    }
+    return c.events.empty() ? circuit_cause::none : c.events.back().cause;
+  };
+  CHECK(after(2, 2) == circuit_cause::none);  // four of six troubled, but neither ratio reached
+  CHECK(after(3, 0) == circuit_cause::failure_rate);
+  CHECK(after(0, 3) == circuit_cause::slow_rate);
+  CHECK(after(3, 3) == circuit_cause::failure_rate);
+}
+
+TEST_CASE("a slow failure counts as both", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{20}}) {
+    driven_core c({.slow_call_duration = 100ms, .minimum_calls = 10, .window_calls = window_calls});
+    circuit_permit permit;
+    REQUIRE(c.enter(permit));
+    c.now += 200ms;
+    c.leave(permit, bad);
+    const auto s = c.core.stats(c.now);
+    CHECK(s.calls == 1);
+    CHECK(s.failures == 1);
+    CHECK(s.slow == 1);
+    CHECK(s.slow_ratio == 1.0);
+    CHECK(s.slow_calls == 1);
+  }
+}
+
+TEST_CASE("a call counts in the slice it began in", "[circuit]") {
+  driven_core c({.minimum_calls = 10, .window = 10s, .buckets = 10});
+  circuit_permit permit;
+  REQUIRE(c.enter(permit));
+  c.now += 7s;
+  c.leave(permit, bad);
+  CHECK(c.core.stats(c.now).failures == 1);
+  CHECK(c.core.stats(c.now + 2s).failures == 1);
+  CHECK(c.core.stats(c.now + 3s).failures == 0);
+}
+
+// ------------------------------------------------------------------------------------------------------- half-open
+
+TEST_CASE("the ratio of the probes decides how early they decide", "[circuit]") {
+  const auto decided_after = [](double ratio, outcome_class result) {
+    driven_core c(
+        {.minimum_calls = 1, .window_calls = 1, .probes = 10, .probe_failure_ratio = ratio, .break_duration = 1s});
+    c.calls(1, bad);
+    c.now += 1s;
+    int calls = 0;
+    do {
+      REQUIRE(c.call(result));
+      ++calls;
+    } while (c.core.state() == circuit_state::half_open);
+    REQUIRE(c.core.state() == (result == good ? circuit_state::closed : circuit_state::open));
+    return calls;
+  };
+  CHECK(decided_after(0.01, bad) == 1);  // the first failure re-opens
+  CHECK(decided_after(0.01, good) == 10);
+  CHECK(decided_after(0.3, bad) == 3);
+  CHECK(decided_after(0.3, good) == 8);
+  CHECK(decided_after(0.5, bad) == 5);
+  CHECK(decided_after(0.5, good) == 6);
+  CHECK(decided_after(1.0, bad) == 10);
+  CHECK(decided_after(1.0, good) == 1);  // one success is enough: not all can fail any more
+  CHECK(decided_after(0, bad) == 5);     // 0 means failure_ratio, here 0.5
+}
+
+TEST_CASE("a slow probe is a failed probe", "[circuit]") {
+  driven_core c(
+      {.slow_call_duration = 100ms, .minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s});
+  c.calls(1, bad);
+  c.now += 1s;
+  circuit_permit probe;
+  REQUIRE(c.enter(probe));
+  c.now += 101ms;
+  c.leave(probe, good);
+  CHECK(c.core.state() == circuit_state::open);
+  CHECK(c.events.back().cause == circuit_cause::probe_failed);
+}
+
+TEST_CASE("a refusal of a half-open circuit says when the oldest probe gives up its place", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 2, .break_duration = 4s});
+  c.calls(1, bad);
+  c.now += 4s;
+  circuit_permit oldest, other, excess;
+  REQUIRE(c.enter(oldest));
+  c.now += 1s;
+  REQUIRE(c.enter(other));
+  c.now += 1s;
+  const auto refused = c.core.admit(excess, c.now);
+  CHECK(refused.refused == errc::circuit_open);
+  CHECK(refused.retry_after == duration(2s));  // without a probe_deadline the break_duration is the deadline
+}
+
+TEST_CASE("only as many places of hung probes are taken as there are calls for them", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 2, .probe_deadline = 1s, .break_duration = 1s});
+  c.calls(1, bad);
+  c.now += 1s;
+  std::array<circuit_permit, 4> probes;
+  REQUIRE(c.enter(probes[0]));
+  REQUIRE(c.enter(probes[1]));
+  c.now += 1s;
+  REQUIRE(c.enter(probes[2]));
+  CHECK(c.seen(circuit_event_kind::probe_abandoned) == 1);
+  c.leave(probes[1], good);  // past its deadline, but its place was still its own
+  CHECK(c.core.stats(c.now).late == 0);
+  c.leave(probes[0], bad);
+  CHECK(c.core.stats(c.now).late == 1);
+  CHECK(c.seen(circuit_event_kind::late_result) == 1);
+  CHECK(c.core.state() == circuit_state::half_open);
+  c.leave(probes[2], good);
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("a probe destroyed where abandoned calls are failures re-opens the circuit", "[circuit]") {
+  driven_core c({.minimum_calls = 1,
+                 .window_calls = 1,
+                 .probes = 1,
+                 .break_duration = 1s,
+                 .abandoned = abandoned_policy::as_failure});
+  c.calls(1, bad);
+  c.now += 1s;
+  circuit_permit probe;
+  REQUIRE(c.enter(probe));
+  c.core.abandon(probe);
+  c.core.drain_events();
+  CHECK(c.core.state() == circuit_state::open);
+  c.now += 2s;
+  CHECK(c.call(good));
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("destroyed calls open a circuit where abandoned calls are failures", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{20}}) {
+    driven_core c({.minimum_calls = 3, .window_calls = window_calls, .abandoned = abandoned_policy::as_failure});
+    for (int i = 0; i < 3; ++i) {
+      CHECK(c.core.state() == circuit_state::closed);
+      circuit_permit permit;
+      REQUIRE(c.enter(permit));
+      c.core.abandon(permit);
+    }
+    CHECK(c.core.state() == circuit_state::open);
+    CHECK(c.core.stats(c.now).abandoned == 3);
+  }
+}
+
+TEST_CASE("a destroyed call that is ignored moves nothing", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1});
+  circuit_permit permit;
+  REQUIRE(c.enter(permit));
+  c.core.abandon(permit);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).calls == 0);
+  CHECK(c.core.stats(c.now).abandoned == 1);
+}
+
+TEST_CASE("the share of abandoned calls is that of the window, not of all time", "[circuit]") {
+  SECTION("of time") {
+    driven_core c({.minimum_calls = 10,
+                   .window = 10s,
+                   .buckets = 10,
+                   .abandoned = abandoned_policy::by_share,
+                   .abandoned_ratio = 0.5});
+    for (int minute = 0; minute < 100; ++minute) {  // one of ten, for hours
+      c.calls(9, good);
+      c.calls(1, outcome_class::abandoned);
+      c.now += 1min;
+    }
+    CHECK(c.core.stats(c.now - 1min).failures == 0);
+    c.calls(10, good);
+    c.calls(9, outcome_class::abandoned);
+    CHECK(c.core.stats(c.now).failures == 0);
+    c.calls(1, outcome_class::abandoned);  // ten of twenty
+    CHECK(c.core.stats(c.now).failures == 1);
+    c.calls(1, outcome_class::abandoned);
+    CHECK(c.core.stats(c.now).failures == 2);
+  }
+  SECTION("of calls") {
+    driven_core c(
+        {.minimum_calls = 10, .window_calls = 20, .abandoned = abandoned_policy::by_share, .abandoned_ratio = 0.5});
+    for (int i = 0; i < 100; ++i) {
+      c.calls(9, good);
+      c.calls(1, outcome_class::abandoned);
+    }
+    CHECK(c.core.stats(c.now).failures == 0);
+    c.calls(20, good);
+    c.calls(9, outcome_class::abandoned);
+    CHECK(c.core.stats(c.now).failures == 0);
+    c.calls(1, outcome_class::abandoned);  // ten of the last twenty
+    CHECK(c.core.stats(c.now).failures == 1);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ attribution
+
+TEST_CASE("late results neither lengthen a break nor count in the next closed time", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{1}}) {
+    driven_core c({.minimum_calls = 1, .window_calls = window_calls, .probes = 1, .break_duration = 5s});
+    std::array<circuit_permit, 3> early;
+    for (auto& permit : early) REQUIRE(c.enter(permit));
+    c.calls(1, bad);
+    c.now += 2s;
+    c.leave(early[0], bad);
+    CHECK(c.core.stats(c.now).remaining_break == 3s);
+    c.now += 3s;
+    c.calls(1, good);
+    REQUIRE(c.core.state() == circuit_state::closed);
+    c.leave(early[1], bad);
+    c.core.abandon(early[2]);
+    c.core.drain_events();
+    CHECK(c.core.state() == circuit_state::closed);
+    const auto s = c.core.stats(c.now);
+    CHECK(s.calls == 0);
+    CHECK(s.failed == 1);
+    CHECK(s.late == 3);
+    CHECK(c.seen(circuit_event_kind::late_result) == 3);
+  }
+}
+
+TEST_CASE("a result from before a reset or a change of mode is late", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1});
+  circuit_permit permit;
+  REQUIRE(c.enter(permit));
+  c.core.reset();
+  c.leave(permit, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  REQUIRE(c.enter(permit));
+  c.core.set_mode(circuit_mode::isolated);
+  c.core.set_mode(circuit_mode::normal);
+  c.leave(permit, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).late == 2);
+}
+
+TEST_CASE("every transition begins an epoch, and its event says where from, where to and why", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s});
+  c.calls(1, bad);
+  c.now += 1s;
+  c.calls(1, bad);
+  c.now += 2s;
+  c.calls(1, good);
+  c.core.open();
+  c.core.close();
+  c.core.drain_events();
+  using step = std::tuple<circuit_event_kind, circuit_state, circuit_state, circuit_cause>;
+  using enum circuit_state;
+  std::vector<step> steps;
+  std::set<std::uint64_t> epochs;
+  for (const auto& e : c.events) {
+    steps.emplace_back(e.kind, e.from, e.to, e.cause);
+    epochs.insert(e.epoch);
+  }
+  CHECK(steps == std::vector<step>{
+                     {circuit_event_kind::opened, closed, open, circuit_cause::failure_rate},
+                     {circuit_event_kind::half_opened, open, half_open, circuit_cause::break_elapsed},
+                     {circuit_event_kind::opened, half_open, open, circuit_cause::probe_failed},
+                     {circuit_event_kind::half_opened, open, half_open, circuit_cause::break_elapsed},
+                     {circuit_event_kind::closed, half_open, closed, circuit_cause::probes_succeeded},
+                     {circuit_event_kind::opened, closed, open, circuit_cause::manual},
+                     {circuit_event_kind::closed, open, closed, circuit_cause::manual},
+                 });
+  CHECK(epochs.size() == steps.size());
+  CHECK(*epochs.rbegin() == c.core.stats(c.now).epoch);
+}
+
+// ------------------------------------------------------------------------------------------------------- the window
+
+TEST_CASE("a closed circuit starts with an empty window unless told to keep it", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{10}}) {
+    const auto after_recovery = [&](bool keep) {
+      driven_core c({.minimum_calls = 4,
+                     .window_calls = window_calls,
+                     .probes = 1,
+                     .break_duration = 1s,
+                     .keep_window_on_close = keep});
+      c.calls(1, good);
+      c.calls(3, bad);
+      c.now += 1s;
+      c.calls(1, good);
+      REQUIRE(c.core.state() == circuit_state::closed);
+      const auto failures = c.core.stats(c.now).failures;
+      c.calls(1, bad);
+      return std::pair(failures, c.core.state());
+    };
+    CHECK(after_recovery(false) == std::pair(std::uint64_t{0}, circuit_state::closed));
+    CHECK(after_recovery(true) == std::pair(std::uint64_t{3}, circuit_state::open));
+  }
+}
+
+TEST_CASE("latencies are recorded for count windows too", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{10}}) {
+    driven_core c({.window = 30s, .window_calls = window_calls, .record_latency = true});
+    circuit_permit permit;
+    REQUIRE(c.enter(permit));
+    c.now += 80ms;
+    c.leave(permit, good);
+    CHECK(c.core.stats(c.now).latency.count == 1);
+    CHECK(c.core.stats(c.now).latency.max == 80ms);
+    c.now += 2min;
+    REQUIRE(c.enter(permit));
+    c.now += 20ms;
+    c.leave(permit, bad);
+    CHECK(c.core.stats(c.now).latency.count == 1);
+    CHECK(c.core.stats(c.now).latency.max == 20ms);
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------- the break
+
+TEST_CASE("a refusal tells the rest of the computed break, not of the configured one", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 2s, .break_growth = 2});
+  c.calls(1, bad);
+  c.now += 2s;
+  c.calls(1, bad);
+  c.now += 1s;
+  circuit_permit permit;
+  CHECK(c.core.admit(permit, c.now).retry_after == duration(3s));
+  CHECK(c.core.stats(c.now).consecutive_opens == 2);
+}
+
+TEST_CASE("a generator knows what happened, holds no lock, and sets what refusals tell", "[circuit]") {
+  driven_core c({.minimum_calls = 4, .window_calls = 4, .probes = 1, .break_duration = 1s});
+  std::vector<break_context> seen;
+  c.core.set_break_generator([&](const break_context& context) {
+    seen.push_back(context);
+    CHECK(c.core.stats(c.now).state != circuit_state::open);  // would deadlock under the lock
+    return 10s * context.consecutive_opens;
+  });
+  c.calls(2, good);
+  c.calls(1, bad);
+  circuit_permit permit;
+  REQUIRE(c.enter(permit));
+  const auto failure = std::make_exception_ptr(std::runtime_error("down"));
+  REQUIRE(c.core.record(permit, bad, c.now));
+  c.core.evaluate(permit, c.now, failure);
+  REQUIRE(seen.size() == 1);
+  CHECK(seen[0].consecutive_opens == 1);
+  CHECK(seen[0].calls == 4);
+  CHECK(seen[0].failures == 2);
+  CHECK(seen[0].last_failure == failure);
+  const auto refused = c.core.admit(permit, c.now);
+  CHECK(refused.retry_after == duration(10s));
+  CHECK(refused.cause == failure);
+  c.now += 10s;
+  c.calls(1, bad);
+  REQUIRE(seen.size() == 2);
+  CHECK(seen[1].consecutive_opens == 2);
+  CHECK(seen[1].calls == 1);
+  CHECK(c.core.admit(permit, c.now).retry_after == duration(20s));
+}
+
+TEST_CASE("what a person did while the generator thought stands", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .break_duration = 1s});
+  c.core.set_break_generator([&](const break_context&) {
+    c.core.reset();
+    return 10s;
+  });
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.seen(circuit_event_kind::opened) == 0);
+}
+
+TEST_CASE("a break of no length and one without end are both sound", "[circuit]") {
+  driven_core c({.minimum_calls = 1,
+                 .window_calls = 1,
+                 .probes = 1,
+                 .break_duration = duration::max(),
+                 .max_break_duration = duration::max()});
+  c.calls(1, bad);
+  c.now += 24h * 365;
+  CHECK_FALSE(c.call(good));
+  CHECK(c.core.stats(c.now).remaining_break > 24h * 365 * 200);
+  CHECK(c.core.snapshot(c.now).remaining_break > 24h * 365 * 200);
+  c.core.set_break_generator([](const break_context&) { return 0s; });
+  c.core.reset();
+  c.calls(1, bad);
+  CHECK_FALSE(c.call(good));  // at least a nanosecond
+  c.now += 1ns;
+  CHECK(c.call(good));
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+// ---------------------------------------------------------------------------------------------------------- by hand
+
+TEST_CASE("isolation outlasts everything but its end, and tells no time", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 5s});
+  c.calls(1, bad);
+  c.core.set_mode(circuit_mode::isolated);
+  c.now += 1h;
+  circuit_permit permit;
+  const auto refused = c.core.admit(permit, c.now);
+  CHECK(refused.refused == errc::circuit_isolated);
+  CHECK_FALSE(refused.retry_after);
+  c.core.close();
+  CHECK(c.core.admit(permit, c.now).refused == errc::circuit_isolated);
+  c.core.set_mode(circuit_mode::normal);
+  CHECK(c.call(good));
+  CHECK(c.core.stats(c.now).rejected == 2);
+}
+
+TEST_CASE("a change of mode takes half-open probes their places", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 5s});
+  c.calls(1, bad);
+  c.now += 5s;
+  circuit_permit before, after;
+  REQUIRE(c.enter(before));
+  c.core.set_mode(circuit_mode::isolated);
+  c.core.set_mode(circuit_mode::normal);
+  REQUIRE(c.enter(after));
+  c.leave(before, bad);
+  CHECK(c.core.state() == circuit_state::half_open);
+  c.leave(after, good);
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("metrics_only says once per time in this mode that it would open", "[circuit]") {
+  driven_core c({.minimum_calls = 2, .window_calls = 2, .mode = circuit_mode::metrics_only});
+  c.calls(5, bad);
+  CHECK(c.seen(circuit_event_kind::would_open) == 1);
+  CHECK(c.events.back().cause == circuit_cause::failure_rate);
+  CHECK(c.core.stats(c.now).opens == 0);
+  c.core.set_mode(circuit_mode::disabled);
+  c.core.set_mode(circuit_mode::metrics_only);
+  c.calls(1, bad);
+  CHECK(c.seen(circuit_event_kind::would_open) == 2);
+}
+
+TEST_CASE("a disabled circuit records nothing, not even late results", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .mode = circuit_mode::disabled});
+  c.calls(3, bad);
+  circuit_permit permit;
+  REQUIRE(c.enter(permit));
+  c.core.set_mode(circuit_mode::normal);
+  c.leave(permit, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  const auto s = c.core.stats(c.now);
+  CHECK(s.fires == 0);
+  CHECK(s.calls == 0);
+}
+
+TEST_CASE("a reset forgets the failure, the mode and the growth, not the counters", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s});
+  circuit_permit permit;
+  REQUIRE(c.enter(permit));
+  REQUIRE(c.core.record(permit, bad, c.now));
+  c.core.evaluate(permit, c.now, std::make_exception_ptr(std::runtime_error("down")));
+  CHECK(c.core.last_failure() != nullptr);
+  c.core.set_mode(circuit_mode::isolated);
+  c.core.reset();
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.mode() == circuit_mode::normal);
+  CHECK(c.core.last_failure() == nullptr);
+  CHECK(c.core.stats(c.now).consecutive_opens == 0);
+  CHECK(c.core.stats(c.now).failed == 1);
+  c.calls(1, bad);
+  CHECK(c.core.stats(c.now).remaining_break == 1s);
+}
+
+TEST_CASE("closing by hand while probes run makes their results late", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 2, .break_duration = 1s});
+  c.calls(1, bad);
+  c.now += 1s;
+  circuit_permit probe;
+  REQUIRE(c.enter(probe));
+  c.core.close();
+  c.leave(probe, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).late == 1);
+}
+
+TEST_CASE("opening by hand a half-open circuit starts a break with the next call", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 4s});
+  c.calls(1, bad);
+  c.now += 4s;
+  circuit_permit probe, refused;
+  REQUIRE(c.enter(probe));
+  c.core.open();
+  c.leave(probe, good);
+  CHECK(c.core.state() == circuit_state::open);
+  c.now += 1min;
+  CHECK(c.core.stats(c.now).remaining_break == 4s);
+  CHECK(c.core.admit(refused, c.now).retry_after == duration(4s));
+  c.now += 4s;
+  CHECK(c.call(good));
+}
+
+// ----------------------------------------------------------------------------------------------------------- travel
+
+TEST_CASE("an import keeps mode and growth", "[circuit]") {
+  driven_core a({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s, .break_growth = 2});
+  a.calls(1, bad);
+  a.now += 1s;
+  a.calls(1, bad);
+  a.core.set_mode(circuit_mode::isolated);
+  const auto travelling = a.core.snapshot(a.now);
+  CHECK(travelling.state == circuit_state::open);
+  CHECK(travelling.consecutive_opens == 2);
+  CHECK(travelling.remaining_break == 2s);
+
+  driven_core b({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s, .break_growth = 2});
+  b.core.restore(travelling);
+  CHECK(b.core.mode() == circuit_mode::isolated);
+  b.core.set_mode(circuit_mode::normal);
+  CHECK_FALSE(b.call(good));
+  b.now += 2s;
+  b.calls(1, bad);
+  CHECK(b.core.stats(b.now).remaining_break == 4s);  // the third break in a row
+  CHECK(b.events.front().cause == circuit_cause::imported);
+}
+
+TEST_CASE("importing a closed state closes and forgets, also an opening by hand", "[circuit]") {
+  driven_core c({.minimum_calls = 2, .window_calls = 2, .break_duration = 5s});
+  c.calls(1, bad);
+  c.core.open();
+  c.core.restore({});
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).calls == 0);
+  c.calls(2, bad);
+  c.now += 2s;
+  circuit_permit permit;
+  CHECK(c.core.admit(permit, c.now).retry_after == duration(3s));  // counted from the trip
+}
+
+// -------------------------------------------------------------------------------------------------------- the rest
+
+TEST_CASE("every bad option is found, and every edge is allowed", "[circuit]") {
+  const circuit_breaker_options all_bad{.failure_ratio = 0,
+                                        .slow_call_duration = -1ns,
+                                        .slow_call_ratio = 1.1,
+                                        .minimum_calls = 0,
+                                        .window = 0s,
+                                        .buckets = 101,
+                                        .window_calls = 1'000'001,
+                                        .probes = 1001,
+                                        .probe_failure_ratio = -0.1,
+                                        .probe_deadline = -1s,
+                                        .break_duration = 0s,
+                                        .break_growth = 0.99,
+                                        .max_break_duration = -1s,
+                                        .abandoned_ratio = 0};
+  const auto problems = validate(all_bad);
+  for (const char* field : {"failure_ratio", "slow_call_duration", "slow_call_ratio", "minimum_calls", "window",
+                            "buckets", "window_calls", "probes", "probe_failure_ratio", "probe_deadline",
+                            "break_duration", "break_growth", "max_break_duration", "abandoned_ratio"}) {
+    CAPTURE(field);
+    CHECK(std::ranges::count_if(problems, [&](const std::string& problem) {
+            return problem.starts_with(std::string(field) + ":");
+          }) == 1);
+  }
+  CHECK(problems.size() == 14);
+
+  const auto nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(validate({.failure_ratio = nan}).size() == 1);
+  CHECK(validate({.probe_failure_ratio = nan}).size() == 1);
+  CHECK(validate({.break_growth = nan}).size() == 1);
+
+  CHECK(validate({}).empty());
+  CHECK(validate({.failure_ratio = 1,
+                  .slow_call_duration = 1ns,
+                  .slow_call_ratio = 1,
+                  .minimum_calls = 1,
+                  .window = 1ns,
+                  .buckets = 1,
+                  .window_calls = 1'000'000,
+                  .probes = 1000,
+                  .probe_failure_ratio = 1,
+                  .probe_deadline = 1ns,
+                  .break_duration = 1ns,
+                  .break_growth = 1,
+                  .max_break_duration = 1ns,
+                  .abandoned_ratio = 1})
+            .empty());
+}
+
+TEST_CASE("a listener is called without a lock and may use the circuit", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .break_duration = 1s});
+  std::vector<circuit_state> states;
+  auto nosy = c.core.events().subscribe([&](const circuit_event& e) {
+    states.push_back(c.core.stats(c.now).state);
+    if (e.kind == circuit_event_kind::opened) c.core.close();
+  });
+  c.calls(1, bad);
+  CHECK(states == std::vector{circuit_state::open, circuit_state::closed});
+}
+
+TEST_CASE("every state, mode, cause and event has a name of its own", "[circuit]") {
+  std::set<std::string_view> names;
+  const auto add = [&](auto last) {
+    for (int i = 0; i <= static_cast<int>(last); ++i) names.insert(to_string(static_cast<decltype(last)>(i)));
+    return std::exchange(names, {}).size();
+  };
+  CHECK(add(circuit_state::half_open) == 3);
+  CHECK(add(circuit_mode::metrics_only) == 4);
+  CHECK(add(circuit_cause::imported) == 8);
+  CHECK(add(circuit_event_kind::probe_abandoned) == 14);
+  CHECK(to_string(static_cast<circuit_state>(77)) == "?");
+}
+
+TEST_CASE("four threads: every permit is settled once, probes keep their number, openings are told once each",
           "[circuit][concurrent]") {
   for (const std::size_t window_calls : {std::size_t{0}, std::size_t{50}}) {
-    circuit_core core(named("shared"), {.minimum_calls = 10,
+    circuit_core core(named("shared"), {.failure_ratio = 0.25,
+                                        .minimum_calls = 10,
                                         .window_calls = window_calls,
                                         .probes = 3,
+                                        .probe_deadline = 1h,  // a thread that is put to sleep is not a hung probe
                                         .break_duration = 1ms,
                                         .max_break_duration = 1ms});
-    std::atomic<int> opened{0}, closed{0}, probing{0}, most_probing{0};
-    std::atomic<std::uint64_t> admitted{0};
-    auto watch = core.events().subscribe([&](const circuit_event& e) {
-      if (e.kind == circuit_event_kind::opened) ++opened;
-      if (e.kind == circuit_event_kind::closed) ++closed;
-    });
+    std::vector<circuit_event> events;  // delivered one at a time
+    auto watch = core.events().subscribe([&](const circuit_event& e) { events.push_back(e); });
+    std::atomic<int> probing{0}, most_probing{0};
+    std::atomic<std::uint64_t> admitted{0}, refused{0}, trials{0};
     std::atomic<std::int64_t> clock{3'600'000'000'000};
     const auto work = [&](unsigned seed) {
       std::mt19937 random(seed);
       for (int i = 0; i < 20'000; ++i) {
         const time_point now{duration(clock.fetch_add(1000))};
         circuit_permit permit;
-        if (!core.admit(permit, now).admitted) continue;
+        if (!core.admit(permit, now).admitted) {
+          ++refused;
+          continue;
+        }
         ++admitted;
         if (permit.probe != 0) {
+          ++trials;
           const int count = ++probing;
           int most = most_probing;
           while (count > most && !most_probing.compare_exchange_weak(most, count)) {
           }
         }
-        const auto result = random() % 10 < 3 ? bad : random() % 50 == 0 ? outcome_class::abandoned : good;
+        const auto dice = random() % 100;
+        const auto result = dice < 30   ? bad
+                            : dice < 32 ? outcome_class::abandoned
+                            : dice < 34 ? outcome_class::ignored
+                                        : good;
         if (permit.probe != 0) --probing;
         if (core.record(permit, result, now)) core.evaluate(permit, now, nullptr);
         core.drain_events();
@@ -413,10 +1084,126 @@ TEST_CASE("four threads: every permit is settled once, probes keep their number,
     std::vector<std::thread> threads;
     for (unsigned t = 0; t < 4; ++t) threads.emplace_back(work, t + 1);
     for (auto& thread : threads) thread.join();
+
     const auto s = core.stats(std::nullopt);
-    CHECK(s.successes + s.failed + s.abandoned + s.late == admitted);
+    CHECK(admitted + refused == 80'000);
+    CHECK(s.successes + s.failed + s.ignored + s.abandoned + s.late == admitted);
+    CHECK(s.rejected == refused);
+    CHECK(s.fires == 80'000);
+    CHECK(trials > 0);
     CHECK(most_probing <= 3);
-    CHECK(static_cast<int>(s.opens) == opened);
-    CHECK(opened - closed <= 1 + static_cast<int>(s.opens));
+
+    // The transitions form one chain: each starts where the one before ended, in a later epoch.
+    circuit_state state = circuit_state::closed;
+    std::uint64_t epoch = 0, opened = 0;
+    int broken_links = 0;
+    for (const auto& e : events) {
+      if (e.kind == circuit_event_kind::late_result) continue;
+      if (e.from != state || e.to == state || e.epoch <= epoch) ++broken_links;
+      if (e.kind == circuit_event_kind::opened) ++opened;
+      state = e.to;
+      epoch = e.epoch;
+    }
+    CHECK(broken_links == 0);
+    CHECK(opened > 0);
+    CHECK(opened == s.opens);
+    CHECK(state == core.state());
   }
+}
+
+TEST_CASE("four threads that fail together open the circuit once", "[circuit][concurrent]") {
+  for (int round = 0; round < 200; ++round) {
+    circuit_core core(named("shared"), {.minimum_calls = 4, .break_duration = 1h, .max_break_duration = 1h});
+    std::atomic<int> opened{0}, ready{0}, generated{0};
+    core.set_break_generator([&](const break_context&) {
+      ++generated;
+      return 1h;
+    });
+    auto watch =
+        core.events().subscribe([&](const circuit_event& e) { opened += e.kind == circuit_event_kind::opened; });
+    const auto work = [&] {
+      circuit_permit permit;
+      (void)core.admit(permit, time_point(1h));
+      ++ready;
+      while (ready != 4) std::this_thread::yield();
+      if (core.record(permit, bad, time_point(1h))) core.evaluate(permit, time_point(1h), nullptr);
+      core.drain_events();
+    };
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) threads.emplace_back(work);
+    for (auto& thread : threads) thread.join();
+    REQUIRE(core.state() == circuit_state::open);
+    REQUIRE(opened == 1);
+    REQUIRE(generated >= 1);
+    REQUIRE(core.stats(std::nullopt).opens == 1);
+  }
+}
+
+TEST_CASE("people, probes and observers may meet in any order", "[circuit][concurrent]") {
+  circuit_core core(named("shared"), {.slow_call_duration = 1us,
+                                      .minimum_calls = 5,
+                                      .window = 1ms,
+                                      .probes = 2,
+                                      .break_duration = 10us,
+                                      .abandoned = abandoned_policy::by_share,
+                                      .abandoned_ratio = 0.5});
+  std::atomic<std::int64_t> clock{0};
+  std::atomic<int> working{3};
+  std::atomic<std::uint64_t> unrecorded{0};
+  const auto work = [&](unsigned seed) {
+    std::mt19937 random(seed);
+    for (int i = 0; i < 10'000; ++i) {
+      circuit_permit permit;
+      if (core.admit(permit, time_point(duration(clock.fetch_add(500)))).admitted) {
+        if (!permit.recorded) ++unrecorded;
+        const auto result = static_cast<outcome_class>(random() % 4);
+        const time_point ended(duration(clock.fetch_add(500)));
+        if (i % 50 == 0) {
+          core.abandon(permit);
+        } else if (core.record(permit, result, ended)) {
+          core.evaluate(permit, ended, nullptr);
+        }
+      }
+      core.drain_events();
+    }
+    --working;
+  };
+  const auto meddle = [&] {
+    std::mt19937 random(9);
+    while (working > 0) {
+      switch (random() % 8) {
+        case 0:
+          core.open();
+          break;
+        case 1:
+          core.close();
+          break;
+        case 2:
+          core.reset();
+          break;
+        case 3:
+          core.set_mode(circuit_mode::isolated);
+          break;
+        case 4:
+          core.set_mode(circuit_mode::metrics_only);
+          break;
+        case 5:
+          core.set_mode(circuit_mode::disabled);
+          break;
+        case 6:
+          core.restore(core.snapshot(time_point(duration(clock.load()))));
+          break;
+        default:
+          (void)core.stats(time_point(duration(clock.load())));
+      }
+      core.set_mode(circuit_mode::normal);
+      core.drain_events();
+    }
+  };
+  auto watch = core.events().subscribe([](const circuit_event&) {});
+  std::vector<std::thread> threads;
+  for (unsigned t = 1; t <= 3; ++t) threads.emplace_back(work, t);
+  threads.emplace_back(meddle);
+  for (auto& thread : threads) thread.join();
+  CHECK(core.stats(std::nullopt).fires + unrecorded == 30'000);
 }
