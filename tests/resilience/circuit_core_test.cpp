@@ -1039,6 +1039,359 @@ TEST_CASE("every state, mode, cause and event has a name of its own", "[circuit]
   CHECK(to_string(static_cast<circuit_state>(77)) == "?");
 }
 
+// ------------------------------------------------------------------------------------------- against a naive reference
+
+namespace {
+
+/// A circuit as one would write it without a thought for speed: every result in a list, counted anew each time.
+/// For one thread.
+class naive_circuit {
+ public:
+  struct entry {
+    std::int64_t slice;
+    bool failed, slow, abandoned, counts;  // counts: is in the window that is judged
+  };
+
+  explicit naive_circuit(const circuit_breaker_options& o) : o_(o), mode_(o.mode) {}
+
+  /// What admit should do: 0 = refused, 1 = ordinary, 2 = probe.
+  int admit(std::uint32_t id, time_point now) {
+    if (mode_ == circuit_mode::disabled || mode_ == circuit_mode::metrics_only) return 1;
+    if (mode_ == circuit_mode::isolated) return refused();
+    if (state == circuit_state::closed) return 1;
+    if (state == circuit_state::open) {
+      if (break_starts_later) opened_at = now;
+      break_starts_later = false;
+      if (now < opened_at + length) return refused();
+      go(circuit_state::half_open);
+    }
+    if (probes_.size() + successes_ + failures_ >= o_.probes) {
+      const auto oldest = std::ranges::min_element(probes_, {}, &std::pair<std::uint32_t, time_point>::second);
+      const duration deadline = o_.probe_deadline > 0s ? o_.probe_deadline : o_.break_duration;
+      if (now < oldest->second + deadline) return refused();
+      probes_.erase(oldest);
+    }
+    probes_.emplace_back(id, now);
+    return 2;
+  }
+
+  void settle(std::uint32_t id, bool probe, std::uint64_t admitted_in, bool recorded, time_point started,
+              outcome_class result, time_point now) {
+    if (!recorded) return;
+    const bool slow = o_.slow_call_duration > 0s && now - started > o_.slow_call_duration;
+    if (admitted_in != epoch) {
+      ++late;
+    } else if (probe) {
+      settle_probe(id, result, slow, now);
+    } else {
+      settle_ordinary(slice_of(started), result, slow, now);
+    }
+  }
+
+  void open() {
+    if (state == circuit_state::open) return;
+    break_starts_later = true;
+    begin_break(o_.break_duration);
+  }
+  void close() {
+    if (state == circuit_state::closed) return;
+    close_now(!o_.keep_window_on_close);
+  }
+  void reset() {
+    mode_ = o_.mode;
+    close_now(true);
+  }
+  void set_mode(circuit_mode mode) {
+    if (mode == mode_) return;
+    mode_ = mode;
+    go(state);
+  }
+  [[nodiscard]] circuit_mode mode() const { return mode_; }
+  [[nodiscard]] duration remaining(time_point now) const {
+    if (state != circuit_state::open) return 0s;
+    return break_starts_later ? length : std::max(opened_at + length - now, duration(0s));
+  }
+  /// Of the judged window.
+  [[nodiscard]] detail::window_counts counts(time_point now) const {
+    detail::window_counts counts;
+    for (const entry& e : judged_) {
+      if (o_.window_calls == 0 && (e.slice <= slice_of(now) - static_cast<std::int64_t>(o_.buckets) || !e.counts))
+        continue;
+      ++counts.calls;
+      counts.failures += e.failed;
+      counts.slow += e.slow;
+    }
+    return counts;
+  }
+
+  circuit_state state = circuit_state::closed;
+  std::uint64_t epoch = 1, late = 0, rejected = 0, opens = 0;
+  std::uint32_t consecutive = 0;
+  time_point opened_at{};
+  duration length{};
+  bool break_starts_later = false;
+
+ private:
+  int refused() {
+    ++rejected;
+    return 0;
+  }
+  [[nodiscard]] std::int64_t slice_of(time_point at) const {
+    return at.time_since_epoch() / (o_.window / static_cast<std::int64_t>(o_.buckets));
+  }
+  static bool reaches(std::uint64_t part, std::uint64_t whole, double ratio) {
+    return part > 0 && static_cast<double>(part) + 1e-9 >= ratio * static_cast<double>(whole);
+  }
+  [[nodiscard]] std::size_t minimum() const {
+    return o_.window_calls > 0 ? std::min(o_.minimum_calls, o_.window_calls) : o_.minimum_calls;
+  }
+  void go(circuit_state to) {
+    state = to;
+    ++epoch;
+    probes_.clear();
+    successes_ = failures_ = 0;
+  }
+  void begin_break(duration d) {
+    ++consecutive;
+    ++opens;
+    length = d;
+    go(circuit_state::open);
+  }
+  void trip(time_point now) {
+    double grown = static_cast<double>(o_.break_duration.count());
+    for (std::uint32_t i = 0; i < consecutive; ++i) grown *= o_.break_growth;
+    opened_at = now;
+    begin_break(grown < static_cast<double>(o_.max_break_duration.count()) ? duration(static_cast<std::int64_t>(grown))
+                                                                           : o_.max_break_duration);
+  }
+  void close_now(bool forget) {
+    if (forget) {
+      judged_.clear();
+      all_.clear();
+    }
+    break_starts_later = false;
+    consecutive = 0;
+    go(circuit_state::closed);
+  }
+  void settle_probe(std::uint32_t id, outcome_class result, bool slow, time_point now) {
+    const auto found = std::ranges::find(probes_, id, &std::pair<std::uint32_t, time_point>::first);
+    if (found == probes_.end()) {
+      ++late;
+      return;
+    }
+    probes_.erase(found);
+    const bool counted_as_failure = result == outcome_class::abandoned && o_.abandoned == abandoned_policy::as_failure;
+    if (result == outcome_class::failure || (result == outcome_class::success && slow) || counted_as_failure) {
+      ++failures_;
+    } else if (result == outcome_class::success) {
+      ++successes_;
+    }
+    // Would the circuit re-open, or close, whatever the probes still missing say?
+    const double ratio = o_.probe_failure_ratio > 0 ? o_.probe_failure_ratio : o_.failure_ratio;
+    const std::size_t missing = o_.probes - successes_ - failures_;
+    if (reaches(failures_, o_.probes, ratio)) {
+      trip(now);
+    } else if (!reaches(failures_ + missing, o_.probes, ratio)) {
+      close_now(!o_.keep_window_on_close);
+    }
+  }
+  void settle_ordinary(std::int64_t slice, outcome_class result, bool slow, time_point now) {
+    if (result == outcome_class::ignored) return;
+    const bool abandoned = result == outcome_class::abandoned;
+    bool failed = result == outcome_class::failure;
+    if (abandoned && o_.abandoned == abandoned_policy::as_failure) failed = true;
+    if (o_.window_calls > 0) {
+      all_.push_back(abandoned);
+      if (all_.size() > o_.window_calls) all_.pop_front();
+      if (abandoned && o_.abandoned == abandoned_policy::by_share) {
+        const auto share = static_cast<std::uint64_t>(std::ranges::count(all_, true));
+        failed = all_.size() >= minimum() && reaches(share, all_.size(), o_.abandoned_ratio);
+      }
+      if (abandoned && !failed) return;
+      judged_.push_back({slice, failed, slow, abandoned, true});
+      if (judged_.size() > o_.window_calls) judged_.pop_front();
+    } else {
+      const std::int64_t oldest = slice_of(now) - static_cast<std::int64_t>(o_.buckets);
+      std::erase_if(judged_, [&](const entry& e) { return e.slice <= oldest; });
+      if (abandoned && o_.abandoned == abandoned_policy::by_share) {
+        const auto share = static_cast<std::uint64_t>(std::ranges::count(judged_, true, &entry::abandoned)) + 1;
+        failed = judged_.size() + 1 >= minimum() && reaches(share, judged_.size() + 1, o_.abandoned_ratio);
+      }
+      if (abandoned && o_.abandoned == abandoned_policy::ignore) return;
+      judged_.push_back({slice, failed, slow, abandoned, failed || !abandoned});
+      if (abandoned && !failed) return;
+    }
+    const auto seen = counts(now);
+    if (seen.calls < minimum() || mode_ != circuit_mode::normal) return;
+    if (reaches(seen.failures, seen.calls, o_.failure_ratio) ||
+        (o_.slow_call_duration > 0s && reaches(seen.slow, seen.calls, o_.slow_call_ratio))) {
+      trip(now);
+    }
+  }
+
+  circuit_breaker_options o_;
+  circuit_mode mode_;
+  std::deque<entry> judged_;
+  std::deque<bool> all_;  // of the last calls, abandoned ones marked
+  std::vector<std::pair<std::uint32_t, time_point>> probes_;
+  std::size_t successes_ = 0, failures_ = 0;
+};
+
+circuit_breaker_options random_options(std::mt19937& random) {
+  const auto one_of = [&](auto... values) {
+    const std::array<std::common_type_t<decltype(values)...>, sizeof...(values)> all{values...};
+    return all[random() % all.size()];
+  };
+  circuit_breaker_options o;
+  o.failure_ratio = one_of(0.1, 0.3, 0.5, 0.7, 1.0);
+  o.slow_call_duration = one_of(0ms, 0ms, 300ms);
+  o.slow_call_ratio = one_of(0.5, 1.0);
+  o.minimum_calls = one_of(1U, 3U, 10U);
+  o.window = one_of(2s, 10s, 30s);
+  o.buckets = one_of(1U, 4U, 10U);
+  o.window_calls = one_of(0U, 0U, 1U, 7U, 20U);
+  o.probes = one_of(1U, 2U, 5U, 10U);
+  o.probe_failure_ratio = one_of(0.0, 0.2, 1.0);
+  o.probe_deadline = one_of(0s, 2s);
+  o.break_duration = one_of(1s, 3s);
+  o.break_growth = one_of(1.0, 2.0);
+  o.max_break_duration = 20s;
+  o.abandoned = one_of(abandoned_policy::ignore, abandoned_policy::as_failure, abandoned_policy::by_share);
+  o.abandoned_ratio = one_of(0.3, 1.0);
+  o.keep_window_on_close = one_of(true, false, false);
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("a circuit agrees with a naive one over 200000 random operations", "[circuit]") {
+  const auto seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  std::array<std::uint64_t, 3> visits{};
+  std::uint64_t lates = 0;
+  for (int round = 0; round < 100; ++round) {
+    INFO("round " << round);
+    const auto options = random_options(random);
+    driven_core c(options);
+    naive_circuit naive(options);
+    struct flying {
+      circuit_permit permit;
+      std::uint32_t id;
+      std::uint64_t epoch;
+      time_point started;
+    };
+    std::vector<flying> calls;
+    std::uint32_t next_id = 1;
+    for (int i = 0; i < 2'000; ++i) {
+      c.now += std::chrono::milliseconds(random() % 8 == 0 ? random() % 3'000 : random() % 100);
+      const auto dice = random() % 1000;
+      if (dice < 500) {
+        circuit_permit permit;
+        const int expected = naive.admit(next_id, c.now);
+        const bool admitted = c.enter(permit);
+        REQUIRE((admitted ? permit.probe != 0 ? 2 : 1 : 0) == expected);
+        if (admitted) calls.push_back({permit, next_id, naive.epoch, c.now});
+        ++next_id;
+      } else if (dice < 985) {
+        if (calls.empty()) continue;
+        const std::size_t which = random() % calls.size();
+        const auto call = calls[which];
+        calls.erase(calls.begin() + static_cast<std::ptrdiff_t>(which));
+        // In a time window a call that outlasts the window is late; the naive one need not know that.
+        const auto slice_of = [&](time_point at) {
+          return at.time_since_epoch() / (options.window / static_cast<std::int64_t>(options.buckets));
+        };
+        if (options.window_calls == 0 &&
+            slice_of(call.started) + static_cast<std::int64_t>(options.buckets) <= slice_of(c.now))
+          continue;
+        const auto share = random() % 100;
+        const unsigned failing = static_cast<unsigned>(i) / 200 % 3 * 30 + 5;  // good times and bad times
+        const auto result = share < failing        ? bad
+                            : share < failing + 8  ? outcome_class::abandoned
+                            : share < failing + 10 ? outcome_class::ignored
+                                                   : good;
+        naive.settle(call.id, call.permit.probe != 0, call.epoch, call.permit.recorded, call.started, result, c.now);
+        c.leave(call.permit, result);
+      } else if (dice < 988) {
+        naive.open();
+        c.core.open();
+      } else if (dice < 991) {
+        naive.close();
+        c.core.close();
+      } else if (dice < 992) {
+        naive.reset();
+        c.core.reset();
+      } else {
+        const auto mode = random() % 2 == 0 ? circuit_mode::normal : static_cast<circuit_mode>(random() % 4);
+        naive.set_mode(mode);
+        c.core.set_mode(mode);
+      }
+      const auto s = c.core.stats(c.now);
+      const auto expected = naive.counts(c.now);
+      REQUIRE(s.state == naive.state);
+      REQUIRE(s.mode == naive.mode());
+      REQUIRE(s.epoch == naive.epoch);
+      REQUIRE(s.consecutive_opens == naive.consecutive);
+      REQUIRE(s.opens == naive.opens);
+      REQUIRE(s.remaining_break == naive.remaining(c.now));
+      REQUIRE(s.rejected == naive.rejected);
+      REQUIRE(s.late == naive.late);
+      REQUIRE(s.calls == expected.calls);
+      REQUIRE(s.failures == expected.failures);
+      REQUIRE(s.slow == expected.slow);
+      ++visits[static_cast<std::size_t>(s.state)];
+      if (naive.mode() != circuit_mode::normal && random() % 20 == 0) {
+        naive.set_mode(circuit_mode::normal);
+        c.core.set_mode(circuit_mode::normal);
+      }
+    }
+    lates += naive.late;
+  }
+  // The walk was worth it: it saw every state often, and late results too.
+  for (const auto count : visits) CHECK(count > 2'000);
+  CHECK(lates > 1'000);
+}
+
+TEST_CASE("from wherever a circuit is, some time and successes close it", "[circuit]") {
+  const auto seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 500; ++round) {
+    INFO("round " << round);
+    auto options = random_options(random);
+    options.keep_window_on_close = false;
+    driven_core c(options);
+    for (int i = 0; i < 200; ++i) {
+      c.now += std::chrono::milliseconds(random() % 500);
+      circuit_permit permit;
+      switch (random() % 20) {
+        case 0:
+          c.core.open();
+          break;
+        case 1:
+          c.core.restore({.state = circuit_state::open, .consecutive_opens = 3, .remaining_break = 10s});
+          break;
+        default:
+          if (!c.enter(permit) || random() % 4 == 0) break;  // some never come back
+          if (random() % 8 == 0) {
+            c.core.abandon(permit);
+          } else {
+            c.leave(permit, static_cast<outcome_class>(random() % 4));
+          }
+      }
+    }
+    // Forty calls: enough to end a break that waits for a call, to replace every hung probe, to fill every window.
+    for (int i = 0; i < 40; ++i) {
+      c.now += 20s;  // longer than any break, or than any probe keeps its place
+      (void)c.call(good);
+    }
+    REQUIRE(c.core.state() == circuit_state::closed);
+    for (int i = 0; i < 40; ++i) REQUIRE(c.call(good));
+    REQUIRE(c.core.state() == circuit_state::closed);
+  }
+}
+
 TEST_CASE("four threads: every permit is settled once, probes keep their number, openings are told once each",
           "[circuit][concurrent]") {
   for (const std::size_t window_calls : {std::size_t{0}, std::size_t{50}}) {
