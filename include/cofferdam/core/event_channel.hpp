@@ -101,30 +101,36 @@ template <class Event> class event_channel {
     std::atomic<std::uint64_t> failures{0};
 
     void remove(std::uint64_t id) {
+      std::shared_ptr<const entries> before;  // destroyed without the lock, like what the listener owns
       const std::lock_guard lock(mutex);
       auto next = std::make_shared<entries>(*listeners);
       std::erase_if(*next, [id](const entry& e) { return e.id == id; });
-      listeners = std::move(next);
+      before = std::exchange(listeners, std::move(next));
     }
     void drain() {
       std::unique_lock lock(mutex);
       if (draining) return;
       draining = true;
       while (!queue.empty()) {
-        const Event event = std::move(queue.front());
+        Event event = std::move(queue.front());
         queue.pop_front();
-        const auto present = listeners;
+        auto present = listeners;
         lock.unlock();
-        for (const auto& e : *present) {
-          try {
-            (*e.listen)(event);
-          } catch (...) {
-            failures.fetch_add(1, std::memory_order_relaxed);
-          }
-        }
+        deliver(std::move(event), std::move(present));
         lock.lock();
       }
       draining = false;
+    }
+    /// Takes both, so that they are destroyed without the lock too: a listener, or an event, may own what uses the
+    /// channel.
+    void deliver(const Event event, const std::shared_ptr<const entries> present) {
+      for (const auto& e : *present) {
+        try {
+          (*e.listen)(event);
+        } catch (...) {
+          failures.fetch_add(1, std::memory_order_relaxed);
+        }
+      }
     }
   };
 
