@@ -69,7 +69,7 @@ TEST_CASE("an error without a policy says only what happened") {
   CHECK(std::string(plain.what()).find("cancelled by the caller") != std::string::npos);
 }
 
-TEST_CASE("what() of an error without a policy does not begin with a separator", "") {
+TEST_CASE("what() of an error without a policy does not begin with a separator") {
   CHECK(std::string(error(errc::cancelled, nullptr).what()) == "cancelled by the caller");
 }
 
