@@ -52,20 +52,23 @@ std::optional<double> parse_rate(std::string_view text) noexcept {
 
 std::string to_string(duration d) {
   if (d == duration::zero()) return "0s";
-  const auto count = d.count();
+  const std::string sign = d < duration::zero() ? "-" : "";
+  // Unsigned: the least duration has no positive counterpart.
+  const auto count = static_cast<std::uint64_t>(d.count());
+  const std::uint64_t magnitude = sign.empty() ? count : 0 - count;
   for (const auto& candidate : units) {
     // The largest unit in which at most three decimals are needed.
-    const auto nanoseconds = static_cast<std::int64_t>(candidate.nanoseconds);
-    if (std::abs(count) < nanoseconds) continue;
-    const auto whole = count / nanoseconds;
-    const auto rest = std::abs(count % nanoseconds);
-    if (rest == 0) return std::to_string(whole).append(candidate.name);
+    const auto nanoseconds = static_cast<std::uint64_t>(candidate.nanoseconds);
+    if (magnitude < nanoseconds) continue;
+    const auto whole = magnitude / nanoseconds;
+    const auto rest = magnitude % nanoseconds;
+    if (rest == 0) return (sign + std::to_string(whole)).append(candidate.name);
     if (nanoseconds > 1'000'000'000 || rest * 1000 % nanoseconds != 0) continue;
     std::string decimals = std::to_string(1000 + rest * 1000 / nanoseconds).substr(1);
     while (decimals.ends_with('0')) decimals.pop_back();
-    return std::to_string(whole).append(".").append(decimals).append(candidate.name);
+    return (sign + std::to_string(whole)).append(".").append(decimals).append(candidate.name);
   }
-  return std::to_string(count) + "ns";
+  return sign + std::to_string(magnitude) + "ns";
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

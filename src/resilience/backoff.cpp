@@ -6,7 +6,7 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
 
-// All arithmetic in double nanoseconds: 2^1000 * base is then merely large, and min(cap) brings it back.
+// All arithmetic in double nanoseconds: 2^1000 * base is then merely large, and the cap brings it back.
 double raw_delay(const backoff_options& options, std::uint32_t retry) noexcept {
   const auto base = static_cast<double>(options.base.count());
   switch (options.kind) {
@@ -26,7 +26,11 @@ double smooth_curve(double t) noexcept { return std::exp2(t) * std::tanh(std::sq
 
 std::vector<std::string> validate(const backoff_options& options) {
   std::vector<std::string> problems;
-  if (options.base < duration::zero()) problems.emplace_back("backoff.base: must not be negative");
+  if (options.base < duration::zero()) {
+    problems.emplace_back("backoff.base: must not be negative");
+  } else if (options.base == duration::zero() && options.kind != backoff_kind::constant) {
+    problems.emplace_back("backoff.base: must be positive, or constant");
+  }
   if (!(options.factor >= 1.0)) problems.emplace_back("backoff.factor: must be at least 1");
   if (!(options.jitter_share >= 0.0 && options.jitter_share <= 1.0)) {
     problems.emplace_back("backoff.jitter_share: must be between 0 and 1");
@@ -37,6 +41,7 @@ std::vector<std::string> validate(const backoff_options& options) {
 
 duration backoff_delay(const backoff_options& options, std::uint32_t retry, backoff_state& state,
                        random_source& random) noexcept {
+  if (options.base == duration::zero()) return duration::zero();
   const auto base = static_cast<double>(options.base.count());
   const auto cap = static_cast<double>(options.cap.count());
   const double raw = raw_delay(options, retry);
@@ -69,9 +74,9 @@ duration backoff_delay(const backoff_options& options, std::uint32_t retry, back
       delay = raw * (1.0 + random.uniform());
       break;
   }
-  // Not a number cannot happen with valid options; comparisons written so that it would give the cap.
-  const double bounded = delay < cap ? std::max(delay, 0.0) : cap;
-  state.previous = duration(static_cast<std::int64_t>(bounded));
+  // Infinite, or the difference of two infinities, which is not a number: the comparison is written so that both give
+  // the cap. Not by way of a double, which rounds the largest cap up to what no duration can hold.
+  state.previous = delay < cap ? duration(static_cast<std::int64_t>(std::max(delay, 0.0))) : options.cap;
   return state.previous;
 }
 

@@ -61,10 +61,18 @@ void retry_budget::earn_by_time(time_point now) noexcept {
     earned_until_.compare_exchange_strong(since, present, std::memory_order_relaxed);
     return;
   }
-  const double seconds = static_cast<double>(present - since) * 1e-9;
-  const std::int64_t earned = to_millitokens(std::min(seconds * options_.min_retries_per_second, options_.max_tokens));
-  if (earned <= 0) return;
-  if (earned_until_.compare_exchange_strong(since, present, std::memory_order_relaxed)) add(earned);
+  // Whole thousandths only, and the time that was not paid for stays for the next one to ask: what is earned must not
+  // depend on how often somebody asks.
+  const double earned = static_cast<double>(present - since) * 1e-9 * options_.min_retries_per_second * token;
+  if (earned >= static_cast<double>(max_)) {
+    if (earned_until_.compare_exchange_strong(since, present, std::memory_order_relaxed)) add(max_);
+    return;
+  }
+  const auto whole = static_cast<std::int64_t>(earned);
+  if (whole <= 0) return;
+  const auto paid = static_cast<double>(whole) * 1e9 / (options_.min_retries_per_second * token);
+  const std::int64_t until = std::min(present, since + static_cast<std::int64_t>(paid));
+  if (earned_until_.compare_exchange_strong(since, until, std::memory_order_relaxed)) add(whole);
 }
 
 bool retry_budget::try_withdraw(time_point now) noexcept {

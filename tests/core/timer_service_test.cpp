@@ -1,4 +1,4 @@
-// Timers, virtual time, randomness.
+// Timers: the wheel against a model, the service against real time.
 #include "async_test.hpp"
 
 #include <cofferdam/core/parked.hpp>
@@ -46,51 +46,6 @@ TEST_CASE("the wheel agrees with an ordered map over 100000 random operations, t
   }
 }
 
-TEST_CASE("an hour passes at once, in order, and the same seed gives the same trace", "[core][time]") {
-  const auto run = [](std::uint64_t seed) {
-    net::io_context context(1);
-    virtual_time time(context, seed);
-    std::vector<int> order;
-    const auto sleeper = [&](int id, duration step) -> awaitable<void> {
-      const auto executor = co_await net::this_coro::executor;
-      for (int i = 0; i < 3; ++i) {
-        co_await sleep_for(step + duration(static_cast<std::int64_t>(random_of(executor).uniform() * 1e6)));
-        order.push_back(id);
-      }
-    };
-    spawn(context, sleeper, 1, 1h);
-    spawn(context, sleeper, 2, 50min);
-    time.run();
-    CHECK(order == std::vector<int>{2, 1, 2, 1, 2, 1});
-    CHECK(time.elapsed() >= 3h);
-    return time.trace();
-  };
-  const auto first = run(1), again = run(1), other = run(2);
-  CHECK(first == again);
-  CHECK(first != other);
-}
-
-ASYNC_TEST("sleeps of equal length end in the order they began", "[core][time]") {
-  std::vector<int> order;
-  const auto executor = co_await net::this_coro::executor;
-  for (int i = 0; i < 100; ++i) {
-    spawn(executor, [&order, i]() -> awaitable<void> {
-      co_await sleep_for(1s);
-      order.push_back(i);
-    });
-  }
-  co_await sleep_for(2s);
-  CHECK(std::ranges::is_sorted(order));
-  CHECK(order.size() == 100);
-}
-
-TEST_CASE("a task that waits for nothing is a deadlock, not a hang", "[core][time]") {
-  net::io_context context(1);
-  virtual_time time(context);
-  const auto body = []() -> awaitable<void> { co_await sleep_until(never); };
-  CHECK_THROWS_AS(time.run(body), deadlock_error);
-}
-
 TEST_CASE("run() returns when nothing waits any more, and a cancelled timer does not hold it", "[core][timer]") {
   net::io_context context;
   auto& timers = timers_of(context);
@@ -128,14 +83,96 @@ TEST_CASE("threads may schedule and cancel at once", "[core][timer][concurrent]"
   CHECK(slept == 20);
 }
 
-TEST_CASE("streams split by name do not depend on each other's draws", "[core][random]") {
-  random_source a(random_source::split(1, "arrivals")), b(random_source::split(1, "service"));
-  const auto first = a();
-  for (int i = 0; i < 100; ++i) (void)b();
-  random_source again(random_source::split(1, "arrivals"));
-  CHECK(again() == first);
-  CHECK(random_source::split(1, "a") != random_source::split(2, "a"));
-  double sum = 0;
-  for (int i = 0; i < 100'000; ++i) sum += a.exponential(10);
-  CHECK(sum / 100'000 == Approx(10).epsilon(0.02));
+TEST_CASE("real time fires no entry early, each once, in order of time to within a tick", "[core][timer]") {
+  net::io_context context(1);
+  auto& timers = timers_of(context);
+  struct waiting : timer_entry {
+    timer_service* timers = nullptr;
+    std::vector<time_point>* fired = nullptr;
+    time_point due, at;
+  };
+  std::vector<time_point> fired;
+  std::vector<waiting> entries(50);
+  const auto begin = timers.now();
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    auto& entry = entries[(i * 17) % entries.size()];
+    entry.timers = &timers;
+    entry.fired = &fired;
+    entry.due = begin + 100us * static_cast<int>((i * 17) % entries.size());
+    entry.on_due = [](timer_entry& e) noexcept {
+      auto& self = static_cast<waiting&>(e);
+      self.at = self.timers->now();
+      self.fired->push_back(self.due);
+    };
+    entry.on_shutdown = [](timer_entry&) noexcept {};
+    timers.schedule(entry, entry.due, context.get_executor());
+  }
+  CHECK(timers.pending() == entries.size());
+  const auto keep_running = net::make_work_guard(context);
+  while (fired.size() < entries.size()) context.run_one();
+  for (const auto& entry : entries) CHECK(entry.at >= entry.due);
+  for (std::size_t i = 1; i < fired.size(); ++i) CHECK(fired[i] > fired[i - 1] - 263us);
+  CHECK(timers.pending() == 0);
+}
+
+TEST_CASE("a context that ends hands back every entry once, and one that releases others is no trouble",
+          "[core][timer]") {
+  struct waiting : timer_entry {
+    int shut_down = 0;
+    waiting* other = nullptr;  // cancelled when this one is released, as the frames of coroutines do
+    timer_service* timers = nullptr;
+    bool cancelled = false;
+  };
+  std::vector<waiting> entries(100);
+  {
+    net::io_context context(1);
+    auto& timers = timers_of(context);
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      entries[i].timers = &timers;
+      if (i % 2 == 0) entries[i].other = &entries[i + 1];
+      entries[i].on_due = [](timer_entry&) noexcept { FAIL("due"); };
+      entries[i].on_shutdown = [](timer_entry& e) noexcept {
+        auto& self = static_cast<waiting&>(e);
+        ++self.shut_down;
+        if (self.other != nullptr) self.other->cancelled = self.timers->cancel(*self.other);
+      };
+      timers.schedule(entries[i], i % 3 == 0 ? never : timers.now() + 1h * static_cast<int>(i + 1),
+                      context.get_executor());
+    }
+    CHECK(timers.pending() == 66);
+  }
+  for (const auto& entry : entries) {
+    if (entry.other != nullptr) CHECK(entry.shut_down == 1);
+    if (entry.other != nullptr) CHECK(entry.other->shut_down + (entry.other->cancelled ? 1 : 0) >= 1);
+  }
+}
+
+TEST_CASE("an entry that waits for ever is not pending and can be cancelled", "[core][timer]") {
+  net::io_context context(1);
+  auto& timers = timers_of(context);
+  timer_entry entry;
+  entry.on_due = entry.on_shutdown = [](timer_entry&) noexcept {};
+  CHECK_FALSE(timers.cancel(entry));  // never scheduled
+  timers.schedule(entry, never, context.get_executor());
+  CHECK(timers.pending() == 0);
+  context.run();  // returns: nothing to wait for
+  CHECK(timers.cancel(entry));
+  CHECK_FALSE(timers.cancel(entry));
+}
+
+TEST_CASE("cancelling the last of many timers lets run() return at once, each time", "[core][timer]") {
+  net::io_context context(1);
+  auto& timers = timers_of(context);
+  for (int round = 0; round < 20; ++round) {
+    const auto limited = [&]() -> awaitable<void> { co_await sleep_for(1h); };
+    std::vector<spawned> jobs;
+    for (int i = 0; i < 5; ++i) jobs.push_back(spawn(context, limited));
+    context.restart();
+    context.poll();
+    CHECK(timers.pending() == 5);
+    for (const auto& job : jobs) job.cancel();
+    context.restart();
+    context.run();  // an hour otherwise
+    CHECK(timers.pending() == 0);
+  }
 }

@@ -202,6 +202,31 @@ ASYNC_TEST("map stops drawing at the first error and throws it when all has ende
   CHECK(pool.active_count() == 0);
 }
 
+ASYNC_TEST("a cancelled map whose function ignores it throws, and keeps no permit", "[bulkhead]") {
+  bulkhead pool("pool", {.max_concurrent = 2});
+  std::size_t started = 0;
+  std::exception_ptr error;
+  const auto body = [&]() -> awaitable<void> {
+    const auto function = [&](int) -> awaitable<int> {
+      ++started;
+      return stubborn(1h, true);
+    };
+    try {
+      (void)co_await pool.map(std::vector<int>(5), function);
+    } catch (const net::asio_system_error&) {
+      error = std::current_exception();
+    }
+  };
+  const auto executor = co_await net::this_coro::executor;
+  const auto job = spawn(executor, body);
+  co_await sleep_for(1ms);
+  job.cancel();
+  co_await sleep_for(1ms);
+  CHECK(error != nullptr);
+  CHECK(started == 2);
+  CHECK(pool.active_count() == 0);
+}
+
 TEST_CASE("cancelling a queued call at any step leaks no permit", "[bulkhead]") {
   bulkhead pool("pool", {.max_concurrent = 1, .max_queue = 2});
   const auto operation = [&]() -> awaitable<void> {

@@ -997,7 +997,7 @@ TEST_CASE("every bad option is found, and every edge is allowed", "[circuit]") {
   CHECK(validate({.probe_failure_ratio = nan}).size() == 1);
   CHECK(validate({.break_growth = nan}).size() == 1);
 
-  CHECK(validate({}).empty());
+  CHECK(validate(circuit_breaker_options{}).empty());
   CHECK(validate({.failure_ratio = 1,
                   .slow_call_duration = 1ns,
                   .slow_call_ratio = 1,

@@ -177,6 +177,27 @@ ASYNC_TEST("a fallback sees why, is selective, and its own error is the call's",
   CHECK(twice.why().message() == "twice");
 }
 
+ASYNC_TEST("a call whose task ignored its cancellation ends, and try_run reports it", "[pipeline]") {
+  // Asio throws at the next co_await of a cancelled coroutine: a pause, another attempt, a fallback.
+  auto resting = retry({.max_attempts = 3, .backoff = {.base = 1s}});
+  auto at_once = retry({.max_attempts = 3, .backoff = {.kind = backoff_kind::constant, .base = 0ns}});
+  auto replacing = fallback([] { return 7; }) | retry({.max_attempts = 1});
+  auto limited = retry({.max_attempts = 3, .backoff = {.base = 1s}}) | timeout(1h);
+  std::vector<failure> ends;
+  const auto body = [&](auto* calls) -> awaitable<void> {
+    const auto result = co_await calls->try_run(stubborn, 1h, false);
+    ends.push_back(result.why());
+  };
+  const auto executor = co_await net::this_coro::executor;
+  const spawned jobs[] = {spawn(executor, body, &resting), spawn(executor, body, &at_once),
+                          spawn(executor, body, &replacing), spawn(executor, body, &limited)};
+  co_await sleep_for(1ms);
+  for (const auto& job : jobs) job.cancel();
+  co_await sleep_for(1ms);
+  CHECK(ends.size() == 4);
+  for (const auto& end : ends) CHECK(end.is_cancellation());
+}
+
 TEST_CASE("cancelling at any step leaks nothing from any policy", "[pipeline]") {
   circuit_breaker breaker("breaker", {.minimum_calls = 1000});
   bulkhead pool("pool", {.max_concurrent = 1, .max_queue = 1});

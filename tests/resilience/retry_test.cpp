@@ -1,4 +1,4 @@
-// Retry, its backoff and its budget.
+// Retry: when it tries again, when it stops, and how long it waits.
 #include "async_test.hpp"
 
 #include <cofferdam/core/spawn.hpp>
@@ -28,50 +28,7 @@ struct flaky {
   }
 };
 
-std::vector<duration> delays(const backoff_options& options, std::uint32_t count, std::uint64_t seed = 1) {
-  random_source random(seed);
-  backoff_state state;
-  std::vector<duration> result;
-  for (std::uint32_t n = 1; n <= count; ++n) result.push_back(backoff_delay(options, n, state, random));
-  return result;
-}
-
 }  // namespace
-
-TEST_CASE("backoff without jitter is exact and capped", "[retry]") {
-  CHECK(delays(exact(backoff_kind::constant, 50ms, 1s), 3) == std::vector<duration>{50ms, 50ms, 50ms});
-  CHECK(delays(exact(backoff_kind::linear, 50ms, 120ms), 3) == std::vector<duration>{50ms, 100ms, 120ms});
-  CHECK(delays(exact(backoff_kind::exponential, 50ms, 1s), 7) ==
-        std::vector<duration>{50ms, 100ms, 200ms, 400ms, 800ms, 1s, 1s});
-  CHECK(delays(exact(backoff_kind::exponential, 1h, 24h), 4000).back() == 24h);  // overflow gives the cap
-}
-
-TEST_CASE("every jitter stays within its bounds", "[retry]") {
-  const auto check = [](jitter_kind jitter, auto low, auto high) {
-    backoff_options options{.base = 100ms, .jitter = jitter, .cap = 2s};
-    for (std::uint64_t seed = 1; seed <= 200; ++seed) {
-      const auto drawn = delays(options, 8, seed);
-      for (std::size_t i = 0; i < drawn.size(); ++i) {
-        const duration plain = std::min<duration>(100ms * (1 << i), 2s);
-        REQUIRE(drawn[i] >= low(plain));
-        REQUIRE(drawn[i] <= high(plain));
-      }
-    }
-  };
-  const auto zero = [](duration) { return duration(0); };
-  const auto same = [](duration d) { return d; };
-  const auto cap = [](duration) { return duration(2s); };
-  check(jitter_kind::full, zero, same);
-  check(jitter_kind::equal, [](duration d) { return d / 2; }, same);
-  check(
-      jitter_kind::proportional, [](duration d) { return d * 3 / 4; },
-      [](duration d) { return std::min<duration>(d * 5 / 4, 2s); });
-  check(jitter_kind::decorrelated, [](duration) { return duration(100ms); }, cap);
-  check(jitter_kind::decorrelated_v2, zero, cap);
-  check(jitter_kind::stretched, same, cap);
-  CHECK(delays({.base = 100ms}, 5, 7) == delays({.base = 100ms}, 5, 7));
-  CHECK(delays({.base = 100ms}, 5, 7) != delays({.base = 100ms}, 5, 8));
-}
 
 ASYNC_TEST("a task is tried again after each delay until it succeeds", "[retry]") {
   retry policy({.max_attempts = 4, .backoff = exact(backoff_kind::exponential, 10ms, 1s)});
@@ -197,29 +154,6 @@ ASYNC_TEST("a budget of a tenth allows a tenth of retries", "[retry]") {
   for (int i = 0; i < 100; ++i) (void)co_await policy.try_run([] { return 1; });
   CHECK(budget.stats().balance == Approx(10));
   CHECK(budget.stats().withdrawals == 10);
-}
-
-TEST_CASE("budgets by call, by throttle and by time", "[retry]") {
-  retry_budget by_call({.kind = budget_kind::per_call, .ratio = 0.5, .max_tokens = 1});
-  CHECK(by_call.try_withdraw(time_point{}));
-  CHECK_FALSE(by_call.try_withdraw(time_point{}));
-  by_call.on_first_attempt();
-  by_call.on_first_attempt();
-  CHECK(by_call.try_withdraw(time_point{}));
-
-  retry_budget throttle({.kind = budget_kind::throttle, .ratio = 0.5, .max_tokens = 4});
-  throttle.on_failure();
-  CHECK(throttle.try_withdraw(time_point{}));  // 3 of 4
-  throttle.on_failure();
-  CHECK_FALSE(throttle.try_withdraw(time_point{}));  // half is not enough
-  throttle.on_success();
-  CHECK(throttle.try_withdraw(time_point{}));
-
-  retry_budget quiet({.ratio = 0, .max_tokens = 1, .min_retries_per_second = 2});
-  CHECK(quiet.try_withdraw(time_point(1s)));
-  CHECK_FALSE(quiet.try_withdraw(time_point(1s)));
-  CHECK_FALSE(quiet.try_withdraw(time_point(1400ms)));
-  CHECK(quiet.try_withdraw(time_point(2s)));
 }
 
 TEST_CASE("bad options of a retry are all named", "[retry]") {

@@ -22,7 +22,8 @@ enum class jitter_kind : std::uint8_t {
   equal,            ///< uniform in [d/2, d)
   full,             ///< uniform in [0, d): least work at high contention (AWS, "Exponential Backoff and Jitter", 2015)
   decorrelated,     ///< uniform in [base, 3 * previous), capped (same source)
-  decorrelated_v2,  ///< smooth exponential with soft floor, median base * 2^n / 1.4 (Polly.Contrib, 2019)
+  decorrelated_v2,  ///< smooth exponential, whatever `kind` says; medians of 0.9, 1.2, 2, 4, 8, ... times base
+                    ///< (Polly.Contrib, 2019)
   stretched,        ///< d * [1, 2), before the cap: what node-retry does
 };
 

@@ -124,11 +124,10 @@ template <class T, class F, class Result> struct map_run {
 template <class T, class F, class Result> awaitable<void> map_worker(bulkhead& permits, map_run<T, F, Result>& run) {
   while (!run.error && run.next < run.items.size()) {
     const std::size_t index = run.next++;
-    auto result = co_await permits.try_run(run.function, std::move(run.items[index]));
-    if (result) {
-      run.results[index].emplace(*std::move(result));
-    } else if (!run.error) {
-      run.error = result.why().exception();
+    try {
+      run.results[index].emplace(co_await permits.run(run.function, std::move(run.items[index])));
+    } catch (...) {  // also Asio's, when this worker was cancelled, the function ignored it, and there is more to do
+      if (!run.error) run.error = std::current_exception();
     }
   }
 }

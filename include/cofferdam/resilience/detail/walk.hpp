@@ -127,61 +127,65 @@ template <class Report, class Stages, class Work> struct walk {
     admitted<Stages> here(stages);
     for (bool again = true; again;) {
       again = false;
-      // Down.
-      admission said = stages.descend(here, c);
-      while (said == admission::wait) {
-        said = co_await wait(stages, here, c);
-        if (said != admission::go) break;
-        ++here.top;
-        said = stages.descend(here, c);
-      }
-      if (said == admission::substitute) {
-        ++here.top;
-        co_await substitute(stages, here.top - 1, box, c);
-      }
-      if (said == admission::go) {
-        c.count_attempt();
-        if (stages.scope() != nullptr) {
-          co_await run_below(stages, work, box, c);
-        } else {
-          try {
-            if constexpr (reports && Work::plain) {
-              keep(work.invoke(), box, c);
-            } else if constexpr (reports) {
-              keep(co_await work.start(), box, c);
-            } else if constexpr (Work::plain && std::is_void_v<raw>) {
-              work.invoke();
-              box.value = true;
-            } else if constexpr (Work::plain) {
-              box.value.emplace(work.invoke());
-            } else if constexpr (std::is_void_v<raw>) {
-              co_await work.start();
-              box.value = true;
-            } else {
-              box.value.emplace(co_await work.start());
-            }
-          } catch (const std::exception& e) {
-            c.fail(failure::current(e));
-          } catch (...) {
-            c.fail(failure::current());
+      // Down. A coroutine that was cancelled and goes on throws at its next co_await: that ends the walk like a
+      // failure.
+      try {
+        admission said = stages.descend(here, c);
+        while (said == admission::wait) {
+          said = admission::reject;
+          said = co_await stages.wait(here.top, c, here.slot(here.top));
+          c.forget_time();
+          if (said != admission::go) break;
+          ++here.top;
+          said = stages.descend(here, c);
+        }
+        if (said == admission::substitute) {
+          ++here.top;
+          co_await substitute(stages, here.top - 1, box, c);
+        } else if (said == admission::go) {
+          c.count_attempt();
+          if (stages.scope() != nullptr) {
+            co_await run_below(stages, work, box, c);
+          } else if constexpr (reports && Work::plain) {
+            keep(work.invoke(), box, c);
+          } else if constexpr (reports) {
+            keep(co_await work.start(), box, c);
+          } else if constexpr (Work::plain && std::is_void_v<raw>) {
+            work.invoke();
+            box.value = true;
+          } else if constexpr (Work::plain) {
+            box.value.emplace(work.invoke());
+          } else if constexpr (std::is_void_v<raw>) {
+            co_await work.start();
+            box.value = true;
+          } else {
+            box.value.emplace(co_await work.start());
           }
         }
-        c.forget_time();
+      } catch (const std::exception& e) {
+        c.fail(failure::current(e));
+      } catch (...) {
+        c.fail(failure::current());
       }
+      c.forget_time();
 
       // Up, possibly turning round on the way.
       for (;;) {
         const verdict next = stages.ascend(here, c, outcome_view(box.address(), typeid(value), c.why()));
         if (next == verdict::deliver) [[likely]]
           break;
-        if (next == verdict::substitute) {
-          co_await substitute(stages, here.top, box, c);
+        try {
+          if (next == verdict::substitute) {
+            co_await substitute(stages, here.top, box, c);
+            continue;
+          }
+          if (c.delay() > duration::zero()) co_await sleep_for(c.delay());
+        } catch (...) {  // cancelled while waiting, or no substitute: hand that up
+          box = {};
+          c.fail(failure::current());
           continue;
         }
-        if (c.delay() > duration::zero() && !co_await rest(c)) {
-          box = {};
-          continue;  // cancelled while waiting: hand that up
-        }
+        c.forget_time();
         ++here.top;  // whoever asked for another attempt is still admitted
         box = {};
         (void)c.take_failure();
@@ -203,49 +207,20 @@ template <class Report, class Stages, class Work> struct walk {
   }
 
  private:
-  static awaitable<admission> wait(const Stages& stages, admitted<Stages>& here, call& c) {
-    auto said = admission::reject;
-    try {
-      said = co_await stages.wait(here.top, c, here.slot(here.top));
-    } catch (...) {
-      c.fail(failure::current());
-    }
-    c.forget_time();
-    co_return said;
-  }
-
-  /// False when cancelled meanwhile.
-  static awaitable<bool> rest(call& c) {
-    bool rested = true;
-    try {
-      co_await sleep_for(c.delay());
-    } catch (...) {
-      c.fail(failure::current());
-      rested = false;
-    }
-    c.forget_time();
-    co_return rested;
-  }
-
   static awaitable<void> substitute(const Stages& stages, std::size_t by, value_box<value>& box, call& c) {
     const auto* function = static_cast<const substitute_function<value>*>(stages.substitution(by, typeid(value)));
     if (function != nullptr) {
       const failure why = c.take_failure();
       box = {};
-      try {
-        if constexpr (std::is_void_v<value>) {
-          co_await (*function)(why);
-          box.value = true;
-        } else {
-          box.value.emplace(co_await (*function)(why));
-        }
-      } catch (...) {
-        c.fail(failure::current());
+      if constexpr (std::is_void_v<value>) {
+        co_await (*function)(why);
+        box.value = true;
+      } else {
+        box.value.emplace(co_await (*function)(why));
       }
     } else if (!c.why() && box.address() == nullptr) {
       // Nothing came and nothing can be given instead: the policy promised a value of another type.
-      const std::logic_error mistake(stages.describe(by) + ": has no substitute of the task's type");
-      c.fail(failure::thrown(std::make_exception_ptr(mistake)));
+      throw std::logic_error(stages.describe(by) + ": has no substitute of the task's type");
     }
     c.forget_time();
   }
@@ -253,18 +228,14 @@ template <class Report, class Stages, class Work> struct walk {
   /// Everything below a time limit.
   static awaitable<void> run_below(const Stages& stages, Work& work, value_box<value>& box, call& c) {
     const timeout_scope& scope = *stages.scope();
-    try {
-      const duration limit = scope.limit(c);
-      if (limit <= duration::zero() || limit == duration::max()) {
-        keep(co_await below(stages, work, on_timeout::cancel), box, c);
-      } else {
-        auto options = limit_after(limit, scope.mode(), scope.name());
-        auto limited =
-            co_await run_child<outcome<value>, reporting>(std::move(options), below(stages, work, scope.mode()));
-        limited ? keep(*std::move(limited), box, c) : c.fail(limited.why());
-      }
-    } catch (...) {
-      c.fail(failure::current());
+    const duration limit = scope.limit(c);
+    if (limit <= duration::zero() || limit == duration::max()) {
+      keep(co_await below(stages, work, on_timeout::cancel), box, c);
+    } else {
+      auto options = limit_after(limit, scope.mode(), scope.name());
+      auto limited =
+          co_await run_child<outcome<value>, reporting>(std::move(options), below(stages, work, scope.mode()));
+      limited ? keep(*std::move(limited), box, c) : c.fail(limited.why());
     }
   }
 
