@@ -7,7 +7,7 @@ failure failure::refused(errc code, shared_name policy, std::optional<duration> 
                          std::exception_ptr cause) noexcept {
   failure result;
   result.kind_ = kind::refusal;
-  result.code_ = make_error_code(code);
+  result.set_code(make_error_code(code));
   result.policy_ = std::move(policy);
   if (retry_after) result.retry_after_ = std::max(*retry_after, duration::zero());
   result.exception_ = std::move(cause);
@@ -17,7 +17,7 @@ failure failure::refused(errc code, shared_name policy, std::optional<duration> 
 failure failure::cancelled() noexcept {
   failure result;
   result.kind_ = kind::cancellation;
-  result.code_ = net::asio_error_code(net::error::operation_aborted);
+  result.set_code(net::asio_error_code(net::error::operation_aborted));
   return result;
 }
 
@@ -26,13 +26,13 @@ failure failure::current(const std::exception& e) noexcept {
   result.kind_ = kind::exception;
   result.exception_ = std::current_exception();
   if (const auto* asio = dynamic_cast<const net::asio_system_error*>(&e)) {
-    result.code_ = asio->code();
+    result.set_code(asio->code());
   } else if (const auto* system = dynamic_cast<const std::system_error*>(&e)) {
-    result.code_ = system->code();
+    result.set_code(system->code());
   }
   if (dynamic_cast<const bail*>(&e) != nullptr) result.kind_ = kind::bail;
-  if (cofferdam::is_cancellation(result.code_)) result.kind_ = kind::cancellation;
-  if (!is_ours(result.code_)) return result;
+  if (cofferdam::is_cancellation(result.code())) result.kind_ = kind::cancellation;
+  if (!is_ours(result.code())) return result;
   if (const auto* ours = dynamic_cast<const error*>(&e)) {
     result.policy_ = ours->shared_policy();
     result.retry_after_ = ours->retry_after().value_or(duration(-1));
@@ -66,7 +66,7 @@ std::exception_ptr failure::exception() const {
     case kind::none:
       break;
     case kind::refusal:
-      return make_exception(static_cast<errc>(code_.value()), policy_, retry_after(), exception_);
+      return make_exception(static_cast<errc>(value_), policy_, retry_after(), exception_);
     case kind::cancellation:
       if (!exception_) return std::make_exception_ptr(net::asio_system_error(net::error::operation_aborted));
       [[fallthrough]];

@@ -51,14 +51,9 @@ time_window::time_window(std::size_t buckets, duration width, bool with_slow)
       width_(std::max<std::int64_t>(width.count(), 1)),
       per_nanosecond_(1.0 / static_cast<double>(width_)),
       with_slow_(with_slow),
-      lines_per_shard_((1 + buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
+      lines_per_shard_((buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
+      heads_(new shard_head[shard_count()]()),
       lines_(new line[lines_per_shard_ * shard_count()]()) {}
-
-std::atomic<std::uint64_t>& time_window::word(std::size_t shard, unsigned generation, bool slow,
-                                              std::size_t bucket) const noexcept {
-  const std::size_t index = 1 + (slow ? 2 * buckets_ : 0) + generation * buckets_ + bucket;
-  return lines_[shard * lines_per_shard_ + index / 8].words[index % 8];
-}
 
 time_window::place time_window::place_of(std::int64_t slice) const noexcept {
   const auto number = static_cast<std::uint64_t>(slice);
@@ -69,12 +64,8 @@ time_window::place time_window::place_of(std::int64_t slice) const noexcept {
   return {static_cast<std::size_t>(number - turns * buckets_), turns % ((1U << lap_bits) - 1) + 1};
 }
 
-std::atomic<std::uint64_t>& time_window::newest(std::size_t shard) const noexcept {
-  return lines_[shard * lines_per_shard_].words[0];
-}
-
 bool time_window::advance(const shard& mine, std::int64_t slice) noexcept {
-  auto& newest_slice = newest(mine.index);
+  auto& newest_slice = heads_[mine.index].newest;
   const auto span = static_cast<std::int64_t>(buckets_);
   std::uint64_t seen = newest_slice.load(std::memory_order_relaxed);
   std::int64_t old = 0;
@@ -96,6 +87,10 @@ bool time_window::advance(const shard& mine, std::int64_t slice) noexcept {
       }
     }
   }
+  if (mine.exclusive) {
+    const auto [bucket, lap] = place_of(slice);
+    heads_[mine.index].of_owner = {static_cast<std::uint64_t>(slice * width_), lap, bucket};
+  }
   return true;
 }
 
@@ -115,7 +110,7 @@ void time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bo
 
 bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
   const shard mine = this_shard();
-  if (newest(mine.index).load(std::memory_order_relaxed) != static_cast<std::uint64_t>(slice) + 1) [[unlikely]] {
+  if (heads_[mine.index].newest.load(std::memory_order_relaxed) != static_cast<std::uint64_t>(slice) + 1) [[unlikely]] {
     if (!advance(mine, slice)) return false;
   }
   const auto [bucket, lap] = place_of(slice);
@@ -128,7 +123,7 @@ window_counts time_window::sum(unsigned generation, std::int64_t slice) const no
   window_counts total;
   const auto span = static_cast<std::int64_t>(buckets_);
   for (std::size_t shard = 0; shard < shard_count(); ++shard) {
-    const std::uint64_t newest_slice = newest(shard).load(std::memory_order_relaxed);
+    const std::uint64_t newest_slice = heads_[shard].newest.load(std::memory_order_relaxed);
     if (newest_slice == 0 || static_cast<std::int64_t>(newest_slice) - 1 <= slice - span) continue;
     for (std::int64_t past = slice; past > slice - span && past >= 0; --past) {
       const auto [bucket, lap] = place_of(past);

@@ -32,11 +32,11 @@ admission circuit_breaker::admit_slowly(call& c, policy_slot& slot) noexcept {
   try {
     // Most refusals happen far from the end of the break, where the cheap clock is good enough.
     const time_point coarse = c.coarse_now();
-    auto decision = core_.admit(mine.permit, core_.surely_open(coarse) ? coarse : c.now());
+    auto why = core_.admit(mine.permit, core_.surely_open(coarse) ? coarse : c.now());
     core_.drain_events();
-    if (decision.admitted) return admission::go;
+    if (!why) return admission::go;
     publish(circuit_event_kind::reject, c);
-    c.refuse(decision.refused, core_.name(), decision.retry_after, std::move(decision.cause));
+    c.refuse(std::move(why));
   } catch (...) {
     c.refuse(failure::current());
   }

@@ -457,7 +457,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   open_locked(cause, now, length, counts);
 }
 
-circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point now) {
+failure circuit_core::admit(circuit_permit& permit, time_point now) {
   if (try_admit(permit)) {
     permit.started = now;
     return {};
@@ -470,9 +470,9 @@ circuit_core::decision circuit_core::admit(circuit_permit& permit, time_point no
     permit.started = now;
     return {};
   }
-  const auto refuse = [&](errc code, std::optional<duration> retry_after) -> decision {
+  const auto refuse = [&](errc code, std::optional<duration> retry_after) {
     memory->rejected.fetch_add(1, std::memory_order_relaxed);
-    return {false, code, retry_after, last_failure_};
+    return failure::refused(code, name_, retry_after, last_failure_);
   };
   if (mode_ == circuit_mode::isolated) return refuse(errc::circuit_isolated, std::nullopt);
   if (state() == circuit_state::open) {

@@ -34,7 +34,7 @@ struct driven_core {
     watch = core.events().subscribe([this](const circuit_event& e) { events.push_back(e); });
   }
   bool enter(circuit_permit& permit) {
-    const bool admitted = core.admit(permit, now).admitted;
+    const bool admitted = !core.admit(permit, now);
     core.drain_events();
     return admitted;
   }
@@ -144,9 +144,9 @@ TEST_CASE("an open circuit refuses with the rest of the break and probes when it
   c.now += 2s;
   circuit_permit permit;
   const auto refused = c.core.admit(permit, c.now);
-  CHECK_FALSE(refused.admitted);
-  CHECK(refused.refused == errc::circuit_open);
-  CHECK(refused.retry_after == duration(3s));
+  CHECK(refused);
+  CHECK(refused.is_refusal(errc::circuit_open));
+  CHECK(refused.retry_after() == duration(3s));
   c.now += 3s;
   CHECK(c.call(good));
   CHECK(c.core.state() == circuit_state::closed);
@@ -198,7 +198,7 @@ TEST_CASE("a hung probe loses its place after the deadline, and its result is la
   REQUIRE(c.enter(hung));
   c.now += 9s;
   const auto refused = c.core.admit(next, c.now);
-  CHECK(refused.retry_after == duration(1s));
+  CHECK(refused.retry_after() == duration(1s));
   c.now += 1s;
   REQUIRE(c.enter(next));
   c.leave(hung, good);
@@ -270,7 +270,7 @@ TEST_CASE("isolated refuses, disabled passes without recording, metrics_only say
   driven_core c({.minimum_calls = 2, .window_calls = 2});
   c.core.set_mode(circuit_mode::isolated);
   circuit_permit permit;
-  CHECK(c.core.admit(permit, c.now).refused == errc::circuit_isolated);
+  CHECK(c.core.admit(permit, c.now).is_refusal(errc::circuit_isolated));
   c.core.set_mode(circuit_mode::disabled);
   c.calls(10, bad);
   CHECK(c.core.state() == circuit_state::closed);
@@ -323,7 +323,7 @@ TEST_CASE("open() and close() by hand are idempotent; an opened circuit's break 
   c.core.open();
   c.now += 1h;
   circuit_permit permit;
-  CHECK(c.core.admit(permit, c.now).retry_after == duration(5s));
+  CHECK(c.core.admit(permit, c.now).retry_after() == duration(5s));
   c.core.close();
   c.core.close();
   c.core.drain_events();
@@ -531,8 +531,8 @@ TEST_CASE("a refusal of a half-open circuit says when the oldest probe gives up 
   REQUIRE(c.enter(other));
   c.now += 1s;
   const auto refused = c.core.admit(excess, c.now);
-  CHECK(refused.refused == errc::circuit_open);
-  CHECK(refused.retry_after == duration(2s));  // without a probe_deadline the break_duration is the deadline
+  CHECK(refused.is_refusal(errc::circuit_open));
+  CHECK(refused.retry_after() == duration(2s));  // without a probe_deadline the break_duration is the deadline
 }
 
 TEST_CASE("only as many places of hung probes are taken as there are calls for them", "[circuit]") {
@@ -757,7 +757,7 @@ TEST_CASE("a refusal tells the rest of the computed break, not of the configured
   c.calls(1, bad);
   c.now += 1s;
   circuit_permit permit;
-  CHECK(c.core.admit(permit, c.now).retry_after == duration(3s));
+  CHECK(c.core.admit(permit, c.now).retry_after() == duration(3s));
   CHECK(c.core.stats(c.now).consecutive_opens == 2);
 }
 
@@ -782,14 +782,14 @@ TEST_CASE("a generator knows what happened, holds no lock, and sets what refusal
   CHECK(seen[0].failures == 2);
   CHECK(seen[0].last_failure == failure);
   const auto refused = c.core.admit(permit, c.now);
-  CHECK(refused.retry_after == duration(10s));
-  CHECK(refused.cause == failure);
+  CHECK(refused.retry_after() == duration(10s));
+  CHECK(refused.cause() == failure);
   c.now += 10s;
   c.calls(1, bad);
   REQUIRE(seen.size() == 2);
   CHECK(seen[1].consecutive_opens == 2);
   CHECK(seen[1].calls == 1);
-  CHECK(c.core.admit(permit, c.now).retry_after == duration(20s));
+  CHECK(c.core.admit(permit, c.now).retry_after() == duration(20s));
 }
 
 TEST_CASE("what a person did while the generator thought stands", "[circuit]") {
@@ -832,10 +832,10 @@ TEST_CASE("isolation outlasts everything but its end, and tells no time", "[circ
   c.now += 1h;
   circuit_permit permit;
   const auto refused = c.core.admit(permit, c.now);
-  CHECK(refused.refused == errc::circuit_isolated);
-  CHECK_FALSE(refused.retry_after);
+  CHECK(refused.is_refusal(errc::circuit_isolated));
+  CHECK_FALSE(refused.retry_after());
   c.core.close();
-  CHECK(c.core.admit(permit, c.now).refused == errc::circuit_isolated);
+  CHECK(c.core.admit(permit, c.now).is_refusal(errc::circuit_isolated));
   c.core.set_mode(circuit_mode::normal);
   CHECK(c.call(good));
   CHECK(c.core.stats(c.now).rejected == 2);
@@ -922,7 +922,7 @@ TEST_CASE("opening by hand a half-open circuit starts a break with the next call
   CHECK(c.core.state() == circuit_state::open);
   c.now += 1min;
   CHECK(c.core.stats(c.now).remaining_break == 4s);
-  CHECK(c.core.admit(refused, c.now).retry_after == duration(4s));
+  CHECK(c.core.admit(refused, c.now).retry_after() == duration(4s));
   c.now += 4s;
   CHECK(c.call(good));
 }
@@ -961,7 +961,7 @@ TEST_CASE("importing a closed state closes and forgets, also an opening by hand"
   c.calls(2, bad);
   c.now += 2s;
   circuit_permit permit;
-  CHECK(c.core.admit(permit, c.now).retry_after == duration(3s));  // counted from the trip
+  CHECK(c.core.admit(permit, c.now).retry_after() == duration(3s));  // counted from the trip
 }
 
 // -------------------------------------------------------------------------------------------------------- the rest
@@ -1412,7 +1412,7 @@ TEST_CASE("four threads: every permit is settled once, probes keep their number,
       for (int i = 0; i < 20'000; ++i) {
         const time_point now{duration(clock.fetch_add(1000))};
         circuit_permit permit;
-        if (!core.admit(permit, now).admitted) {
+        if (core.admit(permit, now)) {
           ++refused;
           continue;
         }
@@ -1507,7 +1507,7 @@ TEST_CASE("people, probes and observers may meet in any order", "[circuit][concu
     std::mt19937 random(seed);
     for (int i = 0; i < 10'000; ++i) {
       circuit_permit permit;
-      if (core.admit(permit, time_point(duration(clock.fetch_add(500)))).admitted) {
+      if (!core.admit(permit, time_point(duration(clock.fetch_add(500))))) {
         if (!permit.recorded) ++unrecorded;
         const auto result = static_cast<outcome_class>(random() % 4);
         const time_point ended(duration(clock.fetch_add(500)));

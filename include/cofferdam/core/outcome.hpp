@@ -50,17 +50,23 @@ class failure {
   /// True when there is a failure.
   explicit operator bool() const noexcept { return kind_ != kind::none; }
   /// True when a policy refused or gave up, whether in this pipeline or in one below it.
-  [[nodiscard]] bool is_refusal() const noexcept { return kind_ == kind::refusal || is_ours(code_); }
-  [[nodiscard]] bool is_refusal(errc code) const noexcept { return code_ == make_error_code(code); }
+  [[nodiscard]] bool is_refusal() const noexcept { return kind_ == kind::refusal || is_ours(code()); }
+  [[nodiscard]] bool is_refusal(errc code) const noexcept { return this->code() == make_error_code(code); }
   /// True when the operation was cancelled (Asio's `operation_aborted`).
   [[nodiscard]] bool is_cancellation() const noexcept { return kind_ == kind::cancellation; }
   /// The `errc` of a refusal, the code of a thrown `system_error`, otherwise empty.
-  [[nodiscard]] const std::error_code& code() const noexcept { return code_; }
+  [[nodiscard]] std::error_code code() const noexcept {
+    return category_ != nullptr ? std::error_code(value_, *category_) : std::error_code();
+  }
   /// Name of the policy that refused; empty for anything else.
   [[nodiscard]] std::string_view policy() const noexcept { return policy_ ? std::string_view(*policy_) : ""; }
   /// When trying again may help, if the refusing policy knows.
   [[nodiscard]] std::optional<duration> retry_after() const noexcept {
     return retry_after_ < duration::zero() ? std::nullopt : std::optional(retry_after_);
+  }
+  /// What led to a refusal, if its policy says so: a circuit breaker names the failure that opened it.
+  [[nodiscard]] std::exception_ptr cause() const noexcept {
+    return kind_ == kind::refusal ? exception_ : std::exception_ptr();
   }
   /// The user's own exception, unchanged, or the typed exception of a refusal, made now.
   [[nodiscard]] std::exception_ptr exception() const;
@@ -76,8 +82,15 @@ class failure {
  private:
   enum class kind : unsigned char { none, refusal, cancellation, exception, bail };
 
+  void set_code(const std::error_code& code) noexcept {
+    value_ = code.value();
+    category_ = &code.category();
+  }
+
+  // The code in its parts: an empty std::error_code takes a call into the standard library to make.
+  const std::error_category* category_ = nullptr;
+  int value_ = 0;
   kind kind_ = kind::none;
-  std::error_code code_;
   duration retry_after_{-1};
   shared_name policy_;
   std::exception_ptr exception_;  // of a refusal: its cause
@@ -112,9 +125,10 @@ template <class T> class [[nodiscard]] outcome {
   }
 
   /// The failure; empty when there is a value.
-  [[nodiscard]] const failure& why() const noexcept { return failure_; }
+  [[nodiscard]] const failure& why() const& noexcept { return failure_; }
+  [[nodiscard]] failure&& why() && noexcept { return std::move(failure_); }
   /// Shorthand for `why().code()`.
-  [[nodiscard]] const std::error_code& code() const noexcept { return failure_.code(); }
+  [[nodiscard]] std::error_code code() const noexcept { return failure_.code(); }
 
  private:
   void require() const {
@@ -137,8 +151,9 @@ template <> class [[nodiscard]] outcome<void> {
   void value() const {
     if (failure_) failure_.raise();
   }
-  [[nodiscard]] const failure& why() const noexcept { return failure_; }
-  [[nodiscard]] const std::error_code& code() const noexcept { return failure_.code(); }
+  [[nodiscard]] const failure& why() const& noexcept { return failure_; }
+  [[nodiscard]] failure&& why() && noexcept { return std::move(failure_); }
+  [[nodiscard]] std::error_code code() const noexcept { return failure_.code(); }
 
  private:
   failure failure_;

@@ -65,7 +65,7 @@ class call {
                    std::exception_ptr cause = nullptr) noexcept {
     return refuse(failure::refused(code, policy, retry_after, std::move(cause)));
   }
-  admission refuse(failure why) noexcept {
+  admission refuse(failure&& why) noexcept {
     why_ = std::move(why);
     return admission::reject;
   }
@@ -83,9 +83,11 @@ class call {
     forget_time();
   }
   void forget_time() noexcept { now_ = time_point::min(); }
-  void fail(failure why) noexcept { why_ = std::move(why); }
+  void fail(failure&& why) noexcept { why_ = std::move(why); }
   [[nodiscard]] const failure& why() const noexcept { return why_; }
   [[nodiscard]] failure take_failure() noexcept { return std::exchange(why_, failure()); }
+  /// As `take_failure`, the last thing done to this call.
+  [[nodiscard]] failure&& release_failure() noexcept { return std::move(why_); }
   [[nodiscard]] duration delay() const noexcept { return delay_; }
 
  private:

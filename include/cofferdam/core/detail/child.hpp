@@ -73,7 +73,7 @@ class child_base : public counted, private timer_entry {
 template <class T> class child_result : public child_base {
  public:
   using child_base::child_base;
-  void fail(failure why) noexcept { why_ = std::move(why); }
+  void fail(failure&& why) noexcept { why_ = std::move(why); }
   value_box<T> box;
 };
 
@@ -159,7 +159,7 @@ template <class T, class F, class... Args> awaitable<void> run_task(child_result
     }
     if constexpr (is_outcome<T>) {
       // A task that reports instead of throwing has been cancelled all the same, and perhaps by our timer.
-      if (result.box.value->why().is_cancellation()) result.fail(result.box.value->why());
+      if (result.box.value->why().is_cancellation()) result.fail(failure(result.box.value->why()));
     }
   } catch (const std::exception& e) {
     result.fail(failure::current(e));

@@ -11,7 +11,30 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
-struct shard;
+/// Per-thread places for counters. The first so many threads own a shard each, for life, and write it without a lock
+/// prefix; all later ones share the last shard.
+struct shard {
+  std::size_t index;
+  bool exclusive;
+};
+[[nodiscard]] std::size_t shard_count() noexcept;
+inline constexpr std::size_t unassigned = ~std::size_t{0};
+inline constinit thread_local shard cached_shard{unassigned, false};
+[[nodiscard]] shard assign_shard() noexcept;
+[[nodiscard]] inline shard this_shard() noexcept {
+  if (cached_shard.index == unassigned) [[unlikely]]
+    cached_shard = assign_shard();
+  return cached_shard;
+}
+
+/// Adds to a counter in this thread's shard.
+inline void add_one(std::atomic<std::uint64_t>& counter, bool exclusive) noexcept {
+  if (exclusive) [[likely]] {
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  } else {
+    counter.fetch_add(1, std::memory_order_relaxed);
+  }
+}
 
 struct window_counts {
   std::uint64_t calls = 0, failures = 0, slow = 0;
@@ -54,6 +77,23 @@ class time_window {
     }
     return slice;
   }
+  /// Counts a good call that began at `at`; as `add`, but cheap for a thread's own shard while the slice lasts.
+  bool add_good(unsigned generation, time_point at) noexcept {
+    const shard mine = this_shard();
+    if (mine.exclusive) [[likely]] {
+      const auto& here = heads_[mine.index].of_owner;
+      const auto since = static_cast<std::uint64_t>(at.time_since_epoch().count()) - here.begin;
+      if (since < static_cast<std::uint64_t>(width_)) [[likely]] {
+        auto& calls = word(mine.index, generation, false, here.bucket);
+        const std::uint64_t old = calls.load(std::memory_order_relaxed);
+        if (old >> (2 * field_bits) == here.lap && (old & field_max) != field_max) [[likely]] {
+          calls.store(old + 1, std::memory_order_relaxed);
+          return true;
+        }
+      }
+    }
+    return add(generation, slice_of(at), false, false);
+  }
   /// Counts a call that began in `slice`. False when that slice has left the window of this thread's shard.
   bool add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept;
   /// The window that ends with `slice`.
@@ -68,15 +108,25 @@ class time_window {
     std::atomic<std::uint64_t> words[8];
   };
 
-  [[nodiscard]] std::atomic<std::uint64_t>& word(std::size_t shard, unsigned generation, bool slow,
-                                                 std::size_t bucket) const noexcept;
   struct place {
     std::size_t bucket;
     std::uint64_t lap;
   };
+  struct alignas(64) shard_head {
+    std::atomic<std::uint64_t> newest{0};  // slice + 1; 0 when nothing was added yet
+    struct {
+      std::uint64_t begin = 0;                           // of the newest slice
+      std::uint64_t lap = std::uint64_t{1} << lap_bits;  // at first one that no word can have
+      std::size_t bucket = 0;
+    } of_owner;  // written and read by the thread that owns the shard, and nobody else
+  };
+
+  [[nodiscard]] std::atomic<std::uint64_t>& word(std::size_t shard, unsigned generation, bool slow,
+                                                 std::size_t bucket) const noexcept {
+    const std::size_t index = (slow ? 2 * buckets_ : 0) + generation * buckets_ + bucket;
+    return lines_[shard * lines_per_shard_ + index / 8].words[index % 8];
+  }
   [[nodiscard]] place place_of(std::int64_t slice) const noexcept;
-  /// A shard's newest slice + 1; 0 when nothing was added yet.
-  [[nodiscard]] std::atomic<std::uint64_t>& newest(std::size_t shard) const noexcept;
   /// Moves the shard on to `slice` if that is newer, and clears the buckets it passes, which hold calls of an earlier
   /// turn: what remains in a shard is never older than its window. False when `slice` itself is.
   bool advance(const shard& mine, std::int64_t slice) noexcept;
@@ -87,32 +137,8 @@ class time_window {
   double per_nanosecond_;
   bool with_slow_;
   std::size_t lines_per_shard_;
+  std::unique_ptr<shard_head[]> heads_;
   std::unique_ptr<line[]> lines_;
 };
-
-/// Per-thread places for counters. The first so many threads own a shard each, for life, and write it without a lock
-/// prefix; all later ones share the last shard.
-struct shard {
-  std::size_t index;
-  bool exclusive;
-};
-[[nodiscard]] std::size_t shard_count() noexcept;
-inline constexpr std::size_t unassigned = ~std::size_t{0};
-inline constinit thread_local shard cached_shard{unassigned, false};
-[[nodiscard]] shard assign_shard() noexcept;
-[[nodiscard]] inline shard this_shard() noexcept {
-  if (cached_shard.index == unassigned) [[unlikely]]
-    cached_shard = assign_shard();
-  return cached_shard;
-}
-
-/// Adds to a counter in this thread's shard.
-inline void add_one(std::atomic<std::uint64_t>& counter, bool exclusive) noexcept {
-  if (exclusive) [[likely]] {
-    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  } else {
-    counter.fetch_add(1, std::memory_order_relaxed);
-  }
-}
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

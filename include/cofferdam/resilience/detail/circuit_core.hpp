@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cofferdam/core/event_channel.hpp>
+#include <cofferdam/core/outcome.hpp>
 #include <cofferdam/resilience/circuit_options.hpp>
 #include <cofferdam/resilience/detail/call_window.hpp>
 #include <cofferdam/resilience/detail/latency_histogram.hpp>
@@ -30,13 +31,6 @@ struct circuit_permit {
 /// Thread safety: every member from any thread.
 class circuit_core {
  public:
-  struct decision {
-    bool admitted = true;
-    errc refused{};
-    std::optional<duration> retry_after;
-    std::exception_ptr cause;
-  };
-
   /// Errors: `invalid_options_error`.
   circuit_core(shared_name name, const circuit_breaker_options& options);
   ~circuit_core();
@@ -64,8 +58,7 @@ class circuit_core {
       return false;
     if (memory->by_time) {
       if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) return false;
-      auto& window = *memory->by_time;
-      if (!window.add(generation_of(permit.word), window.slice_of(permit.started), false, false)) return false;
+      if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
     } else if (!clean_.load(std::memory_order_relaxed)) {
       return false;  // a good call into a window full of good calls changes nothing, so nothing shared is written
     }
@@ -82,7 +75,8 @@ class circuit_core {
   }
 
   // --- cold; these queue events, `drain_events` delivers them
-  [[nodiscard]] decision admit(circuit_permit& permit, time_point now);
+  /// Empty when the call may go; otherwise why not.
+  [[nodiscard]] failure admit(circuit_permit& permit, time_point now);
   /// The trip test and what follows from it. `last_failure` becomes the cause of refusals.
   void evaluate(const circuit_permit& permit, time_point now, std::exception_ptr last_failure);
   /// The call was destroyed before it could tell.

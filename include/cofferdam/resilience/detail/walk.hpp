@@ -197,7 +197,7 @@ template <class Report, class Stages, class Work> struct walk {
       if (c.why()) c.why().raise();
       if constexpr (!std::is_void_v<value>) co_return std::move(*box.value);
     } else {
-      if (c.why()) co_return c.take_failure();
+      if (c.why()) co_return c.release_failure();
       if constexpr (std::is_void_v<value>) {
         co_return outcome<void>();
       } else {
@@ -235,7 +235,7 @@ template <class Report, class Stages, class Work> struct walk {
       auto options = limit_after(limit, scope.mode(), scope.name());
       auto limited =
           co_await run_child<outcome<value>, reporting>(std::move(options), below(stages, work, scope.mode()));
-      limited ? keep(*std::move(limited), box, c) : c.fail(limited.why());
+      limited ? keep(*std::move(limited), box, c) : c.fail(std::move(limited).why());
     }
   }
 
@@ -254,7 +254,7 @@ template <class Report, class Stages, class Work> struct walk {
 
   static void keep(outcome<value>&& inner, value_box<value>& box, call& c) {
     if (!inner) {
-      c.fail(inner.why());
+      c.fail(std::move(inner).why());
     } else if constexpr (std::is_void_v<value>) {
       box.value = true;
     } else {
