@@ -305,7 +305,7 @@ TEST_CASE("state travels: an open circuit keeps the rest of its break, a half-op
   driven_core b({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 10s});
   b.core.restore(open);
   circuit_permit permit;
-  CHECK(b.core.admit(permit, b.now).retry_after == duration(6s));
+  CHECK(b.core.admit(permit, b.now).retry_after() == duration(6s));
 
   a.now += 6s;
   REQUIRE(a.enter(permit));

@@ -16,7 +16,7 @@ namespace detail {
 class deadline_executor {
  public:
   deadline_executor(net::any_io_executor inner, time_point deadline)
-      : shared_(std::make_shared<const content>(content{std::move(inner), deadline, false})) {}
+      : deadline_executor(content{std::move(inner), deadline, false}) {}
 
   [[nodiscard]] const net::any_io_executor& inner() const noexcept { return shared_->inner; }
   [[nodiscard]] time_point deadline() const noexcept { return shared_->deadline; }
@@ -51,7 +51,8 @@ class deadline_executor {
     time_point deadline;
     bool never_blocks;
   };
-  explicit deadline_executor(content c) : shared_(std::make_shared<const content>(std::move(c))) {}
+  explicit deadline_executor(content c)
+      : shared_(std::allocate_shared<const content>(net::recycling_allocator<void>(), std::move(c))) {}
   [[nodiscard]] deadline_executor with(net::any_io_executor inner, bool never_blocks) const {
     return deadline_executor(content{std::move(inner), shared_->deadline, never_blocks});
   }

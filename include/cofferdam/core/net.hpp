@@ -31,6 +31,7 @@
 #include COFFERDAM_ASIO_HEADER(experimental/deferred.hpp)
 #include COFFERDAM_ASIO_HEADER(io_context.hpp)
 #include COFFERDAM_ASIO_HEADER(post.hpp)
+#include COFFERDAM_ASIO_HEADER(recycling_allocator.hpp)
 #include COFFERDAM_ASIO_HEADER(steady_timer.hpp)
 #include COFFERDAM_ASIO_HEADER(strand.hpp)
 #include COFFERDAM_ASIO_HEADER(system_executor.hpp)

@@ -104,6 +104,10 @@ std::vector<std::string> scenarios_in(const std::string& directory) {
 int main_or_throw(std::vector<std::string> words) {
   if (words.empty()) throw misuse("what shall I do?");
   const std::string command = words.front();
+  if (command == "--help" || command == "help") {
+    std::cout << usage;
+    return 0;
+  }
   words.erase(words.begin());
   request r = parse(words);
   if (command == "demo") {

@@ -112,155 +112,180 @@ template <class Stages> class admitted {
   typename Stages::slots slots_;
 };
 
-/// The walk itself. Its frame is kept small, so that Asio's allocator recycles it: what is rare (waiting, substituting,
-/// a time limit) happens in coroutines of its own.
-template <class Report, class Stages, class Work> struct walk {
+/// The walk itself: a state machine in plain functions, and one coroutine that awaits what it asks for. That
+/// coroutine's frame is kept small, so that Asio's allocator recycles it: what is rare happens in coroutines of its
+/// own.
+template <class Report, class Stages, class Work> class walk {
+ public:
   using value = typename Work::value_type;
-  using raw = typename Work::raw_type;
   using result = typename Report::template type<value>;
-  static constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
 
   static awaitable<result> run(Stages stages, Work work) {
+    using raw = typename Work::raw_type;
+    constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
     const net::any_io_executor executor = co_await net::this_coro::executor;
-    call c(executor);
-    value_box<value> box;
-    admitted<Stages> here(stages);
-    for (bool again = true; again;) {
-      again = false;
-      // Down. A coroutine that was cancelled and goes on throws at its next co_await: that ends the walk like a
-      // failure.
+    walk here(stages, work, executor);
+    for (step ended = step::begin;;) {
+      const step next = here.advance(ended);
+      if (next == step::done) break;
+      // A coroutine that was cancelled and goes on throws at its next co_await: that is the failure of this step.
       try {
-        admission said = stages.descend(here, c);
-        while (said == admission::wait) {
-          said = admission::reject;
-          said = co_await stages.wait(here.top, c, here.slot(here.top));
-          c.forget_time();
-          if (said != admission::go) break;
-          ++here.top;
-          said = stages.descend(here, c);
-        }
-        if (said == admission::substitute) {
-          ++here.top;
-          co_await substitute(stages, here.top - 1, box, c);
-        } else if (said == admission::go) {
-          c.count_attempt();
-          if (stages.scope() != nullptr) {
-            co_await run_below(stages, work, box, c);
-          } else if constexpr (reports && Work::plain) {
-            keep(work.invoke(), box, c);
-          } else if constexpr (reports) {
-            keep(co_await work.start(), box, c);
-          } else if constexpr (Work::plain && std::is_void_v<raw>) {
-            work.invoke();
-            box.value = true;
-          } else if constexpr (Work::plain) {
-            box.value.emplace(work.invoke());
-          } else if constexpr (std::is_void_v<raw>) {
-            co_await work.start();
-            box.value = true;
-          } else {
-            box.value.emplace(co_await work.start());
-          }
+        if (next != step::task) {
+          co_await here.detour(next);
+        } else if constexpr (reports && Work::plain) {
+          here.keep(work.invoke());
+        } else if constexpr (reports) {
+          here.keep(co_await work.start());
+        } else if constexpr (Work::plain && std::is_void_v<raw>) {
+          work.invoke();
+          here.box_.value = true;
+        } else if constexpr (Work::plain) {
+          here.box_.value.emplace(work.invoke());
+        } else if constexpr (std::is_void_v<raw>) {
+          co_await work.start();
+          here.box_.value = true;
+        } else {
+          here.box_.value.emplace(co_await work.start());
         }
       } catch (const std::exception& e) {
-        c.fail(failure::current(e));
+        here.call_.fail(failure::current(e));
       } catch (...) {
-        c.fail(failure::current());
+        here.call_.fail(failure::current());
       }
-      c.forget_time();
-
-      // Up, possibly turning round on the way.
-      for (;;) {
-        const verdict next = stages.ascend(here, c, outcome_view(box.address(), typeid(value), c.why()));
-        if (next == verdict::deliver) [[likely]]
-          break;
-        try {
-          if (next == verdict::substitute) {
-            co_await substitute(stages, here.top, box, c);
-            continue;
-          }
-          if (c.delay() > duration::zero()) co_await sleep_for(c.delay());
-        } catch (...) {  // cancelled while waiting, or no substitute: hand that up
-          box = {};
-          c.fail(failure::current());
-          continue;
-        }
-        c.forget_time();
-        ++here.top;  // whoever asked for another attempt is still admitted
-        box = {};
-        (void)c.take_failure();
-        again = true;
-        break;
-      }
+      ended = next;
     }
     if constexpr (std::is_same_v<Report, throw_result>) {
-      if (c.why()) c.why().raise();
-      if constexpr (!std::is_void_v<value>) co_return std::move(*box.value);
+      if (here.call_.why()) here.call_.why().raise();
+      if constexpr (!std::is_void_v<value>) co_return std::move(*here.box_.value);
     } else {
-      if (c.why()) co_return c.release_failure();
+      if (here.call_.why()) co_return here.call_.release_failure();
       if constexpr (std::is_void_v<value>) {
         co_return outcome<void>();
       } else {
-        co_return std::move(*box.value);
+        co_return std::move(*here.box_.value);
       }
     }
   }
 
  private:
-  static awaitable<void> substitute(const Stages& stages, std::size_t by, value_box<value>& box, call& c) {
-    const auto* function = static_cast<const substitute_function<value>*>(stages.substitution(by, typeid(value)));
-    if (function != nullptr) {
-      const failure why = c.take_failure();
-      box = {};
-      if constexpr (std::is_void_v<value>) {
-        co_await (*function)(why);
-        box.value = true;
-      } else {
-        box.value.emplace(co_await (*function)(why));
+  enum class step : std::uint8_t { begin, wait, task, below, substitute, rest, done };
+
+  walk(const Stages& stages, Work& work, const net::any_io_executor& executor) noexcept
+      : stages_(stages), work_(work), call_(executor), admitted_(stages) {}
+
+  /// What is to be awaited after `ended`. Runs down and up the policies, as often as it takes.
+  step advance(step ended) {
+    bool down = ended == step::begin;
+    if (ended == step::wait && waited_for_ == admission::go) down = true, ++admitted_.top;
+    if (ended == step::rest && !call_.why()) down = true, ++admitted_.top;
+    if (!down) call_.forget_time();
+    for (;; down = true) {
+      if (down) {
+        switch (stages_.descend(admitted_, call_)) {
+          [[likely]] case admission::go:
+            call_.count_attempt();
+            return stages_.scope() == nullptr ? step::task : step::below;
+          case admission::wait:
+            waited_for_ = admission::reject;  // unless it says otherwise
+            return step::wait;
+          case admission::substitute:
+            substituting_ = admitted_.top++;
+            return step::substitute;
+          case admission::reject:
+            break;
+        }
       }
-    } else if (!c.why() && box.address() == nullptr) {
-      // Nothing came and nothing can be given instead: the policy promised a value of another type.
-      throw std::logic_error(stages.describe(by) + ": has no substitute of the task's type");
+      switch (stages_.ascend(admitted_, call_, outcome_view(box_.address(), typeid(value), call_.why()))) {
+        [[likely]] case verdict::deliver:
+          return step::done;
+        case verdict::substitute:
+          substituting_ = admitted_.top;
+          return step::substitute;
+        case verdict::again:
+          box_ = {};
+          (void)call_.take_failure();
+          if (call_.delay() > duration::zero()) return step::rest;
+          ++admitted_.top;  // whoever asked for another attempt is still admitted
+      }
     }
-    c.forget_time();
+  }
+
+  awaitable<void> detour(step which) {
+    switch (which) {
+      case step::wait:
+        return wait();
+      case step::below:
+        return run_below();
+      case step::substitute:
+        return substitute();
+      default:
+        return sleep_for(call_.delay());
+    }
+  }
+
+  awaitable<void> wait() { waited_for_ = co_await stages_.wait(admitted_.top, call_, admitted_.slot(admitted_.top)); }
+
+  awaitable<void> substitute() {
+    const void* found = stages_.substitution(substituting_, typeid(value));
+    if (found != nullptr) {
+      const auto& function = *static_cast<const substitute_function<value>*>(found);
+      const failure why = call_.take_failure();
+      box_ = {};
+      if constexpr (std::is_void_v<value>) {
+        co_await function(why);
+        box_.value = true;
+      } else {
+        box_.value.emplace(co_await function(why));
+      }
+    } else if (!call_.why() && box_.address() == nullptr) {
+      // Nothing came and nothing can be given instead: the policy promised a value of another type.
+      throw std::logic_error(stages_.describe(substituting_) + ": has no substitute of the task's type");
+    }
   }
 
   /// Everything below a time limit.
-  static awaitable<void> run_below(const Stages& stages, Work& work, value_box<value>& box, call& c) {
-    const timeout_scope& scope = *stages.scope();
-    const duration limit = scope.limit(c);
+  awaitable<void> run_below() {
+    const timeout_scope& scope = *stages_.scope();
+    const duration limit = scope.limit(call_);
     if (limit <= duration::zero() || limit == duration::max()) {
-      keep(co_await below(stages, work, on_timeout::cancel), box, c);
+      keep(co_await below(on_timeout::cancel));
     } else {
       auto options = limit_after(limit, scope.mode(), scope.name());
-      auto limited =
-          co_await run_child<outcome<value>, reporting>(std::move(options), below(stages, work, scope.mode()));
-      limited ? keep(*std::move(limited), box, c) : c.fail(std::move(limited).why());
+      auto limited = co_await run_child<outcome<value>, reporting>(std::move(options), below(scope.mode()));
+      limited ? keep(*std::move(limited)) : call_.fail(std::move(limited).why());
     }
   }
 
-  static awaitable<outcome<value>> below(const Stages& stages, Work& work, on_timeout mode) {
-    using rest_of_stages = decltype(stages.below());
-    using borrowed = decltype(borrow(work));
+  awaitable<outcome<value>> below(on_timeout mode) {
+    using rest_of_stages = decltype(stages_.below());
+    using borrowed = decltype(borrow(work_));
     if (mode == on_timeout::cancel) {
-      return walk<report_result, rest_of_stages, borrowed>::run(stages.below(), borrow(work));
+      return walk<report_result, rest_of_stages, borrowed>::run(stages_.below(), borrow(work_));
     }
     if constexpr (borrowed::can_be_left_behind) {
-      return walk<report_result, rest_of_stages, typename borrowed::owner>::run(stages.below(), borrow(work).own());
+      return walk<report_result, rest_of_stages, typename borrowed::owner>::run(stages_.below(), borrow(work_).own());
     } else {
       throw std::logic_error("a time limit that detaches needs a task and arguments that can be copied");
     }
   }
 
-  static void keep(outcome<value>&& inner, value_box<value>& box, call& c) {
+  void keep(outcome<value>&& inner) {
     if (!inner) {
-      c.fail(std::move(inner).why());
+      call_.fail(std::move(inner).why());
     } else if constexpr (std::is_void_v<value>) {
-      box.value = true;
+      box_.value = true;
     } else {
-      box.value.emplace(*std::move(inner));
+      box_.value.emplace(*std::move(inner));
     }
   }
+
+  const Stages& stages_;
+  Work& work_;
+  call call_;
+  value_box<value> box_;
+  admitted<Stages> admitted_;
+  std::size_t substituting_ = 0;
+  admission waited_for_ = admission::reject;
 };
 
 }  // namespace detail
