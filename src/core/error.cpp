@@ -27,6 +27,14 @@ class category final : public std::error_category {
         return "injected fault";
       case errc::cancelled:
         return "cancelled by the caller";
+      case errc::rate_limited:
+        return "rate limit reached";
+      case errc::weight_too_large:
+        return "needs more permits than there are";
+      case errc::throttled:
+        return "held back by the client's throttle";
+      case errc::shed:
+        return "dropped under overload";
       case errc::invalid_options:
         return "invalid options";
     }
@@ -79,6 +87,12 @@ std::exception_ptr make_exception(errc code, shared_name policy, std::optional<d
       return std::make_exception_ptr(timeout_error(code, std::move(policy), retry_after, std::move(cause)));
     case errc::injected_fault:
       return std::make_exception_ptr(injected_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::rate_limited:
+    case errc::weight_too_large:
+      return std::make_exception_ptr(rate_limit_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::throttled:
+    case errc::shed:
+      return std::make_exception_ptr(overload_error(code, std::move(policy), retry_after, std::move(cause)));
     case errc::cancelled:
     case errc::invalid_options:
       break;

@@ -2,26 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <thread>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
-
-namespace {
-
-std::size_t exclusive_shards() noexcept {
-  static const std::size_t count = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 16);
-  return count;
-}
-
-}  // namespace
-
-std::size_t shard_count() noexcept { return exclusive_shards() + 1; }
-
-shard assign_shard() noexcept {
-  static std::atomic<std::size_t> threads{0};
-  const std::size_t number = threads.fetch_add(1, std::memory_order_relaxed);
-  return {std::min(number, exclusive_shards()), number < exclusive_shards()};
-}
 
 // --------------------------------------------------------------------------------------------------- count_window
 

@@ -53,8 +53,7 @@ circuit_core::circuit_core(shared_name name, const circuit_breaker_options& opti
 
 circuit_core::~circuit_core() { delete memory_.load(std::memory_order_acquire); }
 
-circuit_core::working_memory::working_memory(const circuit_breaker_options& options)
-    : successes(new line[shard_count()]) {
+circuit_core::working_memory::working_memory(const circuit_breaker_options& options) {
   const bool measures_slow = options.slow_call_duration > duration::zero();
   const bool by_share = options.abandoned == abandoned_policy::by_share;
   if (options.window_calls > 0) {
@@ -203,7 +202,7 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
   const auto count = [&] {
     switch (result) {
       case outcome_class::success:
-        memory->count_success();
+        memory->successes.add_one();
         break;
       case outcome_class::failure:
         memory->failed.fetch_add(1, std::memory_order_relaxed);
@@ -301,7 +300,7 @@ bool circuit_core::record_probe(working_memory& memory, const circuit_permit& pe
   }
   switch (result) {
     case outcome_class::success:
-      memory.count_success();
+      memory.successes.add_one();
       break;
     case outcome_class::failure:
       memory.failed.fetch_add(1, std::memory_order_relaxed);
@@ -609,7 +608,7 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
   const auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr) return s;
   const auto read = [](const working_memory::counter& counter) { return counter.load(std::memory_order_relaxed); };
-  for (std::size_t shard = 0; shard < shard_count(); ++shard) s.successes += read(memory->successes[shard].count);
+  s.successes = memory->successes.sum();
   s.failed = read(memory->failed);
   s.slow_calls = read(memory->slow);
   s.ignored = read(memory->ignored);

@@ -1,5 +1,5 @@
 #include <cofferdam/core/units.hpp>
-#include <cofferdam/resilience/detail/call_window.hpp>
+#include <cofferdam/resilience/detail/shards.hpp>
 #include <cofferdam/resilience/detail/validation.hpp>
 #include <cofferdam/resilience/retry.hpp>
 
@@ -31,11 +31,7 @@ struct retry::hooks {
 };
 
 struct retry::counters {
-  // A success at the first attempt is every healthy call: counted per thread, so that it shares nothing.
-  struct alignas(64) line {
-    std::atomic<std::uint64_t> count{0};
-  };
-  std::unique_ptr<line[]> at_once{new line[detail::shard_count()]};
+  detail::sharded_counter at_once;  // every healthy call
   std::atomic<std::uint64_t> succeeded_after_retry{0}, failed_at_once{0}, failed_after_retry{0}, retries{0},
       denied_by_budget{0}, out_of_time{0};
 };
@@ -83,8 +79,7 @@ verdict retry::settle(call& c, policy_slot& slot, const outcome_view& outcome) n
     return settle_failure(c, slot, outcome);
   if (budget_ != nullptr) budget_->on_success();
   if (slot.get<progress>().attempt == 1) [[likely]] {
-    const auto [shard, exclusive] = detail::this_shard();
-    detail::add_one(counters_->at_once[shard].count, exclusive);
+    counters_->at_once.add_one();
   } else {
     counters_->succeeded_after_retry.fetch_add(1, std::memory_order_relaxed);
   }
@@ -150,8 +145,7 @@ duration retry::choose_delay(call& c, std::uint32_t attempt, backoff_state& stat
 retry_stats retry::stats() const noexcept {
   const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   retry_stats s;
-  for (std::size_t shard = 0; shard < detail::shard_count(); ++shard)
-    s.succeeded_at_once += read(counters_->at_once[shard].count);
+  s.succeeded_at_once = counters_->at_once.sum();
   s.succeeded_after_retry = read(counters_->succeeded_after_retry);
   s.failed_at_once = read(counters_->failed_at_once);
   s.failed_after_retry = read(counters_->failed_after_retry);

@@ -48,6 +48,10 @@ TEST_CASE("make_exception throws the type that belongs to the code") {
   CHECK(made<bulkhead_full_error>(errc::bulkhead_full).code() == errc::bulkhead_full);
   CHECK(made<queue_error>(errc::queue_timed_out).code() == errc::queue_timed_out);
   CHECK(made<queue_error>(errc::queue_cleared).code() == errc::queue_cleared);
+  CHECK(made<rate_limit_error>(errc::rate_limited).code() == errc::rate_limited);
+  CHECK(made<rate_limit_error>(errc::weight_too_large).code() == errc::weight_too_large);
+  CHECK(made<overload_error>(errc::throttled).code() == errc::throttled);
+  CHECK(made<overload_error>(errc::shed).code() == errc::shed);
   CHECK(made<timeout_error>(errc::timed_out).code() == errc::timed_out);
   CHECK(made<timeout_error>(errc::deadline_exceeded).code() == errc::deadline_exceeded);
   CHECK(made<injected_error>(errc::injected_fault).code() == errc::injected_fault);

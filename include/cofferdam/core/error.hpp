@@ -25,6 +25,10 @@ enum class errc {
   deadline_exceeded,  ///< an enclosing deadline leaves no time to start
   injected_fault,     ///< made by a chaos policy
   cancelled,          ///< the caller cancelled
+  rate_limited,       ///< the rate is used up; `retry_after` says until when
+  weight_too_large,   ///< the call needs more permits than the policy ever has
+  throttled,          ///< the client holds back, since the server refuses too much
+  shed,               ///< dropped under overload
   invalid_options,    ///< options rejected at construction; what() lists every problem
 };
 
@@ -74,6 +78,14 @@ struct queue_error : error {
 };
 /// `timed_out` or `deadline_exceeded`.
 struct timeout_error : error {
+  using error::error;
+};
+/// `rate_limited` or `weight_too_large`.
+struct rate_limit_error : error {
+  using error::error;
+};
+/// `throttled` or `shed`: load that was held back on purpose.
+struct overload_error : error {
   using error::error;
 };
 struct injected_error : error {

@@ -30,31 +30,44 @@ namespace cofferdam::inline COFFERDAM_ABI {
 /// Lifetime:     the pipeline and its policies must outlive the call.
 template <class Derived> class runnable {
  public:
-  /// Runs `task(args...)` under the policies; throws when there is no value.
+  /// Runs `task(args...)` under the policies; throws when there is no value. The second form tells the policies about
+  /// the call: `calls.run({.key = tenant}, fetch, url)`.
   template <class F, class... Args>
     requires task_with<F, Args...>
   [[nodiscard]] awaitable<run_value_t<F, Args...>> run(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
-    return start<detail::throw_result>(std::forward<F>(task), std::forward<Args>(args)...);
+    return start<detail::throw_result>(detail::no_info(), std::forward<F>(task), std::forward<Args>(args)...);
+  }
+  template <class F, class... Args>
+    requires task_with<F, Args...>
+  [[nodiscard]] awaitable<run_value_t<F, Args...>> run(const call_info& info, F&& task, Args&&... args) {
+    COFFERDAM_GUARD_TASK(F);
+    return start<detail::throw_result>(info, std::forward<F>(task), std::forward<Args>(args)...);
   }
   /// As `run`; a call without value is an `outcome` that says why, and no refusal costs an exception.
   template <class F, class... Args>
     requires task_with<F, Args...>
   [[nodiscard]] awaitable<outcome<run_value_t<F, Args...>>> try_run(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
-    return start<detail::report_result>(std::forward<F>(task), std::forward<Args>(args)...);
+    return start<detail::report_result>(detail::no_info(), std::forward<F>(task), std::forward<Args>(args)...);
+  }
+  template <class F, class... Args>
+    requires task_with<F, Args...>
+  [[nodiscard]] awaitable<outcome<run_value_t<F, Args...>>> try_run(const call_info& info, F&& task, Args&&... args) {
+    COFFERDAM_GUARD_TASK(F);
+    return start<detail::report_result>(info, std::forward<F>(task), std::forward<Args>(args)...);
   }
 
  private:
-  template <class Report, class F, class... Args> auto start(F&& task, Args&&... args) {
+  template <class Report, class Info, class F, class... Args> auto start(Info info, F&& task, Args&&... args) {
     auto stages = static_cast<Derived&>(*this).stages();
     using stages_type = decltype(stages);
     static_assert(
         repeatable_task<std::decay_t<F>> || !stages_type::may_repeat,
         "an awaitable is one run, already made: a pipeline that may retry needs a callable it can start again");
     using work = detail::owned_work<std::decay_t<F>, std::decay_t<Args>...>;
-    return detail::walk<Report, stages_type, work>::run(
-        stages, work(std::in_place, std::forward<F>(task), std::forward<Args>(args)...));
+    return detail::walk<Report, stages_type, work, Info>::run(
+        stages, work(std::in_place, std::forward<F>(task), std::forward<Args>(args)...), info);
   }
 };
 

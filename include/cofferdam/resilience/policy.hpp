@@ -13,6 +13,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <typeinfo>
 #include <utility>
@@ -34,14 +35,24 @@ enum class verdict : std::uint8_t {
   substitute,  ///< replace it by `substitution`
 };
 
+/// What a caller may say about one call, for the policies that care: `calls.run({.key = tenant, .weight = 3}, fetch)`.
+struct call_info {
+  std::string_view key{};   // which of many: a tenant, a host; must stay valid until the task has ended
+  std::size_t weight = 1;   // how many permits it takes; >= 1
+  std::int32_t priority{};  // the higher the more important
+};
+
 /// One run of a pipeline as its policies see it. Lives in the run's coroutine frame.
 class call {
  public:
-  /// @param executor  the caller's; must outlive the call.
-  explicit call(const net::any_io_executor& executor) noexcept : executor_(executor) {}
+  /// @param executor  the caller's; must outlive the call, as must `info`.
+  explicit call(const net::any_io_executor& executor, const call_info& info = nothing_said) noexcept
+      : executor_(executor), info_(info) {}
   call(const call&) = delete;
   call& operator=(const call&) = delete;
 
+  /// What the caller said about it.
+  [[nodiscard]] const call_info& info() const noexcept { return info_; }
   /// How often the task has been started so far.
   [[nodiscard]] std::uint32_t attempts() const noexcept { return attempts_; }
   [[nodiscard]] const net::any_io_executor& executor() const noexcept { return executor_; }
@@ -91,7 +102,10 @@ class call {
   [[nodiscard]] duration delay() const noexcept { return delay_; }
 
  private:
+  static constexpr call_info nothing_said{};
+
   const net::any_io_executor& executor_;
+  const call_info& info_;
   timer_service* timers_ = nullptr;
   time_point now_ = time_point::min();
   failure why_;

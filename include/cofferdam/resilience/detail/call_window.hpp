@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cofferdam/core/time.hpp>
+#include <cofferdam/resilience/detail/shards.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -10,31 +11,6 @@
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
-
-/// Per-thread places for counters. The first so many threads own a shard each, for life, and write it without a lock
-/// prefix; all later ones share the last shard.
-struct shard {
-  std::size_t index;
-  bool exclusive;
-};
-[[nodiscard]] std::size_t shard_count() noexcept;
-inline constexpr std::size_t unassigned = ~std::size_t{0};
-inline constinit thread_local shard cached_shard{unassigned, false};
-[[nodiscard]] shard assign_shard() noexcept;
-[[nodiscard]] inline shard this_shard() noexcept {
-  if (cached_shard.index == unassigned) [[unlikely]]
-    cached_shard = assign_shard();
-  return cached_shard;
-}
-
-/// Adds to a counter in this thread's shard.
-inline void add_one(std::atomic<std::uint64_t>& counter, bool exclusive) noexcept {
-  if (exclusive) [[likely]] {
-    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  } else {
-    counter.fetch_add(1, std::memory_order_relaxed);
-  }
-}
 
 struct window_counts {
   std::uint64_t calls = 0, failures = 0, slow = 0;

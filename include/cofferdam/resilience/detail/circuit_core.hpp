@@ -62,7 +62,7 @@ class circuit_core {
     } else if (!clean_.load(std::memory_order_relaxed)) {
       return false;  // a good call into a window full of good calls changes nothing, so nothing shared is written
     }
-    memory->count_success();
+    memory->successes.add_one();
     return true;
   }
   /// Counts a result. `ended` may equal `started` for a success of an ordinary call unless `wants_end`.
@@ -116,20 +116,12 @@ class circuit_core {
   /// What a breaker needs only once it is used: an idle one stays small.
   struct working_memory {
     using counter = std::atomic<std::uint64_t>;
-    struct alignas(64) line {
-      counter count{0};
-    };
-
     explicit working_memory(const circuit_breaker_options& options);
-    void count_success() noexcept {
-      const auto [shard, exclusive] = this_shard();
-      add_one(successes[shard].count, exclusive);
-    }
 
     std::optional<time_window> by_time;
     std::optional<count_window> by_count;  // guarded by the mutex
     std::unique_ptr<latency_histogram> latency;
-    std::unique_ptr<line[]> successes;
+    sharded_counter successes;
     std::vector<probe> probes;  // in flight; guarded by the mutex
     counter failed{0}, slow{0}, ignored{0}, abandoned{0}, rejected{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
     // For abandoned_policy::by_share: the abandoned calls of the window, those counted as failures marked; or the last

@@ -112,19 +112,22 @@ template <class Stages> class admitted {
   typename Stages::slots slots_;
 };
 
+/// For calls of which nothing is said: takes no room in their frames.
+struct no_info {};
+
 /// The walk itself: a state machine in plain functions, and one coroutine that awaits what it asks for. That
 /// coroutine's frame is kept small, so that Asio's allocator recycles it: what is rare happens in coroutines of its
 /// own.
-template <class Report, class Stages, class Work> class walk {
+template <class Report, class Stages, class Work, class Info> class walk {
  public:
   using value = typename Work::value_type;
   using result = typename Report::template type<value>;
 
-  static awaitable<result> run(Stages stages, Work work) {
+  static awaitable<result> run(Stages stages, Work work, Info info) {
     using raw = typename Work::raw_type;
     constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
     const net::any_io_executor executor = co_await net::this_coro::executor;
-    walk here(stages, work, executor);
+    walk here(stages, work, info, executor);
     for (step ended = step::begin;;) {
       const step next = here.advance(ended);
       if (next == step::done) break;
@@ -170,8 +173,16 @@ template <class Report, class Stages, class Work> class walk {
  private:
   enum class step : std::uint8_t { begin, wait, task, below, substitute, rest, done };
 
-  walk(const Stages& stages, Work& work, const net::any_io_executor& executor) noexcept
-      : stages_(stages), work_(work), call_(executor), admitted_(stages) {}
+  walk(const Stages& stages, Work& work, const Info& info, const net::any_io_executor& executor) noexcept
+      : stages_(stages), work_(work), info_(info), call_(make_call(executor, info)), admitted_(stages) {}
+
+  static call make_call(const net::any_io_executor& executor, const Info& info) noexcept {
+    if constexpr (std::is_same_v<Info, call_info>) {
+      return call(executor, info);
+    } else {
+      return call(executor);
+    }
+  }
 
   /// What is to be awaited after `ended`. Runs down and up the policies, as often as it takes.
   step advance(step ended) {
@@ -260,10 +271,11 @@ template <class Report, class Stages, class Work> class walk {
     using rest_of_stages = decltype(stages_.below());
     using borrowed = decltype(borrow(work_));
     if (mode == on_timeout::cancel) {
-      return walk<report_result, rest_of_stages, borrowed>::run(stages_.below(), borrow(work_));
+      return walk<report_result, rest_of_stages, borrowed, Info>::run(stages_.below(), borrow(work_), info_);
     }
     if constexpr (borrowed::can_be_left_behind) {
-      return walk<report_result, rest_of_stages, typename borrowed::owner>::run(stages_.below(), borrow(work_).own());
+      return walk<report_result, rest_of_stages, typename borrowed::owner, Info>::run(stages_.below(),
+                                                                                      borrow(work_).own(), info_);
     } else {
       throw std::logic_error("a time limit that detaches needs a task and arguments that can be copied");
     }
@@ -281,6 +293,7 @@ template <class Report, class Stages, class Work> class walk {
 
   const Stages& stages_;
   Work& work_;
+  const Info& info_;
   call call_;
   value_box<value> box_;
   admitted<Stages> admitted_;
