@@ -123,10 +123,11 @@ void bulkhead::give_back_locked() noexcept {
 void bulkhead::hand_out_locked() noexcept {
   while (first_ != nullptr && permits(free_.load(std::memory_order_relaxed)) > 0) {
     waiter& w = *first_;
-    unlink_locked(w);
-    if (!w.parked_->wake(wake_reason::woken)) continue;
-    w.granted_ = true;
+    // Before unlinking, which may clear the bit that keeps newcomers from taking this very permit.
     free_.fetch_sub(one, std::memory_order_acq_rel);
+    unlink_locked(w);
+    w.granted_ = w.parked_->wake(wake_reason::woken);
+    if (!w.granted_) free_.fetch_add(one, std::memory_order_acq_rel);
   }
 }
 
