@@ -45,35 +45,51 @@ void latency_histogram::rotate(std::int64_t period) noexcept {
   if (!adjacent) clear(generations_[1 - next]);
 }
 
-latency_stats latency_histogram::stats() const noexcept {
-  latency_stats result;
-  std::array<std::uint64_t, size> merged{};
-  std::int64_t sum = 0, max = 0;
-  for (const auto& g : generations_) {
-    for (std::size_t i = 0; i < size; ++i) merged[i] += g.buckets[i].load(std::memory_order_relaxed);
-    sum += g.sum.load(std::memory_order_relaxed);
-    max = std::max(max, g.max.load(std::memory_order_relaxed));
+struct latency_histogram::sum_of_both {
+  explicit sum_of_both(const latency_histogram& histogram) noexcept {
+    for (const auto& g : histogram.generations_) {
+      for (std::size_t i = 0; i < size; ++i) buckets[i] += g.buckets[i].load(std::memory_order_relaxed);
+      sum += g.sum.load(std::memory_order_relaxed);
+      max = std::max(max, duration(g.max.load(std::memory_order_relaxed)));
+    }
+    for (const auto in_bucket : buckets) count += in_bucket;
   }
-  for (const auto count : merged) result.count += count;
-  if (result.count == 0) return result;
-  result.mean = duration(sum / static_cast<std::int64_t>(result.count));
-  result.max = duration(max);
-  const auto quantile = [&](double q) {  // nearest rank
+
+  [[nodiscard]] duration quantile(double share) const noexcept {
     const auto rank =
-        std::max<std::uint64_t>(static_cast<std::uint64_t>(std::ceil(q * static_cast<double>(result.count))), 1);
+        std::max<std::uint64_t>(static_cast<std::uint64_t>(std::ceil(share * static_cast<double>(count))), 1);
     std::uint64_t seen = 0;
     for (std::size_t i = 0; i < size; ++i) {
-      seen += merged[i];
-      if (seen >= rank) return std::min(middle_of(i), result.max);
+      seen += buckets[i];
+      if (seen >= rank) return std::min(middle_of(i), max);
     }
-    return result.max;
-  };
-  result.p50 = quantile(0.5);
-  result.p75 = quantile(0.75);
-  result.p90 = quantile(0.9);
-  result.p95 = quantile(0.95);
-  result.p99 = quantile(0.99);
-  result.p995 = quantile(0.995);
+    return max;
+  }
+
+  std::array<std::uint64_t, size> buckets{};
+  std::uint64_t count = 0;
+  std::int64_t sum = 0;
+  duration max{};
+};
+
+duration latency_histogram::quantile(double share, std::uint64_t minimum) const noexcept {
+  const sum_of_both all(*this);
+  return all.count == 0 || all.count < minimum ? duration::zero() : all.quantile(share);
+}
+
+latency_stats latency_histogram::stats() const noexcept {
+  const sum_of_both all(*this);
+  latency_stats result;
+  result.count = all.count;
+  if (result.count == 0) return result;
+  result.mean = duration(all.sum / static_cast<std::int64_t>(all.count));
+  result.max = all.max;
+  result.p50 = all.quantile(0.5);
+  result.p75 = all.quantile(0.75);
+  result.p90 = all.quantile(0.9);
+  result.p95 = all.quantile(0.95);
+  result.p99 = all.quantile(0.99);
+  result.p995 = all.quantile(0.995);
   return result;
 }
 

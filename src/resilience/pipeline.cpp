@@ -16,7 +16,7 @@ void append_line(std::string& text, const std::string& line) {
 dynamic_stages::dynamic_stages(std::shared_ptr<const policy_list> list, std::size_t begin) noexcept
     : list_(std::move(list)), begin_(begin), end_(begin) {
   const auto& policies = list_->policies;
-  while (end_ < policies.size() && scope_ == nullptr) scope_ = policies[end_++]->as_timeout();
+  while (end_ < policies.size() && scope_ == nullptr) scope_ = policies[end_++]->as_scope();
 }
 
 }  // namespace detail

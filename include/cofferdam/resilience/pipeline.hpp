@@ -20,6 +20,24 @@
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
+namespace detail {
+template <class F, class... Args> struct pipeline_value {
+  using type = run_value_t<F, attempt, Args...>;
+};
+template <class F, class... Args>
+  requires task_with<F, Args...>
+struct pipeline_value<F, Args...> {
+  using type = run_value_t<F, Args...>;
+};
+}  // namespace detail
+
+/// A task for a pipeline: one that takes these arguments, or an `attempt` before them.
+template <class F, class... Args>
+concept numbered_task_with = task_with<F, Args...> || task_with<F, attempt, Args...>;
+
+/// What a pipeline's run of the task yields.
+template <class F, class... Args> using pipeline_value_t = typename detail::pipeline_value<F, Args...>::type;
+
 /// Gives a policy or pipeline its verbs, on top of `Derived::stages()`.
 ///
 /// All verbs take any task (see task.hpp), move it into the call together with its arguments, and start nothing before
@@ -33,27 +51,28 @@ template <class Derived> class runnable {
   /// Runs `task(args...)` under the policies; throws when there is no value. The second form tells the policies about
   /// the call: `calls.run({.key = tenant}, fetch, url)`.
   template <class F, class... Args>
-    requires task_with<F, Args...>
-  [[nodiscard]] awaitable<run_value_t<F, Args...>> run(F&& task, Args&&... args) {
+    requires numbered_task_with<F, Args...>
+  [[nodiscard]] awaitable<pipeline_value_t<F, Args...>> run(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return start<detail::throw_result>(detail::no_info(), std::forward<F>(task), std::forward<Args>(args)...);
   }
   template <class F, class... Args>
-    requires task_with<F, Args...>
-  [[nodiscard]] awaitable<run_value_t<F, Args...>> run(const call_info& info, F&& task, Args&&... args) {
+    requires numbered_task_with<F, Args...>
+  [[nodiscard]] awaitable<pipeline_value_t<F, Args...>> run(const call_info& info, F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return start<detail::throw_result>(info, std::forward<F>(task), std::forward<Args>(args)...);
   }
   /// As `run`; a call without value is an `outcome` that says why, and no refusal costs an exception.
   template <class F, class... Args>
-    requires task_with<F, Args...>
-  [[nodiscard]] awaitable<outcome<run_value_t<F, Args...>>> try_run(F&& task, Args&&... args) {
+    requires numbered_task_with<F, Args...>
+  [[nodiscard]] awaitable<outcome<pipeline_value_t<F, Args...>>> try_run(F&& task, Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return start<detail::report_result>(detail::no_info(), std::forward<F>(task), std::forward<Args>(args)...);
   }
   template <class F, class... Args>
-    requires task_with<F, Args...>
-  [[nodiscard]] awaitable<outcome<run_value_t<F, Args...>>> try_run(const call_info& info, F&& task, Args&&... args) {
+    requires numbered_task_with<F, Args...>
+  [[nodiscard]] awaitable<outcome<pipeline_value_t<F, Args...>>> try_run(const call_info& info, F&& task,
+                                                                         Args&&... args) {
     COFFERDAM_GUARD_TASK(F);
     return start<detail::report_result>(info, std::forward<F>(task), std::forward<Args>(args)...);
   }
@@ -65,9 +84,15 @@ template <class Derived> class runnable {
     static_assert(
         repeatable_task<std::decay_t<F>> || !stages_type::may_repeat,
         "an awaitable is one run, already made: a pipeline that may retry needs a callable it can start again");
-    using work = detail::owned_work<std::decay_t<F>, std::decay_t<Args>...>;
-    return detail::walk<Report, stages_type, work, Info>::run(
-        stages, work(std::in_place, std::forward<F>(task), std::forward<Args>(args)...), info);
+    if constexpr (task_with<F, Args...>) {
+      using work = detail::owned_work<std::decay_t<F>, std::decay_t<Args>...>;
+      return detail::walk<Report, stages_type, work, Info>::run(
+          stages, work(std::in_place, std::forward<F>(task), std::forward<Args>(args)...), info, 0);
+    } else {
+      using work = detail::owned_work<std::decay_t<F>, attempt, std::decay_t<Args>...>;
+      return detail::walk<Report, stages_type, work, Info>::run(
+          stages, work(std::in_place, std::forward<F>(task), attempt(), std::forward<Args>(args)...), info, 0);
+    }
   }
 };
 

@@ -42,12 +42,22 @@ struct call_info {
   std::int32_t priority{};  // the higher the more important
 };
 
+/// Which attempt of a call this is. A task that takes one as its first parameter is told:
+/// `calls.run([](attempt a, const url& u) { return fetch(mirrors[a.number % mirrors.size()], u); }, address)`.
+struct attempt {
+  std::uint32_t number = 1;  // counted from 1, hedges and retries together
+};
+
 /// One run of a pipeline as its policies see it. Lives in the run's coroutine frame.
 class call {
  public:
+  static constexpr call_info nothing_said{};
+
   /// @param executor  the caller's; must outlive the call, as must `info`.
-  explicit call(const net::any_io_executor& executor, const call_info& info = nothing_said) noexcept
-      : executor_(executor), info_(info) {}
+  /// @param attempts  how often the task has been started before this part of the call.
+  explicit call(const net::any_io_executor& executor, const call_info& info = nothing_said,
+                std::uint32_t attempts = 0) noexcept
+      : executor_(executor), info_(info), attempts_(attempts) {}
   call(const call&) = delete;
   call& operator=(const call&) = delete;
 
@@ -89,8 +99,8 @@ class call {
   void unwrap_bail() noexcept { why_.unwrap_bail(); }
 
   // --- for the engine
-  void count_attempt() noexcept {
-    ++attempts_;
+  void count_attempts(std::uint32_t more = 1) noexcept {
+    attempts_ += more;
     forget_time();
   }
   void forget_time() noexcept { now_ = time_point::min(); }
@@ -102,15 +112,13 @@ class call {
   [[nodiscard]] duration delay() const noexcept { return delay_; }
 
  private:
-  static constexpr call_info nothing_said{};
-
   const net::any_io_executor& executor_;
   const call_info& info_;
   timer_service* timers_ = nullptr;
   time_point now_ = time_point::min();
   failure why_;
   duration delay_{};
-  std::uint32_t attempts_ = 0;
+  std::uint32_t attempts_;
 };
 
 /// A policy's scratch space for one attempt. Trivially copyable types of up to 32 bytes.
@@ -127,7 +135,7 @@ class policy_slot {
   alignas(std::uint64_t) std::byte bytes_[32];
 };
 
-class timeout_scope;
+class scope;
 
 /// Base of every policy. Derive from `runnable_policy<Yours>` to get `run` and `|`.
 /// Thread safety: `admit`, `settle` and `abandon` of one object may be called by many calls on many threads at once.
@@ -151,8 +159,8 @@ class policy {
     (void)type;
     return nullptr;
   }
-  /// Set for policies that bound the time of everything below them.
-  [[nodiscard]] virtual const timeout_scope* as_timeout() const noexcept { return nullptr; }
+  /// Set for policies that run everything below them in child coroutines.
+  [[nodiscard]] virtual scope* as_scope() noexcept { return nullptr; }
   /// The policy in one short line, for `describe()` and error texts.
   [[nodiscard]] virtual std::string describe() const = 0;
 };

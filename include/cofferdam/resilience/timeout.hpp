@@ -26,7 +26,7 @@ class timeout final : public runnable_policy<timeout>, public timeout_scope {
 
   [[nodiscard]] admission admit(call&, policy_slot&) noexcept override { return admission::go; }
   [[nodiscard]] verdict settle(call&, policy_slot&, const outcome_view&) noexcept override { return verdict::deliver; }
-  [[nodiscard]] const timeout_scope* as_timeout() const noexcept override { return this; }
+  [[nodiscard]] scope* as_scope() noexcept override { return this; }
   [[nodiscard]] std::string describe() const override;
 
   [[nodiscard]] duration limit(call& c) const override { return generator_ ? generator_(c) : limit_; }

@@ -19,6 +19,8 @@ class latency_histogram {
   /// Forgets the older generation if `period` differs from the last one seen; both if it is far.
   void rotate(std::int64_t period) noexcept;
   [[nodiscard]] latency_stats stats() const noexcept;
+  /// Nearest rank; zero when fewer than `minimum` latencies are known.
+  [[nodiscard]] duration quantile(double share, std::uint64_t minimum) const noexcept;
 
  private:
   static constexpr unsigned sub_bits = 3, first_octave = 10, octaves = 33;  // 1 us to 2.4 h
@@ -27,6 +29,9 @@ class latency_histogram {
     std::array<std::atomic<std::uint32_t>, size> buckets{};
     std::atomic<std::int64_t> sum{0}, max{0};
   };
+
+  /// Both generations, at one time.
+  struct sum_of_both;
 
   [[nodiscard]] static std::size_t bucket_of(duration latency) noexcept;
   [[nodiscard]] static duration middle_of(std::size_t bucket) noexcept;

@@ -1,6 +1,6 @@
 // The policies of a pipeline as the engine sees them: a range [begin, end) that it walks down and up. The compile-time
-// list unrolls into direct calls, the run-time list loops over virtual ones; both end at the first time limit, below
-// which a child coroutine walks on.
+// list unrolls into direct calls, the run-time list loops over virtual ones; both end at the first scope (a time limit,
+// a hedge), below which child coroutines walk on.
 #pragma once
 
 #include <cofferdam/core/timeout.hpp>
@@ -18,8 +18,23 @@
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
+/// A policy that runs everything below it in child coroutines: a `timeout_scope` or a `hedge_scope`.
+class scope {
+ public:
+  [[nodiscard]] bool hedges() const noexcept { return hedges_; }
+
+ protected:
+  explicit scope(bool hedges) noexcept : hedges_(hedges) {}
+  scope(const scope&) = default;
+  scope& operator=(const scope&) = default;
+  ~scope() = default;
+
+ private:
+  bool hedges_;
+};
+
 /// The time limit a timeout policy puts on everything below it.
-class timeout_scope {
+class timeout_scope : public scope {
  public:
   /// Anything not positive, or `duration::max()`: no limit for this call.
   [[nodiscard]] virtual duration limit(call& c) const = 0;
@@ -27,7 +42,29 @@ class timeout_scope {
   [[nodiscard]] virtual const shared_name& name() const noexcept = 0;
 
  protected:
+  timeout_scope() noexcept : scope(false) {}
   ~timeout_scope() = default;
+};
+
+/// What a hedging policy decides for one call: when a further attempt starts, and when the race is over.
+class hedge_scope : public scope {
+ public:
+  enum class judgement : std::uint8_t { wins, fails, ends };
+
+  [[nodiscard]] virtual std::uint32_t max_attempts() const noexcept = 0;
+  /// Whether the call goes on while losers still end.
+  [[nodiscard]] virtual bool leaves_losers() const noexcept = 0;
+  /// How long to wait for an answer before attempt `number` starts; zero: not at all, `duration::max()`: for ever.
+  [[nodiscard]] virtual duration delay_before(std::uint32_t number, time_point now) noexcept = 0;
+  /// Asked before each attempt but the first.
+  [[nodiscard]] virtual bool may_start(time_point now) noexcept = 0;
+  [[nodiscard]] virtual judgement judge(const outcome_view& outcome) noexcept = 0;
+  /// The race is decided for attempt `number`, so long after the first one began.
+  virtual void decided(std::uint32_t number, judgement why, duration latency, time_point now) noexcept = 0;
+
+ protected:
+  hedge_scope() noexcept : scope(true) {}
+  ~hedge_scope() = default;
 };
 
 template <class... Holders> class static_pipeline;
@@ -105,7 +142,8 @@ template <class P> constexpr bool policy_may_repeat() {
     return false;
   }
 }
-template <class P> constexpr bool policy_limits_time = std::derived_from<P, timeout_scope>;
+template <class P> constexpr bool policy_is_scope = std::derived_from<P, scope>;
+template <class P> constexpr bool policy_hedges = std::derived_from<P, hedge_scope>;
 
 /// A compile-time list seen through `Access::get<I>()`.
 template <std::size_t Begin, class Access> class unrolled_stages {
@@ -115,11 +153,13 @@ template <std::size_t Begin, class Access> class unrolled_stages {
   static constexpr std::size_t size = Access::size;
   static constexpr std::size_t scope_index = [] {
     std::size_t index = Begin;
-    while (index < size && !Access::limits_time[index]) ++index;
+    while (index < size && !Access::is_scope[index]) ++index;
     return index;
   }();
-  static constexpr bool may_limit = scope_index < size;
-  static constexpr std::size_t end = may_limit ? scope_index + 1 : size;
+  static constexpr bool has_scope = scope_index < size;
+  static constexpr bool may_hedge = has_scope && Access::hedges[has_scope ? scope_index : 0];
+  static constexpr bool may_limit_time = has_scope && !may_hedge;
+  static constexpr std::size_t end = has_scope ? scope_index + 1 : size;
   static constexpr bool may_repeat = [] {
     for (std::size_t index = Begin; index < size; ++index) {
       if (Access::may_repeat[index]) return true;
@@ -137,8 +177,8 @@ template <std::size_t Begin, class Access> class unrolled_stages {
   };
 
   [[nodiscard]] static constexpr std::size_t begin() noexcept { return Begin; }
-  [[nodiscard]] const timeout_scope* scope() const noexcept {
-    if constexpr (may_limit) {
+  [[nodiscard]] cofferdam::scope* scope() const noexcept {
+    if constexpr (has_scope) {
       return &access_.template get<scope_index>();
     } else {
       return nullptr;
@@ -207,7 +247,8 @@ template <std::size_t Begin, class Access> class unrolled_stages {
 
 template <class P> struct single_access {
   static constexpr std::size_t size = 1;
-  static constexpr std::array<bool, size> limits_time = {policy_limits_time<P>};
+  static constexpr std::array<bool, size> is_scope = {policy_is_scope<P>};
+  static constexpr std::array<bool, size> hedges = {policy_hedges<P>};
   static constexpr std::array<bool, size> may_repeat = {policy_may_repeat<P>()};
   P* object;
   template <std::size_t> [[nodiscard]] P& get() const noexcept { return *object; }
@@ -216,7 +257,8 @@ template <class P> auto single_stage(P* object) noexcept { return unrolled_stage
 
 template <class... Holders> struct tuple_access {
   static constexpr std::size_t size = sizeof...(Holders);
-  static constexpr std::array<bool, size> limits_time = {policy_limits_time<typename Holders::policy_type>...};
+  static constexpr std::array<bool, size> is_scope = {policy_is_scope<typename Holders::policy_type>...};
+  static constexpr std::array<bool, size> hedges = {policy_hedges<typename Holders::policy_type>...};
   static constexpr std::array<bool, size> may_repeat = {policy_may_repeat<typename Holders::policy_type>()...};
   std::tuple<Holders...>* policies;
   template <std::size_t I> [[nodiscard]] auto& get() const noexcept { return std::get<I>(*policies).get(); }
@@ -231,7 +273,7 @@ struct policy_list {
 
 class dynamic_stages {
  public:
-  static constexpr bool may_limit = true, may_repeat = true;  // nobody knows at compile time
+  static constexpr bool may_limit_time = true, may_hedge = true, may_repeat = true;  // nobody knows at compile time
 
   dynamic_stages(std::shared_ptr<const policy_list> list, std::size_t begin) noexcept;
 
@@ -249,7 +291,7 @@ class dynamic_stages {
   };
 
   [[nodiscard]] std::size_t begin() const noexcept { return begin_; }
-  [[nodiscard]] const timeout_scope* scope() const noexcept { return scope_; }
+  [[nodiscard]] cofferdam::scope* scope() const noexcept { return scope_; }
   [[nodiscard]] dynamic_stages below() const noexcept { return {list_, end_}; }
 
   template <class Walk> admission descend(Walk& walk, call& c) const noexcept {
@@ -281,7 +323,7 @@ class dynamic_stages {
 
   std::shared_ptr<const policy_list> list_;
   std::size_t begin_, end_;
-  const timeout_scope* scope_ = nullptr;
+  cofferdam::scope* scope_ = nullptr;
 };
 
 }  // namespace detail

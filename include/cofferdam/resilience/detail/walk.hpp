@@ -3,8 +3,10 @@
 
 #include <cofferdam/core/detail/child.hpp>
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/task.hpp>
 #include <cofferdam/core/timeout.hpp>
+#include <cofferdam/resilience/detail/race.hpp>
 #include <cofferdam/resilience/detail/stages.hpp>
 #include <cofferdam/resilience/policy.hpp>
 
@@ -30,6 +32,7 @@ template <class F, class... Args> class owned_work {
   using value_type = run_value_t<F, Args...>;
   using raw_type = task_value_t<F, Args...>;
   static constexpr bool plain = plain_task<F, Args...>;
+  static constexpr bool numbered = (std::is_same_v<Args, attempt> || ...);
 
   template <class G, class... Brgs>
   explicit owned_work(std::in_place_t, G&& task, Brgs&&... args)
@@ -40,6 +43,10 @@ template <class F, class... Args> class owned_work {
   }
   decltype(auto) invoke() {
     return std::apply([this](Args&... args) -> decltype(auto) { return std::invoke(task_, args...); }, args_);
+  }
+
+  void number(std::uint32_t attempts) noexcept {
+    if constexpr (numbered) std::get<attempt>(args_).number = attempts;
   }
 
  private:
@@ -61,6 +68,7 @@ template <class F, class... Args> class borrowed_work {
   explicit borrowed_work(owner& work) noexcept : owner_(&work) {}
   auto start() { return owner_->start(); }
   decltype(auto) invoke() { return owner_->invoke(); }
+  void number(std::uint32_t attempts) noexcept { owner_->number(attempts); }
   /// A copy for a child that may outlive its parent.
   [[nodiscard]] owner own() {
     if constexpr (any_awaitable<F>) {
@@ -123,11 +131,12 @@ template <class Report, class Stages, class Work, class Info> class walk {
   using value = typename Work::value_type;
   using result = typename Report::template type<value>;
 
-  static awaitable<result> run(Stages stages, Work work, Info info) {
+  /// @param attempts  how often the task has been started before.
+  static awaitable<result> run(Stages stages, Work work, Info info, std::uint32_t attempts) {
     using raw = typename Work::raw_type;
     constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
     const net::any_io_executor executor = co_await net::this_coro::executor;
-    walk here(stages, work, info, executor);
+    walk here(stages, work, info, executor, attempts);
     for (step ended = step::begin;;) {
       const step next = here.advance(ended);
       if (next == step::done) break;
@@ -173,14 +182,15 @@ template <class Report, class Stages, class Work, class Info> class walk {
  private:
   enum class step : std::uint8_t { begin, wait, task, below, substitute, rest, done };
 
-  walk(const Stages& stages, Work& work, const Info& info, const net::any_io_executor& executor) noexcept
-      : stages_(stages), work_(work), info_(info), call_(make_call(executor, info)), admitted_(stages) {}
+  walk(const Stages& stages, Work& work, const Info& info, const net::any_io_executor& executor,
+       std::uint32_t attempts) noexcept
+      : stages_(stages), work_(work), info_(info), call_(make_call(executor, info, attempts)), admitted_(stages) {}
 
-  static call make_call(const net::any_io_executor& executor, const Info& info) noexcept {
+  static call make_call(const net::any_io_executor& executor, const Info& info, std::uint32_t attempts) noexcept {
     if constexpr (std::is_same_v<Info, call_info>) {
-      return call(executor, info);
+      return call(executor, info, attempts);
     } else {
-      return call(executor);
+      return call(executor, call::nothing_said, attempts);
     }
   }
 
@@ -194,7 +204,8 @@ template <class Report, class Stages, class Work, class Info> class walk {
       if (down) {
         switch (stages_.descend(admitted_, call_)) {
           [[likely]] case admission::go:
-            call_.count_attempt();
+            call_.count_attempts();
+            work_.number(call_.attempts());
             return stages_.scope() == nullptr ? step::task : step::below;
           case admission::wait:
             waited_for_ = admission::reject;  // unless it says otherwise
@@ -254,30 +265,62 @@ template <class Report, class Stages, class Work, class Info> class walk {
     }
   }
 
-  /// Everything below a time limit.
   awaitable<void> run_below() {
-    const timeout_scope& scope = *stages_.scope();
-    const duration limit = scope.limit(call_);
-    if (limit <= duration::zero() || limit == duration::max()) {
-      keep(co_await below(on_timeout::cancel));
+    scope& around = *stages_.scope();
+    if constexpr (Stages::may_hedge && Stages::may_limit_time) {
+      return around.hedges() ? run_hedged(static_cast<hedge_scope&>(around))
+                             : run_limited(static_cast<timeout_scope&>(around));
+    } else if constexpr (Stages::may_hedge) {
+      return run_hedged(static_cast<hedge_scope&>(around));
     } else {
-      auto options = limit_after(limit, scope.mode(), scope.name());
-      auto limited = co_await run_child<outcome<value>, reporting>(std::move(options), below(scope.mode()));
+      return run_limited(static_cast<timeout_scope&>(around));
+    }
+  }
+
+  awaitable<void> run_limited(const timeout_scope& limits) {
+    const duration limit = limits.limit(call_);
+    if (limit <= duration::zero() || limit == duration::max()) {
+      keep(co_await below(false));
+    } else {
+      auto options = limit_after(limit, limits.mode(), limits.name());
+      const bool detach = limits.mode() == on_timeout::detach;
+      auto limited = co_await run_child<outcome<value>, reporting>(std::move(options), below(detach));
       limited ? keep(*std::move(limited)) : call_.fail(std::move(limited).why());
     }
   }
 
-  awaitable<outcome<value>> below(on_timeout mode) {
+  awaitable<void> run_hedged(hedge_scope& hedges) {
+    if (is_bare_pool(call_.executor())) {  // the attempts need one strand
+      const auto here = [&] { return race_attempts(hedges); };
+      co_await spawn_on(call_.executor(), here);
+    } else {
+      co_await race_attempts(hedges);
+    }
+  }
+
+  awaitable<void> race_attempts(hedge_scope& hedges) {
+    using borrowed = decltype(borrow(work_));
+    const bool leave = borrowed::can_be_left_behind && hedges.leaves_losers();
+    const auto make = [&](std::uint32_t index) { return below(leave, index); };
+    auto ended = co_await run_race<value>(hedges, leave, make);
+    call_.count_attempts(ended.started - 1);
+    keep(std::move(ended.result));
+  }
+
+  /// The walk below this scope. One that may outlive us has a task and arguments of its own.
+  /// @param earlier  attempts of this scope that were started before.
+  awaitable<outcome<value>> below(bool owned, std::uint32_t earlier = 0) {
     using rest_of_stages = decltype(stages_.below());
     using borrowed = decltype(borrow(work_));
-    if (mode == on_timeout::cancel) {
-      return walk<report_result, rest_of_stages, borrowed, Info>::run(stages_.below(), borrow(work_), info_);
+    const std::uint32_t attempts = call_.attempts() - 1 + earlier;
+    if (!owned) {
+      return walk<report_result, rest_of_stages, borrowed, Info>::run(stages_.below(), borrow(work_), info_, attempts);
     }
     if constexpr (borrowed::can_be_left_behind) {
-      return walk<report_result, rest_of_stages, typename borrowed::owner, Info>::run(stages_.below(),
-                                                                                      borrow(work_).own(), info_);
+      return walk<report_result, rest_of_stages, typename borrowed::owner, Info>::run(
+          stages_.below(), borrow(work_).own(), info_, attempts);
     } else {
-      throw std::logic_error("a time limit that detaches needs a task and arguments that can be copied");
+      throw std::logic_error("what may be left behind needs a task and arguments that can be copied");
     }
   }
 

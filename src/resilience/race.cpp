@@ -1,0 +1,103 @@
+#include <cofferdam/resilience/detail/race.hpp>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+race_base::race_base(const net::any_io_executor& home, hedge_scope& hedges, bool leave)
+    : home_(home),
+      timers_(timers_of(home)),
+      hedges_(hedges),
+      max_(hedges.max_attempts()),
+      leave_(leave),
+      began_(new time_point[max_]) {
+  on_due = [](timer_entry& entry) noexcept {
+    reference<race_base> self(static_cast<race_base*>(&entry));
+    const net::any_io_executor executor = self->home_;
+    net::dispatch(executor, [self = std::move(self)] { self->on_delay(); });
+  };
+  on_shutdown = [](timer_entry& entry) noexcept { static_cast<race_base&>(entry).release(); };
+}
+
+void race_base::start_attempt() {
+  const std::uint32_t index = started_++;
+  ++running_;
+  began_[index] = timers_.now();
+  launch(index);
+  await_next_attempt();
+}
+
+void race_base::start_next_attempt() {
+  if (started_ == max_ || no_more_ || cancelled_) return;
+  no_more_ = !hedges_.may_start(timers_.now());
+  if (!no_more_) start_attempt();
+}
+
+void race_base::await_next_attempt() {
+  if (started_ == max_ || no_more_) return;
+  const time_point present = timers_.now();
+  const duration delay = hedges_.delay_before(started_ + 1, present);
+  if (delay == duration::max()) return;
+  if (delay <= duration::zero()) {
+    start_next_attempt();
+    return;
+  }
+  add_reference();  // the timer service's
+  timers_.schedule(*this, saturating_add(present, delay), home_);
+}
+
+void race_base::stop_waiting() noexcept {
+  if (timers_.cancel(*this)) release();
+}
+
+void race_base::on_delay() {
+  if (winner_ == nobody) start_next_attempt();
+}
+
+void race_base::forward_cancellation(net::cancellation_type type) {
+  if (type == net::cancellation_type::none || !home_) return;
+  net::dispatch(home_, [self = reference<race_base>::share(*this), type] {
+    if (self->winner_ != nobody) return;  // the losers have been told
+    self->cancelled_ = true;
+    self->stop_waiting();
+    for (std::uint32_t i = 0; i < self->started_; ++i) self->cancel(i, type);
+  });
+}
+
+void race_base::on_ended(std::uint32_t index, const std::exception_ptr& not_started) {
+  --running_;
+  if (not_started) fail(index, failure::thrown(not_started));  // cancelled before its first step
+  if (winner_ == nobody) {
+    const auto judgement = judge(index);
+    if (judgement != hedge_scope::judgement::fails) {
+      decide(index, judgement);
+    } else {
+      stop_waiting();
+      start_next_attempt();
+      if (running_ == 0 && winner_ == nobody) decide(0, judgement);  // all failed: the first one's answer
+    }
+  }
+  complete_if_due();
+}
+
+void race_base::decide(std::uint32_t index, hedge_scope::judgement why) {
+  winner_ = index;
+  stop_waiting();
+  const time_point present = timers_.now();
+  hedges_.decided(index + 1, why, present - began_[0], present);
+  for (std::uint32_t i = 0; i < started_; ++i) {
+    if (i != index) cancel(i, net::cancellation_type::terminal);
+  }
+}
+
+void race_base::complete_if_due() {
+  if (winner_ == nobody || completed_ || (running_ > 0 && !leave_)) return;
+  completed_ = true;
+  complete(winner_);
+}
+
+void race_base::give_up() noexcept {
+  // A cancellation slot may keep the block longer than the context lives.
+  home_ = {};
+  if (!std::exchange(completed_, true)) drop_handler();
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail
