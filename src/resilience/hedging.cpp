@@ -69,8 +69,8 @@ duration hedging::delay_before(std::uint32_t number, time_point now) noexcept {
   return current_delay(now);
 }
 
-bool hedging::may_start(time_point now) noexcept {
-  if (budget_ != nullptr && !budget_->try_withdraw(now)) {
+bool hedging::may_start(const timer_service& timers) noexcept {
+  if (budget_ != nullptr && !budget_->try_withdraw(timers.now())) {
     state_->denied_by_budget.fetch_add(1, std::memory_order_relaxed);
     return false;
   }
@@ -96,10 +96,12 @@ hedge_scope::judgement hedging::judge(const outcome_view& outcome) noexcept {
   return judgement::fails;
 }
 
-void hedging::decided(std::uint32_t number, judgement why, duration latency, time_point now) noexcept {
+void hedging::decided(std::uint32_t number, judgement why, time_point began, const timer_service& timers) noexcept {
   if (why != judgement::wins) return;
   if (number > 1) state_->won_by_hedge.fetch_add(1, std::memory_order_relaxed);
-  if (options_.percentile > 0.0) state_->latencies.record(latency, now);
+  if (options_.percentile == 0.0) return;
+  const time_point present = timers.now();
+  state_->latencies.record(present - began, present);
 }
 
 hedging_stats hedging::stats() const noexcept {

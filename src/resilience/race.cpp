@@ -8,7 +8,7 @@ race_base::race_base(const net::any_io_executor& home, hedge_scope& hedges, bool
       hedges_(hedges),
       max_(hedges.max_attempts()),
       leave_(leave),
-      began_(new time_point[max_]) {
+      signals_(new net::cancellation_signal[max_]) {
   on_due = [](timer_entry& entry) noexcept {
     reference<race_base> self(static_cast<race_base*>(&entry));
     const net::any_io_executor executor = self->home_;
@@ -18,22 +18,22 @@ race_base::race_base(const net::any_io_executor& home, hedge_scope& hedges, bool
 }
 
 void race_base::start_attempt() {
+  const time_point present = timers_.now();
   const std::uint32_t index = started_++;
+  if (index == 0) began_ = present;
   ++running_;
-  began_[index] = timers_.now();
-  launch(index);
-  await_next_attempt();
+  launch(index, signals_[index].slot());
+  await_next_attempt(present);
 }
 
 void race_base::start_next_attempt() {
   if (started_ == max_ || no_more_ || cancelled_) return;
-  no_more_ = !hedges_.may_start(timers_.now());
+  no_more_ = !hedges_.may_start(timers_);
   if (!no_more_) start_attempt();
 }
 
-void race_base::await_next_attempt() {
+void race_base::await_next_attempt(time_point present) {
   if (started_ == max_ || no_more_) return;
-  const time_point present = timers_.now();
   const duration delay = hedges_.delay_before(started_ + 1, present);
   if (delay == duration::max()) return;
   if (delay <= duration::zero()) {
@@ -58,40 +58,38 @@ void race_base::forward_cancellation(net::cancellation_type type) {
     if (self->winner_ != nobody) return;  // the losers have been told
     self->cancelled_ = true;
     self->stop_waiting();
-    for (std::uint32_t i = 0; i < self->started_; ++i) self->cancel(i, type);
+    for (std::uint32_t i = 0; i < self->started_; ++i) self->signals_[i].emit(type);
   });
 }
 
-void race_base::on_ended(std::uint32_t index, const std::exception_ptr& not_started) {
-  --running_;
-  if (not_started) fail(index, failure::thrown(not_started));  // cancelled before its first step
-  if (winner_ == nobody) {
-    const auto judgement = judge(index);
-    if (judgement != hedge_scope::judgement::fails) {
-      decide(index, judgement);
-    } else {
-      stop_waiting();
-      start_next_attempt();
-      if (running_ == 0 && winner_ == nobody) decide(0, judgement);  // all failed: the first one's answer
-    }
+bool race_base::judge(std::uint32_t index, const outcome_view& outcome) {
+  if (winner_ != nobody) return false;
+  const auto judgement = hedges_.judge(outcome);
+  if (judgement != hedge_scope::judgement::fails) {
+    decide(index, judgement);
+    return true;
   }
-  complete_if_due();
+  stop_waiting();
+  start_next_attempt();
+  return index == 0;  // if all fail, the first one's answer counts
+}
+
+void race_base::on_ended(std::uint32_t index, const std::exception_ptr& not_started) {
+  if (not_started) fail(index, failure::thrown(not_started));  // cancelled before its first step
+  --running_;
+  if (running_ == 0 && winner_ == nobody) decide(0, hedge_scope::judgement::fails);
+  if (winner_ == nobody || completed_ || (running_ > 0 && !leave_)) return;
+  completed_ = true;
+  complete();
 }
 
 void race_base::decide(std::uint32_t index, hedge_scope::judgement why) {
   winner_ = index;
   stop_waiting();
-  const time_point present = timers_.now();
-  hedges_.decided(index + 1, why, present - began_[0], present);
+  hedges_.decided(index + 1, why, began_, timers_);
   for (std::uint32_t i = 0; i < started_; ++i) {
-    if (i != index) cancel(i, net::cancellation_type::terminal);
+    if (i != index) signals_[i].emit(net::cancellation_type::terminal);
   }
-}
-
-void race_base::complete_if_due() {
-  if (winner_ == nobody || completed_ || (running_ > 0 && !leave_)) return;
-  completed_ = true;
-  complete(winner_);
 }
 
 void race_base::give_up() noexcept {

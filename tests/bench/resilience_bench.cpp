@@ -4,6 +4,8 @@
 #include <cofferdam/resilience/bulkhead.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/fallback.hpp>
+#include <cofferdam/resilience/hedging.hpp>
+#include <cofferdam/resilience/rate_limiter.hpp>
 #include <cofferdam/resilience/retry.hpp>
 
 #include <stdexcept>
@@ -100,6 +102,24 @@ void bulkhead_run(benchmark::State& state) {
   await_in_loop(state, [&] { return pool.run(immediate); });
 }
 BENCHMARK(bulkhead_run);
+
+void rate_limiter_token_bucket(benchmark::State& state) {
+  rate_limiter limiter("limiter", {.permits = 1'000'000'000});
+  await_in_loop(state, [&] { return limiter.run(immediate); });
+}
+BENCHMARK(rate_limiter_token_bucket);
+
+void rate_limiter_fixed_window(benchmark::State& state) {
+  rate_limiter limiter("limiter", {.permits = 1'000'000'000, .algorithm = rate_algorithm::fixed_window});
+  await_in_loop(state, [&] { return limiter.run(immediate); });
+}
+BENCHMARK(rate_limiter_fixed_window);
+
+void hedge_that_does_not_fire(benchmark::State& state) {
+  hedging policy;
+  await_in_loop(state, [&] { return policy.run(immediate); });
+}
+BENCHMARK(hedge_that_does_not_fire);
 
 void retry_first_try(benchmark::State& state) {
   retry policy;

@@ -183,11 +183,15 @@ ASYNC_TEST("losers keep their permits until they end", "[hedging]") {
   auto calls = hedging({.delay = 10ms}) | pool;
   const auto slow_first = [](attempt a) -> awaitable<int> {
     if (a.number == 2) co_return 2;
-    co_await sleep_for(1h);
+    co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+    co_await sleep_for(1s);
     co_return 1;
   };
   const int winner = co_await calls.run(slow_first);
   CHECK(winner == 2);
+  CHECK(time.elapsed() == 10ms);
+  CHECK(pool.active_count() == 1);
+  co_await sleep_for(989ms);
   CHECK(pool.active_count() == 1);
   co_await sleep_for(1ms);
   CHECK(pool.active_count() == 0);

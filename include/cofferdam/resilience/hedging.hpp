@@ -100,9 +100,9 @@ class hedging final : public runnable_policy<hedging>, public hedge_scope {
   [[nodiscard]] std::uint32_t max_attempts() const noexcept override { return options_.max_attempts; }
   [[nodiscard]] bool leaves_losers() const noexcept override { return options_.losing == losers::leave; }
   [[nodiscard]] duration delay_before(std::uint32_t number, time_point now) noexcept override;
-  [[nodiscard]] bool may_start(time_point now) noexcept override;
+  [[nodiscard]] bool may_start(const timer_service& timers) noexcept override;
   [[nodiscard]] judgement judge(const outcome_view& outcome) noexcept override;
-  void decided(std::uint32_t number, judgement why, duration latency, time_point now) noexcept override;
+  void decided(std::uint32_t number, judgement why, time_point began, const timer_service& timers) noexcept override;
 
  private:
   struct state;

@@ -31,6 +31,8 @@ class race_base : public counted, private timer_entry {
   race_base(const net::any_io_executor& home, hedge_scope& hedges, bool leave);
 
   void begin() { start_attempt(); }
+  /// Whether the outcome of attempt `index` is to be kept. Called before it is, and before its end.
+  [[nodiscard]] bool judge(std::uint32_t index, const outcome_view& outcome);
   void forward_cancellation(net::cancellation_type type);
   [[nodiscard]] std::uint32_t started() const noexcept { return started_; }
 
@@ -59,16 +61,14 @@ class race_base : public counted, private timer_entry {
   [[nodiscard]] hedge_scope& hedges() const noexcept { return hedges_; }
 
  private:
-  virtual void launch(std::uint32_t index) = 0;
-  virtual void cancel(std::uint32_t index, net::cancellation_type type) = 0;
-  virtual void fail(std::uint32_t index, failure why) noexcept = 0;
-  [[nodiscard]] virtual hedge_scope::judgement judge(std::uint32_t index) const noexcept = 0;
-  virtual void complete(std::uint32_t winner) = 0;
+  virtual void launch(std::uint32_t index, net::cancellation_slot slot) = 0;
+  virtual void fail(std::uint32_t index, failure why) = 0;
+  virtual void complete() = 0;
   virtual void drop_handler() noexcept = 0;
 
   void start_attempt();
   void start_next_attempt();
-  void await_next_attempt();
+  void await_next_attempt(time_point present);
   void stop_waiting() noexcept;
   void on_delay();
   void on_ended(std::uint32_t index, const std::exception_ptr& not_started);
@@ -83,16 +83,14 @@ class race_base : public counted, private timer_entry {
   hedge_scope& hedges_;  // used until the race is decided, and not by the losers
   std::uint32_t max_, started_ = 0, running_ = 0, winner_ = nobody;
   bool leave_, no_more_ = false, cancelled_ = false, completed_ = false;
-  std::unique_ptr<time_point[]> began_;
+  time_point began_{};
+  std::unique_ptr<net::cancellation_signal[]> signals_;  // of the attempts
 };
 
 template <class T, class Handler, class Make> class race final : public race_base {
  public:
   race(Handler handler, hedge_scope& hedges, bool leave, const Make& make)
-      : race_base(net::get_associated_executor(handler), hedges, leave),
-        handler_(std::move(handler)),
-        make_(make),
-        lanes_(new lane[hedges.max_attempts()]) {}
+      : race_base(net::get_associated_executor(handler), hedges, leave), handler_(std::move(handler)), make_(make) {}
 
   void start() {
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
@@ -103,41 +101,32 @@ template <class T, class Handler, class Make> class race final : public race_bas
   }
 
  private:
-  struct lane {
-    net::cancellation_signal signal;
-    std::optional<outcome<T>> result;
-  };
-
   static awaitable<void> run(race& self, std::uint32_t index, awaitable<outcome<T>> body) {
-    self.lanes_[index].result.emplace(co_await std::move(body));
+    auto result = co_await std::move(body);
+    self.accept(index, std::move(result));
   }
 
-  void launch(std::uint32_t index) override {
-    net::co_spawn(home(), run(*this, index, make_(index)),
-                  net::bind_cancellation_slot(lanes_[index].signal.slot(), attempt_end(*this, index)));
+  void accept(std::uint32_t index, outcome<T> result) {
+    const void* value = nullptr;
+    if constexpr (!std::is_void_v<T>) value = result.has_value() ? &*result : nullptr;
+    if (judge(index, outcome_view(value, typeid(T), result.why()))) result_.emplace(std::move(result));
   }
-  void cancel(std::uint32_t index, net::cancellation_type type) override { lanes_[index].signal.emit(type); }
-  void fail(std::uint32_t index, failure why) noexcept override { lanes_[index].result.emplace(std::move(why)); }
-  hedge_scope::judgement judge(std::uint32_t index) const noexcept override;
-  void complete(std::uint32_t winner) override {
+  void launch(std::uint32_t index, net::cancellation_slot slot) override {
+    net::co_spawn(home(), run(*this, index, make_(index)),
+                  net::bind_cancellation_slot(slot, attempt_end(*this, index)));
+  }
+  void fail(std::uint32_t index, failure why) override { accept(index, std::move(why)); }
+  void complete() override {
     Handler handler = std::move(*handler_);
     handler_.reset();
-    std::move(handler)(race_result<T>(*std::move(lanes_[winner].result), started()));
+    std::move(handler)(race_result<T>(*std::move(result_), started()));
   }
   void drop_handler() noexcept override { const auto dropped = std::exchange(handler_, std::nullopt); }
 
   std::optional<Handler> handler_;
   Make make_;
-  std::unique_ptr<lane[]> lanes_;
+  std::optional<outcome<T>> result_;  // the winner's, and until there is one the first attempt's
 };
-
-template <class T, class Handler, class Make>
-hedge_scope::judgement race<T, Handler, Make>::judge(std::uint32_t index) const noexcept {
-  const auto& result = *lanes_[index].result;
-  const void* value = nullptr;
-  if constexpr (!std::is_void_v<T>) value = result.has_value() ? &*result : nullptr;
-  return hedges().judge(outcome_view(value, typeid(T), result.why()));
-}
 
 template <class T> struct initiate_race {
   template <class Handler, class Make>

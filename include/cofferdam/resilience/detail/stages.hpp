@@ -57,10 +57,10 @@ class hedge_scope : public scope {
   /// How long to wait for an answer before attempt `number` starts; zero: not at all, `duration::max()`: for ever.
   [[nodiscard]] virtual duration delay_before(std::uint32_t number, time_point now) noexcept = 0;
   /// Asked before each attempt but the first.
-  [[nodiscard]] virtual bool may_start(time_point now) noexcept = 0;
+  [[nodiscard]] virtual bool may_start(const timer_service& timers) noexcept = 0;
   [[nodiscard]] virtual judgement judge(const outcome_view& outcome) noexcept = 0;
-  /// The race is decided for attempt `number`, so long after the first one began.
-  virtual void decided(std::uint32_t number, judgement why, duration latency, time_point now) noexcept = 0;
+  /// The race that began at `began` is decided for attempt `number`.
+  virtual void decided(std::uint32_t number, judgement why, time_point began, const timer_service& timers) noexcept = 0;
 
  protected:
   hedge_scope() noexcept : scope(true) {}
