@@ -64,7 +64,7 @@ class move_only_task {
   int* ended_;
 };
 
-using times = std::vector<duration>;
+using instants = std::vector<duration>;
 
 }  // namespace
 
@@ -73,7 +73,7 @@ ASYNC_TEST("a quick answer needs no hedge", "[hedging]") {
   script play(time, {{99ms}});
   const int winner = co_await policy.run(std::ref(play));
   CHECK(winner == 1);
-  CHECK(play.started == times{0ms});
+  CHECK(play.started == instants{0ms});
   co_await sleep_for(1s);
   CHECK(policy.stats().calls == 1);
   CHECK(policy.stats().hedges == 0);
@@ -85,7 +85,7 @@ ASYNC_TEST("a late answer is hedged, the first good one wins at once and the los
   const int winner = co_await policy.run(std::ref(play));
   CHECK(winner == 2);
   CHECK(time.elapsed() == 150ms);
-  CHECK(play.started == times{0ms, 100ms});
+  CHECK(play.started == instants{0ms, 100ms});
   co_await sleep_for(0ms);
   CHECK(play.cancelled == 1);
   CHECK(policy.stats().won_by_hedge == 1);
@@ -100,14 +100,14 @@ ASYNC_TEST("without delay all start at once, with only_on_failure each after the
   script together(time, {{30ms}, {20ms}, {10ms}});
   const int winner = co_await parallel.run(std::ref(together));
   CHECK(winner == 3);
-  CHECK(together.started == times{0ms, 0ms, 0ms});
+  CHECK(together.started == instants{0ms, 0ms, 0ms});
 
   hedging careful({.max_attempts = 3, .delay = only_on_failure});
   const auto begin = time.elapsed();
   script one_by_one(time, {{1s, false}, {2s, false}, {3s}});
   const int last = co_await careful.run(std::ref(one_by_one));
   CHECK(last == 3);
-  CHECK(one_by_one.started == times{begin, begin + 1s, begin + 3s});
+  CHECK(one_by_one.started == instants{begin, begin + 1s, begin + 3s});
 }
 
 ASYNC_TEST("a failure starts the next attempt at once and its delay anew; if all fail, the first one counts",
@@ -116,7 +116,7 @@ ASYNC_TEST("a failure starts the next attempt at once and its delay anew; if all
   script play(time, {{30ms, false}, {200ms, false}, {10ms, false}});
   const auto result = co_await policy.try_run(std::ref(play));
   CHECK(result.why().message() == "attempt 1");
-  CHECK(play.started == times{0ms, 30ms, 130ms});
+  CHECK(play.started == instants{0ms, 30ms, 130ms});
   CHECK(time.elapsed() == 230ms);
 }
 
@@ -142,7 +142,7 @@ ASYNC_TEST("a budget stops hedges and never the call", "[hedging]") {
   script play(time, {{50ms}, {1h}, {1h}});
   const int winner = co_await policy.run(std::ref(play));
   CHECK(winner == 1);
-  CHECK(play.started == times{0ms, 10ms});
+  CHECK(play.started == instants{0ms, 10ms});
   CHECK(policy.stats().denied_by_budget == 1);
   script alone(time, {{50ms, false}, {1h}});
   const auto failed = co_await policy.try_run(std::ref(alone));
@@ -171,7 +171,7 @@ ASYNC_TEST("delays may come from a function", "[hedging]") {
   policy.delay([](std::uint32_t number) { return number == 2 ? duration(5ms) : duration(50ms); });
   script play(time, {{1h}, {1h}, {1ms}});
   (void)co_await policy.run(std::ref(play));
-  CHECK(play.started == times{0ms, 5ms, 55ms});
+  CHECK(play.started == instants{0ms, 5ms, 55ms});
   policy.delay([](std::uint32_t) -> duration { throw std::runtime_error("no"); });
   script again(time, {{3s}, {1ms}});
   (void)co_await policy.run(std::ref(again));
