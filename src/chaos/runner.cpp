@@ -58,7 +58,7 @@ class simulation {
     std::optional<pipeline> calls;
     std::vector<std::shared_ptr<bulkhead>> bulkheads;
     std::vector<std::shared_ptr<fallback>> fallbacks;
-    std::vector<std::pair<std::shared_ptr<retry>, std::unique_ptr<retry_budget>>> retries;
+    std::vector<std::shared_ptr<retry>> retries;
     std::size_t inside = 0;  // requests below all policies
   };
 
@@ -83,28 +83,18 @@ class simulation {
     t.calls.emplace(spec.name, std::move(policies));
   }
 
-  std::shared_ptr<policy> make_policy(const policy_spec& spec, const std::string& name, target& t) {
-    if (const auto* p = std::get_if<timeout_spec>(&spec)) return std::make_shared<timeout>(p->limit);
-    if (const auto* p = std::get_if<retry_spec>(&spec)) {
-      auto made = std::make_shared<retry>(p->options);
-      std::unique_ptr<retry_budget> budget;
-      if (p->budget) {
-        budget = std::make_unique<retry_budget>(*p->budget);
-        made->budget(*budget);
+  std::shared_ptr<policy> make_policy(const any_policy_spec& spec, const std::string& name, target& t) {
+    if (const auto* p = std::get_if<policy_spec>(&spec)) {
+      auto made = cofferdam::make_policy(
+          name, *p, [](const budget_spec& budget) { return std::make_shared<retry_budget>(budget.own); });
+      if (const auto breaker = std::dynamic_pointer_cast<circuit_breaker>(made)) {
+        breaker->on(circuit_event_kind::opened, [this](const circuit_event&) { note("circuit_opened"); });
+        breaker->on(circuit_event_kind::closed, [this](const circuit_event&) { note("circuit_closed"); });
+        breaker->on(circuit_event_kind::half_opened, [this](const circuit_event&) { note("circuit_half_opened"); });
       }
-      t.retries.emplace_back(made, std::move(budget));
+      if (auto pool = std::dynamic_pointer_cast<bulkhead>(made)) t.bulkheads.push_back(std::move(pool));
+      if (auto again = std::dynamic_pointer_cast<retry>(made)) t.retries.push_back(std::move(again));
       return made;
-    }
-    if (const auto* p = std::get_if<circuit_breaker_options>(&spec)) {
-      auto made = std::make_shared<circuit_breaker>(name, *p);
-      made->on(circuit_event_kind::opened, [this](const circuit_event&) { note("circuit_opened"); });
-      made->on(circuit_event_kind::closed, [this](const circuit_event&) { note("circuit_closed"); });
-      made->on(circuit_event_kind::half_opened, [this](const circuit_event&) { note("circuit_half_opened"); });
-      return made;
-    }
-    if (const auto* p = std::get_if<bulkhead_options>(&spec)) {
-      t.bulkheads.push_back(std::make_shared<bulkhead>(name, *p));
-      return t.bulkheads.back();
     }
     if (std::holds_alternative<fallback_spec>(spec)) {
       t.fallbacks.push_back(std::make_shared<fallback>([] { return answer::degraded; }));
@@ -238,7 +228,7 @@ class simulation {
 
   void collect() {
     for (const auto& [name, t] : targets_) {
-      for (const auto& [policy, budget] : t.retries) count("retry_denied", policy->stats().denied_by_budget);
+      for (const auto& policy : t.retries) count("retry_denied", policy->stats().denied_by_budget);
       for (const auto& f : t.fallbacks) count("fallback_used", f->used());
       count("overloaded", t.service->stats().overloaded);
       for (const auto& b : t.bulkheads) {

@@ -91,91 +91,6 @@ load_spec read_load(reader r, const scenario& s) {
   return spec;
 }
 
-void read_backoff(const reader& r, backoff_options& backoff) {
-  const auto text = r.as_string();
-  if (!text) return;
-  const auto dots = text->find("..");
-  const auto base = parse_duration(text->substr(0, dots));
-  const auto cap = dots == std::string::npos ? base : parse_duration(text->substr(dots + 2));
-  if (!base || !cap || *base < duration::zero() || *cap < *base) {
-    r.problem("expected a backoff such as \"50ms..1s\" or \"50ms\"");
-    return;
-  }
-  backoff.base = *base;
-  backoff.cap = *cap;
-  if (dots == std::string::npos) backoff.kind = backoff_kind::constant;
-}
-
-/// Problems a policy's own validation finds, reported at the policy.
-void report(const reader& r, const std::vector<std::string>& problems) {
-  for (const auto& problem : problems) r.problem(problem);
-}
-
-retry_spec read_retry(reader r) {
-  retry_spec spec;
-  std::size_t attempts = spec.options.max_attempts;
-  r.read("attempts", attempts, 1);
-  spec.options.max_attempts = static_cast<std::uint32_t>(attempts);
-  if (const auto backoff = r.find("backoff")) read_backoff(*backoff, spec.options.backoff);
-  if (const auto jitter = r.find("jitter")) {
-    constexpr jitter_kind kinds[] = {jitter_kind::none, jitter_kind::equal, jitter_kind::full,
-                                     jitter_kind::decorrelated};
-    if (const auto index = jitter->as_word({"none", "equal", "full", "decorrelated"})) {
-      spec.options.backoff.jitter = kinds[*index];
-    }
-  }
-  if (auto budget = r.find("budget")) {
-    spec.budget.emplace();
-    if (budget->value().is_number()) {
-      spec.budget->ratio = budget->as_number(0, 1).value_or(0);
-    } else if (budget->is_object()) {
-      budget->read("ratio", spec.budget->ratio, 0, 1);
-      budget->read("max_tokens", spec.budget->max_tokens, 1, 1e9);
-      budget->read("min_per_second", spec.budget->min_retries_per_second, 0, 1e6);
-      budget->finish();
-    }
-  }
-  r.finish();
-  report(r, validate(spec.options));
-  return spec;
-}
-
-circuit_breaker_options read_breaker(reader r) {
-  circuit_breaker_options o;
-  r.read("failure_ratio", o.failure_ratio, 0, 1);
-  r.read("min_calls", o.minimum_calls, 1);
-  if (auto window = r.find("window")) {
-    if (window->value().is_object()) {
-      window->read("calls", o.window_calls, 1);
-      window->finish();
-      if (o.minimum_calls > o.window_calls) r.problem("min_calls must not be more than window/calls");
-    } else {
-      o.window = window->as_duration(duration(1)).value_or(o.window);
-    }
-  }
-  r.read("open", o.break_duration, duration(1));
-  o.break_growth = 1;
-  r.read("growth", o.break_growth, 1, 100);
-  o.max_break_duration = std::max(o.max_break_duration, o.break_duration);
-  r.read("max_open", o.max_break_duration, duration(1));
-  r.read("slow_call", o.slow_call_duration, duration(1));
-  r.read("slow_ratio", o.slow_call_ratio, 0, 1);
-  r.read("probes", o.probes, 1);
-  r.finish();
-  report(r, validate(o));
-  return o;
-}
-
-bulkhead_options read_bulkhead(reader r) {
-  bulkhead_options o;
-  if (const auto limit = r.require("limit")) o.max_concurrent = limit->as_count(1).value_or(1);
-  r.read("queue", o.max_queue);
-  r.read("max_wait", o.max_wait, duration(1));
-  read_order(r.find("order"), o.order);
-  r.finish();
-  return o;
-}
-
 fault_policy_spec read_fault_policy(reader r) {
   fault_policy_spec spec;
   if (const auto kind = r.require("kind")) {
@@ -188,33 +103,16 @@ fault_policy_spec read_fault_policy(reader r) {
   return spec;
 }
 
-std::optional<policy_spec> read_policy(reader r) {
-  if (!r.is_object()) return std::nullopt;
-  const std::vector<std::string> kinds{"timeout", "retry", "circuit_breaker", "bulkhead", "fallback", "fault"};
-  if (r.value().size() != 1) {
-    r.problem("expected exactly one policy, such as { \"timeout\": \"500ms\" }");
-    return std::nullopt;
-  }
-  if (const auto limit = r.find("timeout")) return timeout_spec{limit->as_duration(duration(1)).value_or(duration(1))};
-  for (std::size_t kind = 1; kind < kinds.size(); ++kind) {
-    const auto options = r.find(kinds[kind]);
-    if (!options || !options->is_object()) continue;
-    switch (kind) {
-      case 1:
-        return read_retry(*options);
-      case 2:
-        return read_breaker(*options);
-      case 3:
-        return read_bulkhead(*options);
-      case 4: {
-        options->finish();
-        return fallback_spec{};
-      }
-      default:
-        return read_fault_policy(*options);
+std::optional<any_policy_spec> read_any_policy(reader r) {
+  if (r.value().is_object() && r.value().size() == 1) {
+    if (const auto options = r.find("fault")) return read_fault_policy(*options);
+    if (const auto options = r.find("fallback")) {
+      if (options->is_object()) options->finish();
+      return fallback_spec{};
     }
   }
-  r.finish();
+  if (auto policy = cofferdam::detail::read_policy(r, {"fallback", "fault"}))
+    return any_policy_spec(std::move(*policy));
   return std::nullopt;
 }
 
@@ -445,7 +343,7 @@ class parser {
       for (const auto& [service, list] : services.members()) {
         check_service(service, list);
         for (const auto& item : list.items()) {
-          if (auto policy = read_policy(item)) variant.policies[service].push_back(std::move(*policy));
+          if (auto policy = read_any_policy(item)) variant.policies[service].push_back(std::move(*policy));
         }
       }
       s_.variants.emplace_back(name, std::move(variant));

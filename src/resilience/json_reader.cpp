@@ -131,10 +131,8 @@ std::optional<double> json_reader::as_number(double least, double most) const {
 }
 
 std::optional<std::size_t> json_reader::as_count(std::size_t least) const {
-  if (value_->is_number_unsigned() && value_->get<std::uint64_t>() >= least &&
-      value_->get<std::uint64_t>() <= 1'000'000'000) {
-    return value_->get<std::size_t>();
-  }
+  // A document made by a program rather than a parser may hold its numbers signed.
+  if (value_->is_number_integer() && *value_ >= least && *value_ <= 1'000'000'000) return value_->get<std::size_t>();
   problem("expected a whole number of at least " + std::to_string(least));
   return std::nullopt;
 }

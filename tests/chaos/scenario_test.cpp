@@ -103,8 +103,8 @@ TEST_CASE("impossible values are refused", "[chaos]") {
   refused("/expect/slo/0/variant", "none");
   refused("/expect/slo/0/window", nlohmann::json::array({"5s"}));
   refused("/policies/plain/a/0/timeout", "0s");
-  refused("/policies/plain/a/1", {{"circuit_breaker", {{"min_calls", 10}, {"window", {{"calls", 5}}}}}});
-  refused("/policies/plain/a/1", {{"retry", {{"attempts", 0}}}});
+  refused("/policies/plain/a/1", {{"circuit_breaker", {{"buckets", 0}}}});
+  refused("/policies/plain/a/1", {{"retry", {{"max_attempts", 0}}}});
   refused("/policies/plain/a/1", {{"retry", {{"backoff", "1s..50ms"}}}});
   refused("/policies", nlohmann::json::object());
   refused("/load", nlohmann::json::array());

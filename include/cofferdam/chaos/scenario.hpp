@@ -3,9 +3,7 @@
 #pragma once
 
 #include <cofferdam/core/time.hpp>
-#include <cofferdam/resilience/bulkhead.hpp>
-#include <cofferdam/resilience/circuit_options.hpp>
-#include <cofferdam/resilience/retry.hpp>
+#include <cofferdam/resilience/policy_spec.hpp>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -50,21 +48,14 @@ struct load_spec {
   duration from{}, to{};
 };
 
-struct timeout_spec {
-  duration limit{};
-};
-struct retry_spec {
-  retry_options options;
-  std::optional<retry_budget_options> budget;
-};
+/// Answers "degraded".
 struct fallback_spec {};
 struct fault_policy_spec {
   std::string kind;  // latency, error, hang, outcome
   double rate = 0;
   duration add{}, jitter{};
 };
-using policy_spec =
-    std::variant<timeout_spec, retry_spec, circuit_breaker_options, bulkhead_options, fallback_spec, fault_policy_spec>;
+using any_policy_spec = std::variant<policy_spec, fallback_spec, fault_policy_spec>;
 
 /// What a variant changes about a service.
 struct service_override {
@@ -74,7 +65,7 @@ struct service_override {
 };
 
 struct variant_spec {
-  std::map<std::string, std::vector<policy_spec>> policies;  // by service, from the outside in
+  std::map<std::string, std::vector<any_policy_spec>> policies;  // by service, from the outside in
   std::map<std::string, service_override> overrides;
 };
 

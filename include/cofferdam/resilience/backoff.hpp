@@ -35,6 +35,7 @@ struct backoff_options {
   double jitter_share = 0.25;  // of proportional, in [0, 1]
   duration cap =
       std::chrono::seconds(30);  // of every delay, applied after jitter (full and equal: before, as published)
+  friend bool operator==(const backoff_options&, const backoff_options&) = default;
 };
 
 /// Every problem of `options`, each naming its field; empty when they can work.

@@ -34,6 +34,7 @@ struct bulkhead_options {
   std::size_t max_queue = 0;            // calls that may wait for a permit
   duration max_wait = duration::max();  // how long each may wait
   queue_order order = queue_order::fifo;
+  friend bool operator==(const bulkhead_options&, const bulkhead_options&) = default;
 };
 
 [[nodiscard]] std::vector<std::string> validate(const bulkhead_options& options);

@@ -48,6 +48,7 @@ struct circuit_breaker_options {
   circuit_mode mode = circuit_mode::normal;
   bool record_latency = false;        // percentiles in stats(); implied by slow_call_duration
   bool keep_window_on_close = false;  // a closed circuit remembers failures from before the break
+  friend bool operator==(const circuit_breaker_options&, const circuit_breaker_options&) = default;
 };
 
 /// Every problem of `options`, each naming its field; empty when they can work.

@@ -34,6 +34,7 @@ struct hedging_options {
   duration minimum_delay = std::chrono::milliseconds(1);  // of what the percentile says
   duration sample_window = std::chrono::seconds(30);      // how long answers are remembered, once to twice
   losers losing = losers::leave;
+  friend bool operator==(const hedging_options&, const hedging_options&) = default;
 };
 
 [[nodiscard]] std::vector<std::string> validate(const hedging_options& options);

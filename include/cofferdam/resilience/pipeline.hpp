@@ -21,13 +21,16 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 namespace detail {
-template <class F, class... Args> struct pipeline_value {
-  using type = run_value_t<F, attempt, Args...>;
-};
+template <class F, class... Args> struct pipeline_value {};
 template <class F, class... Args>
   requires task_with<F, Args...>
 struct pipeline_value<F, Args...> {
   using type = run_value_t<F, Args...>;
+};
+template <class F, class... Args>
+  requires(!task_with<F, Args...> && task_with<F, attempt, Args...>)
+struct pipeline_value<F, Args...> {
+  using type = run_value_t<F, attempt, Args...>;
 };
 }  // namespace detail
 

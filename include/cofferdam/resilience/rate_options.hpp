@@ -23,6 +23,7 @@ struct rate_limiter_options {
   rate_algorithm algorithm = rate_algorithm::token_bucket;
   std::size_t burst = 0;  // of token_bucket: permits it holds when full; 0 = `permits`
   duration max_wait{};    // how long a call may wait for its permits; 0 = refuse at once
+  friend bool operator==(const rate_limiter_options&, const rate_limiter_options&) = default;
 };
 
 [[nodiscard]] std::vector<std::string> validate(const rate_limiter_options& options);

@@ -24,6 +24,7 @@ struct retry_options {
   duration respect_retry_after_up_to =
       std::chrono::seconds(30);  // a hint of the outcome lengthens the wait, up to this
   duration minimum_attempt{};    // no retry whose attempt would have less than this before the deadline
+  friend bool operator==(const retry_options&, const retry_options&) = default;
 };
 
 inline constexpr std::uint32_t retry_forever = std::numeric_limits<std::uint32_t>::max();

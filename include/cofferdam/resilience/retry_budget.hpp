@@ -22,6 +22,7 @@ struct retry_budget_options {
   double ratio = 0.1;                 // tokens earned, in [0, 1]
   double max_tokens = 100;            // upper bound of the balance, >= 1; the balance starts there
   double min_retries_per_second = 0;  // earned by time alone, so that a quiet caller may retry at all; >= 0
+  friend bool operator==(const retry_budget_options&, const retry_budget_options&) = default;
 };
 
 [[nodiscard]] std::vector<std::string> validate(const retry_budget_options& options);

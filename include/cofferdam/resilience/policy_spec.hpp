@@ -1,0 +1,83 @@
+// Policies as data: what a configuration or a scenario file says about them. One table per policy (policy_spec.cpp)
+// reads them from JSON, writes them back and describes them in the JSON Schema.
+#pragma once
+
+#include <cofferdam/resilience/bulkhead.hpp>
+#include <cofferdam/resilience/circuit_options.hpp>
+#include <cofferdam/resilience/hedging.hpp>
+#include <cofferdam/resilience/policy.hpp>
+#include <cofferdam/resilience/rate_options.hpp>
+#include <cofferdam/resilience/retry.hpp>
+#include <cofferdam/resilience/timeout.hpp>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+namespace detail {
+class json_reader;
+}
+
+/// A budget of its own, or one that pipelines share, by name.
+struct budget_spec {
+  std::string shared;  // empty: of its own
+  retry_budget_options own;
+  friend bool operator==(const budget_spec&, const budget_spec&) = default;
+};
+
+struct timeout_spec {
+  duration limit = std::chrono::seconds(1);
+  on_timeout mode = on_timeout::cancel;
+  friend bool operator==(const timeout_spec&, const timeout_spec&) = default;
+};
+struct retry_spec {
+  retry_options options;
+  std::optional<budget_spec> budget;
+  friend bool operator==(const retry_spec&, const retry_spec&) = default;
+};
+struct hedging_spec {
+  hedging_options options;
+  std::optional<budget_spec> budget;
+  friend bool operator==(const hedging_spec&, const hedging_spec&) = default;
+};
+
+/// Which of the alternatives is meant is the JSON object's only key: `{ "circuit_breaker": { "failure_ratio": 0.5 } }`.
+using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_options,
+                                 rate_limiter_options>;
+
+/// "timeout", "retry", ...: the key of each alternative, in their order.
+[[nodiscard]] const std::vector<std::string>& policy_kinds();
+[[nodiscard]] const std::string& kind_of(const policy_spec& spec);
+
+/// Only what differs from the defaults.
+[[nodiscard]] nlohmann::json to_json(const policy_spec& spec);
+/// A JSON Schema (draft 7) for one policy; refers to `#/definitions/duration`.
+[[nodiscard]] nlohmann::json policy_schema();
+/// As above, for a budget.
+[[nodiscard]] nlohmann::json budget_schema();
+
+/// Finds the budget that a policy names; must not return null.
+using budget_finder = std::function<std::shared_ptr<retry_budget>(const budget_spec&)>;
+/// @param name  of the policy, for errors and events. The policy keeps its budget alive.
+[[nodiscard]] std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& spec,
+                                                  const budget_finder& find_budget);
+
+namespace detail {
+
+/// Reads `{ "<kind>": <options> }`. Problems go to the reader's list.
+/// @param other_kinds  keys that the caller has looked for itself, for hints.
+[[nodiscard]] std::optional<policy_spec> read_policy(json_reader reader,
+                                                     const std::vector<std::string>& other_kinds = {});
+[[nodiscard]] retry_budget_options read_budget(json_reader reader);
+[[nodiscard]] nlohmann::json write_budget(const retry_budget_options& options);
+
+}  // namespace detail
+}  // namespace cofferdam::inline COFFERDAM_ABI

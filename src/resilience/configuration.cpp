@@ -1,0 +1,435 @@
+#include <cofferdam/core/units.hpp>
+#include <cofferdam/resilience/configuration.hpp>
+#include <cofferdam/resilience/detail/json_reader.hpp>
+#include <cofferdam/resilience/rate_limiter.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <optional>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+namespace {
+
+using detail::json_reader;
+using nlohmann::json;
+
+struct pipeline_spec {
+  std::vector<policy_spec> policies;  // from the outside in
+};
+struct document_spec {
+  std::map<std::string, retry_budget_options> budgets;
+  std::map<std::string, pipeline_spec> pipelines;
+};
+
+std::string all_of(const std::string& source, const std::vector<std::string>& problems) {
+  std::string text = source + ":";
+  for (const auto& problem : problems) text += "\n  " + problem;
+  return text;
+}
+
+json parse_file(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw configuration_error(path, {"cannot be read: does it exist, and may this process read it?"});
+  try {
+    return json::parse(file, nullptr, true, true);
+  } catch (const json::parse_error& e) {
+    throw configuration_error(path, {e.what()});
+  }
+}
+
+// --------------------------------------------------------------------------------------- what policies say of each
+// other
+
+template <class Spec> const Spec* as(const policy_spec& spec) { return std::get_if<Spec>(&spec); }
+
+/// Looks at one pipeline from the outside in.
+class cross_check {
+ public:
+  cross_check(const pipeline_spec& pipeline, std::string path, std::vector<std::string>& problems,
+              std::vector<std::string>& warnings)
+      : policies_(pipeline.policies), path_(std::move(path)), problems_(problems), warnings_(warnings) {}
+
+  void run() {
+    for (std::size_t i = 0; i < policies_.size(); ++i) {
+      if (const auto* limit = as<timeout_spec>(policies_[i])) check_timeout(i, *limit);
+      if (const auto* retry = as<retry_spec>(policies_[i])) check_retry(i, *retry);
+      if (const auto* hedging = as<hedging_spec>(policies_[i])) check_hedging(i, *hedging);
+      if (const auto* breaker = as<circuit_breaker_options>(policies_[i])) check_breaker(i, *breaker);
+    }
+  }
+
+ private:
+  [[nodiscard]] std::string at(std::size_t index, const char* field = "") const {
+    return path_ + "/" + std::to_string(index) + "/" + kind_of(policies_[index]) + (*field != '\0' ? "/" : "") + field;
+  }
+  void wrong(const std::string& where, const std::string& text) { problems_.push_back(where + ": " + text); }
+  void odd(const std::string& where, const std::string& text) { warnings_.push_back(where + ": " + text); }
+  /// The next policy of a kind below `index`.
+  template <class Spec> [[nodiscard]] std::optional<std::size_t> below(std::size_t index) const {
+    for (std::size_t i = index + 1; i < policies_.size(); ++i) {
+      if (as<Spec>(policies_[i]) != nullptr) return i;
+    }
+    return std::nullopt;
+  }
+  [[nodiscard]] duration limit_of(std::size_t index) const { return as<timeout_spec>(policies_[index])->limit; }
+
+  void check_timeout(std::size_t i, const timeout_spec& outer) {
+    const auto inner = below<timeout_spec>(i);
+    if (!inner || limit_of(*inner) < outer.limit) return;
+    wrong(at(*inner), "never comes true, since the timeout of " + to_string(outer.limit) + " at " + at(i) +
+                          " ends the call first; make it shorter than that");
+  }
+
+  void check_retry(std::size_t i, const retry_spec& retry) {
+    if (const auto again = below<retry_spec>(i)) {
+      odd(at(*again), "a retry within a retry multiplies the attempts; keep one of them");
+    }
+    const auto attempt = below<timeout_spec>(i);
+    if (!attempt) {
+      odd(at(i), "attempts that hang are never retried; put a timeout below the retry");
+      return;
+    }
+    for (std::size_t outer = 0; outer < i; ++outer) {
+      const auto* total = as<timeout_spec>(policies_[outer]);
+      if (total == nullptr || retry.options.max_attempts == retry_forever) continue;
+      if (limit_of(*attempt) * std::int64_t{retry.options.max_attempts} > total->limit) {
+        odd(at(i, "max_attempts"), "so many attempts of " + to_string(limit_of(*attempt)) + " do not fit into the " +
+                                       to_string(total->limit) + " at " + at(outer));
+      }
+    }
+  }
+
+  void check_hedging(std::size_t i, const hedging_spec& hedging) {
+    const auto attempt = below<timeout_spec>(i);
+    const duration delay = hedging.options.delay;
+    if (attempt && delay != only_on_failure && delay >= limit_of(*attempt)) {
+      wrong(at(i, "delay"), "no hedge starts, since attempts end after the " + to_string(limit_of(*attempt)) + " at " +
+                                at(*attempt) + "; make it shorter, or \"only_on_failure\"");
+    }
+  }
+
+  void check_breaker(std::size_t i, const circuit_breaker_options& breaker) {
+    if (below<retry_spec>(i)) {
+      odd(at(i), "outside of a retry it sees one failure for all attempts; put it below the retry");
+    }
+    if (const auto attempt = below<timeout_spec>(i);
+        attempt && breaker.window_calls == 0 && breaker.window < 2 * limit_of(*attempt)) {
+      wrong(at(i, "window"), "must be at least twice the time limit of " + to_string(limit_of(*attempt)) + " at " +
+                                 at(*attempt) + ", or calls leave the window before they end");
+    }
+    if (const auto pool = below<bulkhead_options>(i)) {
+      const auto* limits = as<bulkhead_options>(policies_[*pool]);
+      if (breaker.probes > limits->max_concurrent + limits->max_queue) {
+        wrong(at(i, "probes"), "more than the bulkhead at " + at(*pool) + " lets in: trials would fail for that");
+      }
+    }
+  }
+
+  const std::vector<policy_spec>& policies_;
+  std::string path_;
+  std::vector<std::string>& problems_;
+  std::vector<std::string>& warnings_;
+};
+
+// --------------------------------------------------------------------------------------------------------------
+// reading
+
+class document_reader {
+ public:
+  explicit document_reader(const json& document) : root_(document, "", problems) {}
+
+  document_spec read() {
+    document_spec spec;
+    if (!root_.is_object()) return spec;
+    (void)root_.find("$schema");
+    if (const auto version = root_.require("version"); version && version->value() != 1) {
+      version->problem("expected 1, the only version there is");
+    }
+    if (const auto budgets = root_.find("budgets")) {
+      for (const auto& [name, budget] : budgets->members()) spec.budgets[name] = detail::read_budget(budget);
+    }
+    if (const auto pipelines = root_.require("pipelines")) {
+      for (const auto& [name, items] : pipelines->members()) spec.pipelines[name] = read_pipeline(items, spec);
+    }
+    root_.finish();
+    return spec;
+  }
+
+  std::vector<std::string> problems, warnings;
+
+ private:
+  pipeline_spec read_pipeline(const json_reader& items, const document_spec& document) {
+    pipeline_spec pipeline;
+    const std::size_t before = problems.size();
+    for (const auto& item : items.items()) {
+      auto policy = detail::read_policy(item);
+      if (!policy) continue;
+      check_budget(item, *policy, document);
+      pipeline.policies.push_back(std::move(*policy));
+    }
+    if (problems.size() == before) cross_check(pipeline, items.path(), problems, warnings).run();
+    return pipeline;
+  }
+
+  void check_budget(const json_reader& item, const policy_spec& policy, const document_spec& document) {
+    const std::optional<budget_spec>* budget = nullptr;
+    if (const auto* retry = as<retry_spec>(policy)) budget = &retry->budget;
+    if (const auto* hedging = as<hedging_spec>(policy)) budget = &hedging->budget;
+    if (budget == nullptr || !*budget || (*budget)->shared.empty() || document.budgets.contains((*budget)->shared))
+      return;
+    std::vector<std::string> known;
+    for (const auto& [name, options] : document.budgets) known.push_back(name);
+    problems.push_back(item.path() + "/" + kind_of(policy) + "/budget: \"" + (*budget)->shared +
+                       "\" is none of the \"budgets\"" + detail::nearest_hint((*budget)->shared, known));
+  }
+
+  json_reader root_;
+};
+
+}  // namespace
+
+configuration_error::configuration_error(const std::string& source, std::vector<std::string> problems)
+    : std::runtime_error(all_of(source, problems)), problems_(std::move(problems)) {}
+
+std::string configured_pipeline::describe() const {
+  std::string text;
+  for (const auto& policy : policies_->get()->policies) detail::append_line(text, policy->describe());
+  return text;
+}
+
+// ------------------------------------------------------------------------------------------------------ what is in
+// force
+
+struct configuration::state {
+  struct live_pipeline {
+    pipeline_spec spec;
+    std::shared_ptr<detail::current_policies> policies;
+  };
+
+  mutable std::mutex mutex;
+  document_spec document;
+  std::map<std::string, live_pipeline, std::less<>> pipelines;
+  std::map<std::string, std::shared_ptr<retry_budget>> budgets;
+  std::vector<std::string> warnings;
+  event_channel<configuration_event> events;
+
+  /// Builds everything first, then puts it in force: what throws on the way changes nothing.
+  void apply(const json& json_document, const std::string& source) {
+    document_reader reader(json_document);
+    document_spec next = reader.read();
+    const std::lock_guard lock(mutex);
+    for (const auto& [name, pipeline] : pipelines) {
+      if (!next.pipelines.contains(name)) {
+        reader.problems.push_back("/pipelines: lacks \"" + name + "\", which is in use");
+      }
+    }
+    if (!reader.problems.empty()) throw configuration_error(source, std::move(reader.problems));
+
+    auto next_budgets = budgets_for(next);
+    const budget_finder find_budget = [&](const budget_spec& spec) {
+      return spec.shared.empty() ? std::make_shared<retry_budget>(spec.own) : next_budgets.at(spec.shared);
+    };
+    std::map<std::string, std::shared_ptr<const detail::policy_list>> lists;
+    std::vector<std::function<void()>> changes;  // of policies that stay
+    for (const auto& [name, spec] : next.pipelines) {
+      lists[name] = std::make_shared<const detail::policy_list>(
+          detail::policy_list{policies_for(name, spec, next_budgets, find_budget, changes)});
+    }
+
+    for (const auto& change : changes) change();
+    for (auto& [name, list] : lists) {
+      auto& live = pipelines[name];
+      live.spec = next.pipelines[name];
+      if (live.policies) {
+        live.policies->set(std::move(list));
+      } else {
+        live.policies = std::make_shared<detail::current_policies>(std::move(list));
+      }
+    }
+    budgets = std::move(next_budgets);
+    document = std::move(next);
+    warnings = std::move(reader.warnings);
+  }
+
+  /// Unchanged budgets go on with their balance.
+  [[nodiscard]] std::map<std::string, std::shared_ptr<retry_budget>> budgets_for(const document_spec& next) const {
+    std::map<std::string, std::shared_ptr<retry_budget>> result;
+    for (const auto& [name, options] : next.budgets) {
+      const auto old = document.budgets.find(name);
+      const bool same = old != document.budgets.end() && old->second == options;
+      result[name] = same ? budgets.at(name) : std::make_shared<retry_budget>(options);
+    }
+    return result;
+  }
+
+  using budget_map = std::map<std::string, std::shared_ptr<retry_budget>>;
+
+  [[nodiscard]] std::vector<std::shared_ptr<policy>> policies_for(const std::string& name, const pipeline_spec& spec,
+                                                                  const budget_map& next_budgets,
+                                                                  const budget_finder& find_budget,
+                                                                  std::vector<std::function<void()>>& changes) const {
+    const auto live = pipelines.find(name);
+    const auto old_list = live != pipelines.end() ? live->second.policies->get() : nullptr;
+    std::map<std::size_t, std::size_t> seen;  // per kind
+    std::vector<std::shared_ptr<policy>> result;
+    for (const auto& wanted : spec.policies) {
+      // The n-th of a kind answers to the n-th of that kind there was.
+      std::size_t nth = seen[wanted.index()]++;
+      std::shared_ptr<policy> kept;
+      if (old_list != nullptr) {
+        const auto& old_specs = live->second.spec.policies;
+        for (std::size_t i = 0; i < old_specs.size(); ++i) {
+          if (old_specs[i].index() != wanted.index() || nth-- != 0) continue;
+          if (may_stay(old_specs[i], wanted, next_budgets))
+            kept = adapt(old_list->policies[i], old_specs[i], wanted, changes);
+          break;
+        }
+      }
+      result.push_back(kept ? std::move(kept) : make_policy(name, wanted, find_budget));
+    }
+    return result;
+  }
+
+  /// Whether the budget that a policy draws on is still the same object.
+  [[nodiscard]] bool may_stay(const policy_spec& old, const policy_spec& wanted, const budget_map& next_budgets) const {
+    const auto same_budget = [&](const std::optional<budget_spec>& a, const std::optional<budget_spec>& b) {
+      if (a != b) return false;
+      return !a || a->shared.empty() || budgets.at(a->shared) == next_budgets.at(a->shared);
+    };
+    if (const auto* retry = as<retry_spec>(old)) return same_budget(retry->budget, as<retry_spec>(wanted)->budget);
+    if (const auto* hedging = as<hedging_spec>(old))
+      return same_budget(hedging->budget, as<hedging_spec>(wanted)->budget);
+    return true;
+  }
+
+  /// The old policy if it can become the wanted one; a change is noted, not made.
+  [[nodiscard]] static std::shared_ptr<policy> adapt(const std::shared_ptr<policy>& present, const policy_spec& old,
+                                                     const policy_spec& wanted,
+                                                     std::vector<std::function<void()>>& changes) {
+    if (old == wanted) return present;
+    if (const auto* pool = as<bulkhead_options>(wanted)) {
+      bulkhead_options resized = *as<bulkhead_options>(old);
+      resized.max_concurrent = pool->max_concurrent;
+      if (resized != *pool) return nullptr;
+      changes.emplace_back([pool = std::static_pointer_cast<bulkhead>(present), limit = resized.max_concurrent] {
+        pool->resize(limit);
+      });
+      return present;
+    }
+    if (const auto* limiter = as<rate_limiter_options>(wanted)) {
+      rate_limiter_options changed = *as<rate_limiter_options>(old);
+      changed.permits = limiter->permits;
+      changed.period = limiter->period;
+      changed.burst = limiter->burst;
+      if (changed != *limiter) return nullptr;
+      changes.emplace_back([limiter = std::static_pointer_cast<rate_limiter>(present), changed] {
+        limiter->change_rate(changed.permits, changed.period, changed.burst);
+      });
+      return present;
+    }
+    return nullptr;
+  }
+};
+
+configuration::configuration(const json& document, const std::string& source) : state_(std::make_unique<state>()) {
+  state_->apply(document, source);
+}
+configuration configuration::load(const std::string& path) { return configuration(parse_file(path), path); }
+configuration::configuration(configuration&&) noexcept = default;
+configuration& configuration::operator=(configuration&&) noexcept = default;
+configuration::~configuration() = default;
+
+configured_pipeline configuration::at(std::string_view name) const {
+  const std::lock_guard lock(state_->mutex);
+  if (const auto found = state_->pipelines.find(name); found != state_->pipelines.end()) {
+    return {found->first, found->second.policies};
+  }
+  std::vector<std::string> known;
+  for (const auto& [key, pipeline] : state_->pipelines) known.push_back(key);
+  throw configuration_error("configuration",
+                            {"there is no pipeline \"" + std::string(name) + "\"" + detail::nearest_hint(name, known)});
+}
+
+std::vector<std::string> configuration::names() const {
+  const std::lock_guard lock(state_->mutex);
+  std::vector<std::string> result;
+  for (const auto& [name, pipeline] : state_->pipelines) result.push_back(name);
+  return result;
+}
+
+std::vector<std::string> configuration::warnings() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->warnings;
+}
+
+void configuration::reload(const json& document, const std::string& source) {
+  configuration_event event;
+  event.source = source;
+  try {
+    state_->apply(document, source);
+  } catch (const configuration_error& e) {
+    event.problems = e.problems();
+    state_->events.publish(std::move(event));
+    throw;
+  }
+  event.accepted = true;
+  event.warnings = warnings();
+  state_->events.publish(std::move(event));
+}
+
+void configuration::reload_file(const std::string& path) {
+  json document;
+  try {
+    document = parse_file(path);
+  } catch (const configuration_error& e) {
+    configuration_event event;
+    event.source = path;
+    event.problems = e.problems();
+    state_->events.publish(std::move(event));
+    throw;
+  }
+  reload(document, path);
+}
+
+subscription configuration::subscribe(std::function<void(const configuration_event&)> listen) {
+  return state_->events.subscribe(std::move(listen));
+}
+
+json configuration::to_json() const {
+  const std::lock_guard lock(state_->mutex);
+  json result = {{"version", 1}, {"pipelines", json::object()}};
+  for (const auto& [name, options] : state_->document.budgets) result["budgets"][name] = detail::write_budget(options);
+  for (const auto& [name, pipeline] : state_->document.pipelines) {
+    json policies = json::array();
+    for (const auto& spec : pipeline.policies) policies.push_back(cofferdam::to_json(spec));
+    result["pipelines"][name] = std::move(policies);
+  }
+  return result;
+}
+
+json configuration::schema() {
+  return {{"$schema", "http://json-schema.org/draft-07/schema#"},
+          {"title", "Cofferdam pipelines"},
+          {"type", "object"},
+          {"additionalProperties", false},
+          {"required", {"version", "pipelines"}},
+          {"properties",
+           {{"$schema", {{"type", "string"}}},
+            {"version", {{"const", 1}}},
+            {"budgets", {{"type", "object"}, {"additionalProperties", budget_schema()}}},
+            {"pipelines",
+             {{"type", "object"},
+              {"additionalProperties",
+               {{"type", "array"}, {"description", "from the outside in"}, {"items", policy_schema()}}}}}}},
+          {"definitions",
+           {{"duration",
+             {{"type", "string"},
+              {"pattern", "^[0-9]+(\\.[0-9]+)?(ns|us|ms|s|min|h)$"},
+              {"description", "a duration such as 500ms"}}}}}};
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,0 +1,403 @@
+#include <cofferdam/core/units.hpp>
+#include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/detail/json_reader.hpp>
+#include <cofferdam/resilience/policy_spec.hpp>
+#include <cofferdam/resilience/rate_limiter.hpp>
+
+#include <limits>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+namespace {
+
+using detail::json_reader;
+using nlohmann::json;
+using words = std::vector<std::string>;
+
+// ------------------------------------------------------------------------------------------- the tables, one per
+// policy
+
+template <class V> void fields(V& v, backoff_options& o) {
+  v.word("kind", o.kind, {"constant", "linear", "exponential"}, "how delays grow");
+  v.time("base", o.base, "the first delay");
+  v.number("factor", o.factor, 1, 1000, "growth of an exponential backoff");
+  v.time("cap", o.cap, "the longest delay");
+  v.word("jitter", o.jitter, {"none", "proportional", "equal", "full", "decorrelated", "decorrelated_v2", "stretched"},
+         "how delays are spread");
+  v.number("jitter_share", o.jitter_share, 0, 1, "of proportional jitter");
+}
+
+template <class V> void fields(V& v, retry_budget_options& o) {
+  v.word("kind", o.kind, {"per_success", "per_call", "throttle"}, "what earns and what costs");
+  v.number("ratio", o.ratio, 0, 1, "retries earned by each");
+  v.number("max_tokens", o.max_tokens, 1, 1e9, "retries that can be saved up");
+  v.number("min_retries_per_second", o.min_retries_per_second, 0, 1e6, "retries earned by time alone");
+}
+
+template <class V> void fields(V& v, timeout_spec& o) {
+  v.time("limit", o.limit, "for everything below");
+  v.word("mode", o.mode, {"cancel", "detach"}, "what happens to work that does not end");
+}
+
+template <class V> void fields(V& v, retry_spec& s) {
+  auto& o = s.options;
+  v.count("max_attempts", o.max_attempts, "the first one included", "forever");
+  v.backoff("backoff", o.backoff);
+  v.time("respect_retry_after_up_to", o.respect_retry_after_up_to, "how far a server may ask to wait");
+  v.time("minimum_attempt", o.minimum_attempt, "no retry with less time left than this");
+  v.budget("budget", s.budget);
+}
+
+template <class V> void fields(V& v, hedging_spec& s) {
+  auto& o = s.options;
+  v.count("max_attempts", o.max_attempts, "the first one included");
+  v.time("delay", o.delay, "without an answer until the next attempt", "only_on_failure");
+  v.number("percentile", o.percentile, 0, 1, "of recent calls, as the delay");
+  v.count("minimum_samples", o.minimum_samples, "calls that must be known for that");
+  v.time("minimum_delay", o.minimum_delay, "of what the percentile says");
+  v.time("sample_window", o.sample_window, "how long calls are remembered");
+  v.word("losing", o.losing, {"leave", "await"}, "whether the call waits for losers");
+  v.budget("budget", s.budget);
+}
+
+template <class V> void fields(V& v, circuit_breaker_options& o) {
+  v.number("failure_ratio", o.failure_ratio, 0, 1, "opens when at least this share failed");
+  v.time("slow_call_duration", o.slow_call_duration, "longer calls are slow; 0s = off");
+  v.number("slow_call_ratio", o.slow_call_ratio, 0, 1, "opens when at least this share is slow");
+  v.count("minimum_calls", o.minimum_calls, "no judgement on fewer finished calls");
+  v.time("window", o.window, "how far back calls count");
+  v.count("buckets", o.buckets, "resolution of that window");
+  v.count("window_calls", o.window_calls, "above 0: the last so many calls count instead");
+  v.count("probes", o.probes, "trial calls while half-open");
+  v.number("probe_failure_ratio", o.probe_failure_ratio, 0, 1,
+           "re-opens when at least this share fails; 0 = failure_ratio");
+  v.time("probe_deadline", o.probe_deadline, "an older probe gives up its place; 0s = break_duration");
+  v.time("break_duration", o.break_duration, "how long the first break lasts");
+  v.number("break_growth", o.break_growth, 1, 1000, "factor for every further break without a closed time between");
+  v.time("max_break_duration", o.max_break_duration, "limit of that growth");
+  v.word("abandoned", o.abandoned, {"ignore", "as_failure", "by_share"}, "what cancelled calls say");
+  v.number("abandoned_ratio", o.abandoned_ratio, 0, 1, "of by_share");
+  v.word("mode", o.mode, {"normal", "isolated", "disabled", "metrics_only"}, "at the start");
+  v.flag("record_latency", o.record_latency, "percentiles in the statistics");
+  v.flag("keep_window_on_close", o.keep_window_on_close, "a closed circuit remembers failures from before the break");
+}
+
+template <class V> void fields(V& v, bulkhead_options& o) {
+  v.count("max_concurrent", o.max_concurrent, "calls at once");
+  v.count("max_queue", o.max_queue, "calls that may wait");
+  v.time("max_wait", o.max_wait, "how long each may wait", "forever");
+  v.word("order", o.order, {"fifo", "lifo"}, "who is next");
+}
+
+template <class V> void fields(V& v, rate_limiter_options& o) {
+  v.count("permits", o.permits, "per period");
+  v.time("period", o.period, "of the permits");
+  v.word("algorithm", o.algorithm, {"token_bucket", "smooth", "fixed_window", "sliding_window"},
+         "how permits are counted");
+  v.count("burst", o.burst, "what a full token bucket holds; 0 = permits");
+  v.time("max_wait", o.max_wait, "how long a call may wait for its permits");
+}
+
+// ---------------------------------------------------------------------------------------------------- three readers of
+// them
+
+class from_json {
+ public:
+  explicit from_json(json_reader& reader) : reader_(reader) {}
+
+  void time(const char* key, duration& target, const char*, const char* word_for_max = nullptr) {
+    const auto member = reader_.find(key);
+    if (!member) return;
+    if (word_for_max != nullptr && member->value().is_string() && member->value() == word_for_max) {
+      target = duration::max();
+    } else {
+      target = member->as_duration().value_or(target);
+    }
+  }
+  template <class Count> void count(const char* key, Count& target, const char*, const char* word_for_max = nullptr) {
+    const auto member = reader_.find(key);
+    if (!member) return;
+    if (word_for_max != nullptr && member->value().is_string() && member->value() == word_for_max) {
+      target = std::numeric_limits<Count>::max();
+    } else if (const auto read = member->as_count(0)) {
+      target = static_cast<Count>(*read);
+    }
+  }
+  void number(const char* key, double& target, double least, double most, const char*) {
+    reader_.read(key, target, least, most);
+  }
+  void flag(const char* key, bool& target, const char*) { reader_.read(key, target); }
+  template <class Enum> void word(const char* key, Enum& target, const words& known, const char*) {
+    if (const auto member = reader_.find(key)) {
+      if (const auto index = member->as_word(known)) target = static_cast<Enum>(*index);
+    }
+  }
+  void backoff(const char* key, backoff_options& target) {
+    auto member = reader_.find(key);
+    if (!member) return;
+    if (!member->value().is_string()) {
+      if (!member->is_object()) return;
+      from_json inner(*member);
+      fields(inner, target);
+      member->finish();
+      return;
+    }
+    // The short form: "50ms..1s", or "50ms" for a constant one.
+    const auto text = member->value().get<std::string>();
+    const auto dots = text.find("..");
+    const auto base = parse_duration(text.substr(0, dots));
+    const auto cap = dots == std::string::npos ? base : parse_duration(text.substr(dots + 2));
+    if (!base || !cap || *base < duration::zero() || *cap < *base) {
+      member->problem("expected a backoff such as \"50ms..1s\" or \"50ms\", or an object");
+      return;
+    }
+    target.base = *base;
+    target.cap = *cap;
+    if (dots == std::string::npos) target.kind = backoff_kind::constant;
+  }
+  void budget(const char* key, std::optional<budget_spec>& target) {
+    const auto member = reader_.find(key);
+    if (!member) return;
+    target.emplace();
+    if (member->value().is_string()) {
+      target->shared = member->value().get<std::string>();
+      if (target->shared.empty()) member->problem("names no budget");
+    } else if (member->value().is_number()) {
+      target->own.ratio = member->as_number(0, 1).value_or(0);
+    } else if (member->value().is_object()) {
+      target->own = detail::read_budget(*member);
+    } else {
+      member->problem("expected a ratio such as 0.1, an object, or the name of one of the \"budgets\"");
+    }
+  }
+
+ private:
+  json_reader& reader_;
+};
+
+/// Everything, defaults included.
+class into_json {
+ public:
+  void time(const char* key, duration& d, const char*, const char* word_for_max = nullptr) {
+    result[key] = word_for_max != nullptr && d == duration::max() ? word_for_max : to_string(d);
+  }
+  template <class Count> void count(const char* key, Count& n, const char*, const char* word_for_max = nullptr) {
+    if (word_for_max != nullptr && n == std::numeric_limits<Count>::max()) {
+      result[key] = word_for_max;
+    } else {
+      result[key] = n;
+    }
+  }
+  void number(const char* key, double& n, double, double, const char*) { result[key] = n; }
+  void flag(const char* key, bool& b, const char*) { result[key] = b; }
+  template <class Enum> void word(const char* key, Enum& e, const words& known, const char*) {
+    result[key] = known.at(static_cast<std::size_t>(e));
+  }
+  void backoff(const char* key, backoff_options& o);
+  void budget(const char* key, std::optional<budget_spec>& b) {
+    if (b) result[key] = b->shared.empty() ? detail::write_budget(b->own) : json(b->shared);
+  }
+  json result = json::object();
+};
+
+/// What differs from a default one.
+template <class Spec> json differences(Spec spec) {
+  Spec standard{};
+  into_json all, defaults;
+  fields(all, spec);
+  fields(defaults, standard);
+  json changed = json::object();
+  for (const auto& [key, value] : all.result.items()) {
+    if (!defaults.result.contains(key) || defaults.result[key] != value) changed[key] = value;
+  }
+  return changed;
+}
+
+void into_json::backoff(const char* key, backoff_options& o) { result[key] = differences(o); }
+
+/// The schema of each field, with its default.
+class into_schema {
+ public:
+  void time(const char* key, duration& d, const char* text, const char* word_for_max = nullptr) {
+    json type = {{"$ref", "#/definitions/duration"}};
+    if (word_for_max != nullptr) type = {{"anyOf", {type, {{"const", word_for_max}}}}};
+    const bool by_word = word_for_max != nullptr && d == duration::max();
+    add(key, std::move(type), by_word ? json(word_for_max) : json(to_string(d)), text);
+  }
+  template <class Count> void count(const char* key, Count& n, const char* text, const char* word_for_max = nullptr) {
+    json type = {{"type", "integer"}, {"minimum", 0}, {"maximum", 1'000'000'000}};
+    if (word_for_max != nullptr) type = {{"anyOf", {type, {{"const", word_for_max}}}}};
+    add(key, std::move(type), n, text);
+  }
+  void number(const char* key, double& n, double least, double most, const char* text) {
+    add(key, {{"type", "number"}, {"minimum", least}, {"maximum", most}}, n, text);
+  }
+  void flag(const char* key, bool& b, const char* text) { add(key, {{"type", "boolean"}}, b, text); }
+  template <class Enum> void word(const char* key, Enum& e, const words& known, const char* text) {
+    add(key, {{"enum", known}}, known.at(static_cast<std::size_t>(e)), text);
+  }
+  void backoff(const char* key, backoff_options& o) {
+    into_schema inner;
+    fields(inner, o);
+    properties[key] = {{"anyOf", {{{"type", "string"}}, inner.object()}},
+                       {"description", "\"50ms..1s\", \"50ms\", or an object"}};
+  }
+  void budget(const char* key, std::optional<budget_spec>&) {
+    properties[key] = {
+        {"anyOf", {{{"type", "string"}}, {{"type", "number"}, {"minimum", 0}, {"maximum", 1}}, budget_schema()}},
+        {"description", "a ratio, an object, or the name of a shared budget"}};
+  }
+  [[nodiscard]] json object() const {
+    return {{"type", "object"}, {"additionalProperties", false}, {"properties", properties}};
+  }
+  json properties = json::object();
+
+ private:
+  void add(const char* key, json type, json standard, const char* text) {
+    type["description"] = text;
+    type["default"] = std::move(standard);
+    properties[key] = std::move(type);
+  }
+};
+
+template <class Spec> json schema_of() {
+  Spec standard{};
+  into_schema visitor;
+  fields(visitor, standard);
+  return visitor.object();
+}
+
+// -----------------------------------------------------------------------------------------------------------
+// validation
+
+std::vector<std::string> problems_of(const timeout_spec& spec) {
+  if (spec.limit > duration::zero()) return {};
+  return {"limit: must be positive"};
+}
+std::vector<std::string> problems_of(const retry_spec& spec) { return validate(spec.options); }
+std::vector<std::string> problems_of(const hedging_spec& spec) { return validate(spec.options); }
+template <class Options> std::vector<std::string> problems_of(const Options& options) { return validate(options); }
+
+/// A problem "field: text" belongs to the field's path, "a.b: text" to a/b.
+void report(const json_reader& reader, const std::vector<std::string>& problems) {
+  for (std::string problem : problems) {
+    const auto colon = problem.find(": ");
+    std::string field = problem.substr(0, colon);
+    for (char& c : field) {
+      if (c == '.') c = '/';
+    }
+    reader.problems()->push_back(reader.path() + "/" + field + problem.substr(colon));
+  }
+}
+
+template <class Spec> Spec read_spec(json_reader reader) {
+  Spec spec{};
+  if (!reader.is_object()) return spec;
+  const std::size_t before = reader.problems()->size();
+  from_json visitor(reader);
+  fields(visitor, spec);
+  reader.finish();
+  // What was not even read was reported; judging its default would only confuse.
+  if (reader.problems()->size() == before) report(reader, problems_of(spec));
+  return spec;
+}
+
+template <std::size_t I = 0> policy_spec read_alternative(std::size_t index, const json_reader& reader) {
+  if constexpr (I < std::variant_size_v<policy_spec>) {
+    if (index == I) return read_spec<std::variant_alternative_t<I, policy_spec>>(reader);
+    return read_alternative<I + 1>(index, reader);
+  } else {
+    return {};
+  }
+}
+
+template <std::size_t I = 0> void add_alternatives(json& schemas) {
+  if constexpr (I < std::variant_size_v<policy_spec>) {
+    const std::string& kind = policy_kinds()[I];
+    json options = schema_of<std::variant_alternative_t<I, policy_spec>>();
+    if (kind == "timeout") options = {{"anyOf", {{{"$ref", "#/definitions/duration"}}, options}}};
+    schemas.push_back({{"type", "object"},
+                       {"additionalProperties", false},
+                       {"required", {kind}},
+                       {"properties", {{kind, std::move(options)}}}});
+    add_alternatives<I + 1>(schemas);
+  }
+}
+
+}  // namespace
+
+const std::vector<std::string>& policy_kinds() {
+  static const words kinds{"timeout", "retry", "hedging", "circuit_breaker", "bulkhead", "rate_limiter"};
+  static_assert(std::variant_size_v<policy_spec> == 6);
+  return kinds;
+}
+
+const std::string& kind_of(const policy_spec& spec) { return policy_kinds()[spec.index()]; }
+
+json to_json(const policy_spec& spec) {
+  json options = std::visit([](const auto& s) { return differences(s); }, spec);
+  const auto* limit = std::get_if<timeout_spec>(&spec);
+  if (limit != nullptr && limit->mode == on_timeout::cancel) options = to_string(limit->limit);
+  return {{kind_of(spec), std::move(options)}};
+}
+
+json policy_schema() {
+  json schemas = json::array();
+  add_alternatives(schemas);
+  return {{"oneOf", std::move(schemas)}};
+}
+
+json budget_schema() { return schema_of<retry_budget_options>(); }
+
+namespace detail {
+
+retry_budget_options read_budget(json_reader reader) { return read_spec<retry_budget_options>(reader); }
+json write_budget(const retry_budget_options& options) { return differences(options); }
+
+std::optional<policy_spec> read_policy(json_reader reader, const std::vector<std::string>& other_kinds) {
+  if (!reader.is_object()) return std::nullopt;
+  if (reader.value().size() != 1) {
+    reader.problem("expected exactly one policy, such as { \"timeout\": \"500ms\" }");
+    return std::nullopt;
+  }
+  for (const auto& kind : other_kinds) (void)reader.find(kind);
+  for (std::size_t index = 0; index < policy_kinds().size(); ++index) {
+    const auto options = reader.find(policy_kinds()[index]);
+    if (!options) continue;
+    if (index == 0 && !options->value().is_object()) {  // the short form
+      timeout_spec spec;
+      spec.limit = options->as_duration(duration(1)).value_or(spec.limit);
+      return spec;
+    }
+    return read_alternative(index, *options);
+  }
+  reader.finish();
+  return std::nullopt;
+}
+
+}  // namespace detail
+
+std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& spec,
+                                    const budget_finder& find_budget) {
+  if (const auto* s = std::get_if<timeout_spec>(&spec)) {
+    return std::make_shared<timeout>(timeout(s->limit, s->mode).named(name));
+  }
+  // Aliased, so that whoever holds the policy holds its budget.
+  const auto with_budget = [&](auto made, const std::optional<budget_spec>& budget) -> std::shared_ptr<policy> {
+    using type = typename decltype(made)::element_type;
+    if (!budget) return made;
+    auto both =
+        std::make_shared<std::pair<std::shared_ptr<retry_budget>, std::shared_ptr<type>>>(find_budget(*budget), made);
+    made->budget(*both->first);
+    return std::shared_ptr<policy>(both, made.get());
+  };
+  if (const auto* s = std::get_if<retry_spec>(&spec))
+    return with_budget(std::make_shared<retry>(s->options), s->budget);
+  if (const auto* s = std::get_if<hedging_spec>(&spec)) {
+    return with_budget(std::make_shared<hedging>(s->options), s->budget);
+  }
+  if (const auto* o = std::get_if<circuit_breaker_options>(&spec)) return std::make_shared<circuit_breaker>(name, *o);
+  if (const auto* o = std::get_if<bulkhead_options>(&spec)) return std::make_shared<bulkhead>(name, *o);
+  return std::make_shared<rate_limiter>(name, std::get<rate_limiter_options>(spec));
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI
