@@ -97,6 +97,13 @@ template <class V> void fields(V& v, rate_limiter_options& o) {
   v.time("max_wait", o.max_wait, "how long a call may wait for its permits");
 }
 
+template <class V> void fields(V& v, client_throttle_options& o) {
+  v.number("multiplier", o.multiplier, 1, 1000, "calls tolerated for each accepted one");
+  v.time("window", o.window, "how far back calls count");
+  v.number("max_rejection", o.max_rejection, 0, 1, "of calls");
+  v.count("minimum_calls", o.minimum_calls, "never holds back on fewer calls");
+}
+
 // ---------------------------------------------------------------------------------------------------- three readers of
 // them
 
@@ -326,8 +333,9 @@ template <std::size_t I = 0> void add_alternatives(json& schemas) {
 }  // namespace
 
 const std::vector<std::string>& policy_kinds() {
-  static const words kinds{"timeout", "retry", "hedging", "circuit_breaker", "bulkhead", "rate_limiter"};
-  static_assert(std::variant_size_v<policy_spec> == 6);
+  static const words kinds{"timeout",  "retry",        "hedging",        "circuit_breaker",
+                           "bulkhead", "rate_limiter", "client_throttle"};
+  static_assert(std::variant_size_v<policy_spec> == 7);
   return kinds;
 }
 
@@ -397,7 +405,8 @@ std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& 
   }
   if (const auto* o = std::get_if<circuit_breaker_options>(&spec)) return std::make_shared<circuit_breaker>(name, *o);
   if (const auto* o = std::get_if<bulkhead_options>(&spec)) return std::make_shared<bulkhead>(name, *o);
-  return std::make_shared<rate_limiter>(name, std::get<rate_limiter_options>(spec));
+  if (const auto* o = std::get_if<rate_limiter_options>(&spec)) return std::make_shared<rate_limiter>(name, *o);
+  return std::make_shared<client_throttle>(name, std::get<client_throttle_options>(spec));
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

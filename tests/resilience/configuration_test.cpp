@@ -179,6 +179,7 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
         "abandoned_ratio": 0.5, "mode": "metrics_only", "record_latency": true, "keep_window_on_close": true } },
     { "bulkhead": { "max_concurrent": 3, "max_queue": 4, "max_wait": "5s", "order": "lifo" } },
     { "rate_limiter": { "permits": 3, "period": "2s", "algorithm": "token_bucket", "burst": 4, "max_wait": "5s" } },
+    { "client_throttle": { "multiplier": 1.5, "window": "1min", "max_rejection": 0.5, "minimum_calls": 3 } },
     { "timeout": { "limit": "3s", "mode": "detach" } }
   ] } })");
   json expected = everything;

@@ -12,9 +12,9 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -38,15 +38,19 @@ namespace detail {
 class current_policies {
  public:
   explicit current_policies(std::shared_ptr<const policy_list> policies) : policies_(std::move(policies)) {}
-  [[nodiscard]] std::shared_ptr<const policy_list> get() const noexcept {
-    return policies_.load(std::memory_order_acquire);
+  [[nodiscard]] std::shared_ptr<const policy_list> get() const {
+    const std::lock_guard lock(mutex_);
+    return policies_;
   }
-  void set(std::shared_ptr<const policy_list> policies) noexcept {
-    policies_.store(std::move(policies), std::memory_order_release);
+  void set(std::shared_ptr<const policy_list> policies) {
+    const std::lock_guard lock(mutex_);
+    policies_.swap(policies);  // the old list goes when the lock has
   }
 
  private:
-  std::atomic<std::shared_ptr<const policy_list>> policies_;
+  // Not std::atomic<std::shared_ptr>: GCC 12's orders its readers before a later writer by a relaxed store only.
+  mutable std::mutex mutex_;
+  std::shared_ptr<const policy_list> policies_;
 };
 
 }  // namespace detail
@@ -69,7 +73,7 @@ class configured_pipeline : public runnable<configured_pipeline> {
     return found;
   }
   /// For the engine.
-  [[nodiscard]] detail::dynamic_stages stages() const noexcept { return {policies_->get(), 0}; }
+  [[nodiscard]] detail::dynamic_stages stages() const { return {policies_->get(), 0}; }
 
  private:
   std::string name_;

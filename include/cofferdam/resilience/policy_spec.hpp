@@ -4,6 +4,7 @@
 
 #include <cofferdam/resilience/bulkhead.hpp>
 #include <cofferdam/resilience/circuit_options.hpp>
+#include <cofferdam/resilience/client_throttle.hpp>
 #include <cofferdam/resilience/hedging.hpp>
 #include <cofferdam/resilience/policy.hpp>
 #include <cofferdam/resilience/rate_options.hpp>
@@ -51,7 +52,7 @@ struct hedging_spec {
 
 /// Which of the alternatives is meant is the JSON object's only key: `{ "circuit_breaker": { "failure_ratio": 0.5 } }`.
 using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_options,
-                                 rate_limiter_options>;
+                                 rate_limiter_options, client_throttle_options>;
 
 /// "timeout", "retry", ...: the key of each alternative, in their order.
 [[nodiscard]] const std::vector<std::string>& policy_kinds();
