@@ -31,6 +31,13 @@ std::string all_of(const std::string& source, const std::vector<std::string>& pr
   return text;
 }
 
+template <class Map> std::vector<std::string> keys_of(const Map& map) {
+  std::vector<std::string> keys;
+  keys.reserve(map.size());
+  for (const auto& [key, value] : map) keys.push_back(key);
+  return keys;
+}
+
 json parse_file(const std::string& path) {
   std::ifstream file(path);
   if (!file) throw configuration_error(path, {"cannot be read: does it exist, and may this process read it?"});
@@ -181,8 +188,7 @@ class document_reader {
     if (const auto* hedging = as<hedging_spec>(policy)) budget = &hedging->budget;
     if (budget == nullptr || !*budget || (*budget)->shared.empty() || document.budgets.contains((*budget)->shared))
       return;
-    std::vector<std::string> known;
-    for (const auto& [name, options] : document.budgets) known.push_back(name);
+    const auto known = keys_of(document.budgets);
     problems.push_back(item.path() + "/" + kind_of(policy) + "/budget: \"" + (*budget)->shared +
                        "\" is none of the \"budgets\"" + detail::nearest_hint((*budget)->shared, known));
   }
@@ -348,17 +354,14 @@ configured_pipeline configuration::at(std::string_view name) const {
   if (const auto found = state_->pipelines.find(name); found != state_->pipelines.end()) {
     return {found->first, found->second.policies};
   }
-  std::vector<std::string> known;
-  for (const auto& [key, pipeline] : state_->pipelines) known.push_back(key);
+  const auto known = keys_of(state_->pipelines);
   throw configuration_error("configuration",
                             {"there is no pipeline \"" + std::string(name) + "\"" + detail::nearest_hint(name, known)});
 }
 
 std::vector<std::string> configuration::names() const {
   const std::lock_guard lock(state_->mutex);
-  std::vector<std::string> result;
-  for (const auto& [name, pipeline] : state_->pipelines) result.push_back(name);
-  return result;
+  return keys_of(state_->pipelines);
 }
 
 std::vector<std::string> configuration::warnings() const {

@@ -4,6 +4,7 @@
 #include <cofferdam/resilience/policy_spec.hpp>
 #include <cofferdam/resilience/rate_limiter.hpp>
 
+#include <algorithm>
 #include <limits>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -286,12 +287,10 @@ template <class Options> std::vector<std::string> problems_of(const Options& opt
 
 /// A problem "field: text" belongs to the field's path, "a.b: text" to a/b.
 void report(const json_reader& reader, const std::vector<std::string>& problems) {
-  for (std::string problem : problems) {
+  for (const std::string& problem : problems) {
     const auto colon = problem.find(": ");
     std::string field = problem.substr(0, colon);
-    for (char& c : field) {
-      if (c == '.') c = '/';
-    }
+    std::ranges::replace(field, '.', '/');
     reader.problems()->push_back(reader.path() + "/" + field + problem.substr(colon));
   }
 }
