@@ -201,6 +201,8 @@ bulkhead_stats bulkhead::stats() const noexcept {
   return s;
 }
 
+bool bulkhead::is_idle(time_point) const noexcept { return active_count() == 0 && limit() == options_.max_concurrent; }
+
 std::string bulkhead::describe() const {
   std::string text = *name_ + ": bulkhead, " + std::to_string(limit()) + " at once";
   if (options_.max_queue == 0) return text + ", no queue";

@@ -152,6 +152,15 @@ void circuit_breaker::import_state(const circuit_snapshot& snapshot) {
   core_.drain_events();
 }
 
+bool circuit_breaker::is_idle(time_point now) const noexcept {
+  try {
+    const auto s = core_.stats(now);
+    return s.state == circuit_state::closed && s.mode == core_.options().mode && s.failures == 0 && s.slow == 0;
+  } catch (...) {
+    return false;
+  }
+}
+
 std::string circuit_breaker::describe() const {
   const auto& o = core_.options();
   const auto percent = [](double ratio) { return std::to_string(static_cast<int>(ratio * 100 + 0.5)) + " %"; };

@@ -83,6 +83,7 @@ class bulkhead final : public runnable_policy<bulkhead> {
   [[nodiscard]] awaitable<admission> wait(call& c, policy_slot& slot) override;
   [[nodiscard]] verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept override;
   void abandon(policy_slot& slot) noexcept override;
+  [[nodiscard]] bool is_idle(time_point now) const noexcept override;
   [[nodiscard]] std::string describe() const override;
 
  private:

@@ -107,6 +107,9 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   [[nodiscard]] const void* substitution(const std::type_info& type) const noexcept override {
     return substitutions_.find(type);
   }
+  /// Closed, in the mode it was made with, and without a failure or slow call in its window.
+  [[nodiscard]] bool is_idle(time_point now) const noexcept override;
+  [[nodiscard]] bool is_tripped() const noexcept override { return core_.refuses_all(); }
   [[nodiscard]] std::string describe() const override;
 
  private:

@@ -58,6 +58,7 @@ class client_throttle final : public runnable_policy<client_throttle> {
   // --- the policy
   [[nodiscard]] admission admit(call& c, policy_slot& slot) noexcept override;
   [[nodiscard]] verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept override;
+  [[nodiscard]] bool is_idle(time_point now) const noexcept override { return stats(now).rejection == 0.0; }
   [[nodiscard]] std::string describe() const override;
 
  private:

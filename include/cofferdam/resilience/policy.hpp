@@ -161,6 +161,13 @@ class policy {
   }
   /// Set for policies that run everything below them in child coroutines.
   [[nodiscard]] virtual scope* as_scope() noexcept { return nullptr; }
+  /// Whether nothing is lost if it is forgotten: a new one would behave alike. For registries.
+  [[nodiscard]] virtual bool is_idle(time_point now) const noexcept {
+    (void)now;
+    return true;
+  }
+  /// Whether it refuses calls since something is wrong with what it guards. Cheap.
+  [[nodiscard]] virtual bool is_tripped() const noexcept { return false; }
   /// The policy in one short line, for `describe()` and error texts.
   [[nodiscard]] virtual std::string describe() const = 0;
 };

@@ -55,6 +55,7 @@ class rate_limiter final : public runnable_policy<rate_limiter> {
   [[nodiscard]] admission admit(call& c, policy_slot& slot) noexcept override;
   [[nodiscard]] awaitable<admission> wait(call& c, policy_slot& slot) override;
   [[nodiscard]] verdict settle(call&, policy_slot&, const outcome_view&) noexcept override { return verdict::deliver; }
+  [[nodiscard]] bool is_idle(time_point now) const noexcept override { return core_.is_unused(now); }
   [[nodiscard]] std::string describe() const override;
 
  private:

@@ -93,6 +93,12 @@ class circuit_core {
   [[nodiscard]] circuit_state state() const noexcept {
     return static_cast<circuit_state>(state_.load(std::memory_order_acquire) & state_mask);
   }
+  /// Open or isolated.
+  [[nodiscard]] bool refuses_all() const noexcept {
+    const std::uint64_t word = state_.load(std::memory_order_acquire);
+    const auto state = static_cast<circuit_state>(word & state_mask);
+    return (word & passes_flag) == 0 && state != circuit_state::half_open;
+  }
   [[nodiscard]] circuit_mode mode() const;
   /// As of `now`, or of the newest event seen when it is not given.
   [[nodiscard]] circuit_stats stats(std::optional<time_point> now) const;

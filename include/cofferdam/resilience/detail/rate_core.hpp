@@ -34,6 +34,10 @@ class rate_core {
   bool put_back(const grant& given) noexcept;
   /// How many permits could be had right now.
   [[nodiscard]] std::size_t available(time_point now) const noexcept;
+  /// Whether all permits could be had.
+  [[nodiscard]] bool is_unused(time_point now) const noexcept {
+    return available(now) == (algorithm_ == rate_algorithm::smooth ? 1 : most_at_once());
+  }
   /// What was granted stays granted. Errors: std::bad_alloc.
   void change(const rate_limiter_options& options);
   [[nodiscard]] rate_limiter_options options() const noexcept;
