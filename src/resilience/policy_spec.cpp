@@ -1,4 +1,5 @@
 #include <cofferdam/core/units.hpp>
+#include <cofferdam/resilience/adaptive_limiter.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/detail/json_reader.hpp>
 #include <cofferdam/resilience/policy_spec.hpp>
@@ -103,6 +104,21 @@ template <class V> void fields(V& v, client_throttle_options& o) {
   v.time("window", o.window, "how far back calls count");
   v.number("max_rejection", o.max_rejection, 0, 1, "of calls");
   v.count("minimum_calls", o.minimum_calls, "never holds back on fewer calls");
+}
+
+template <class V> void fields(V& v, adaptive_limiter_options& o) {
+  v.word("algorithm", o.algorithm, {"gradient", "aimd"}, "what the limit follows");
+  v.count("initial_limit", o.initial_limit, "calls at once, at the start");
+  v.count("min_limit", o.min_limit, "never fewer");
+  v.count("max_limit", o.max_limit, "never more");
+  v.time("window", o.window, "how often the limit changes at most");
+  v.count("minimum_samples", o.minimum_samples, "a window lasts until so many calls are measured");
+  v.number("tolerance", o.tolerance, 1, 100, "up to so many times the baseline there is no queue");
+  v.number("backoff", o.backoff, 0, 1, "what a window with drops leaves of the limit");
+  v.count("rebaseline_after", o.rebaseline_after, "windows between measurements of the baseline; 0 = never");
+  v.count("max_queue", o.max_queue, "calls that may wait");
+  v.time("max_wait", o.max_wait, "how long each may wait", "forever");
+  v.word("order", o.order, {"fifo", "lifo"}, "who is next");
 }
 
 // ---------------------------------------------------------------------------------------------------- three readers of
@@ -332,9 +348,9 @@ template <std::size_t I = 0> void add_alternatives(json& schemas) {
 }  // namespace
 
 const std::vector<std::string>& policy_kinds() {
-  static const words kinds{"timeout",  "retry",        "hedging",        "circuit_breaker",
-                           "bulkhead", "rate_limiter", "client_throttle"};
-  static_assert(std::variant_size_v<policy_spec> == 7);
+  static const words kinds{"timeout",  "retry",        "hedging",         "circuit_breaker",
+                           "bulkhead", "rate_limiter", "client_throttle", "adaptive_limiter"};
+  static_assert(std::variant_size_v<policy_spec> == 8);
   return kinds;
 }
 
@@ -405,7 +421,8 @@ std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& 
   if (const auto* o = std::get_if<circuit_breaker_options>(&spec)) return std::make_shared<circuit_breaker>(name, *o);
   if (const auto* o = std::get_if<bulkhead_options>(&spec)) return std::make_shared<bulkhead>(name, *o);
   if (const auto* o = std::get_if<rate_limiter_options>(&spec)) return std::make_shared<rate_limiter>(name, *o);
-  return std::make_shared<client_throttle>(name, std::get<client_throttle_options>(spec));
+  if (const auto* o = std::get_if<client_throttle_options>(&spec)) return std::make_shared<client_throttle>(name, *o);
+  return std::make_shared<adaptive_limiter>(name, std::get<adaptive_limiter_options>(spec));
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -180,6 +180,9 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
     { "bulkhead": { "max_concurrent": 3, "max_queue": 4, "max_wait": "5s", "order": "lifo" } },
     { "rate_limiter": { "permits": 3, "period": "2s", "algorithm": "token_bucket", "burst": 4, "max_wait": "5s" } },
     { "client_throttle": { "multiplier": 1.5, "window": "1min", "max_rejection": 0.5, "minimum_calls": 3 } },
+    { "adaptive_limiter": { "algorithm": "aimd", "initial_limit": 6, "min_limit": 3, "max_limit": 9, "window": "2s",
+        "minimum_samples": 5, "tolerance": 2.5, "backoff": 0.5, "rebaseline_after": 7, "max_queue": 4, "max_wait": "5s",
+        "order": "lifo" } },
     { "timeout": { "limit": "3s", "mode": "detach" } }
   ] } })");
   json expected = everything;

@@ -64,6 +64,8 @@ class classifier {
     });
   }
 
+  /// Whether no rule was added.
+  [[nodiscard]] bool empty() const noexcept { return rules_.empty(); }
   [[nodiscard]] outcome_class operator()(const outcome_view& outcome) const noexcept {
     if (!rules_.empty()) [[unlikely]]
       return ask_rules(outcome);

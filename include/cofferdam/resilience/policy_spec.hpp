@@ -6,6 +6,7 @@
 #include <cofferdam/resilience/circuit_options.hpp>
 #include <cofferdam/resilience/client_throttle.hpp>
 #include <cofferdam/resilience/hedging.hpp>
+#include <cofferdam/resilience/limit_options.hpp>
 #include <cofferdam/resilience/policy.hpp>
 #include <cofferdam/resilience/rate_options.hpp>
 #include <cofferdam/resilience/retry.hpp>
@@ -52,7 +53,7 @@ struct hedging_spec {
 
 /// Which of the alternatives is meant is the JSON object's only key: `{ "circuit_breaker": { "failure_ratio": 0.5 } }`.
 using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_options,
-                                 rate_limiter_options, client_throttle_options>;
+                                 rate_limiter_options, client_throttle_options, adaptive_limiter_options>;
 
 /// "timeout", "retry", ...: the key of each alternative, in their order.
 [[nodiscard]] const std::vector<std::string>& policy_kinds();
