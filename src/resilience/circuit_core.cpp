@@ -25,6 +25,7 @@ std::vector<std::string> validate(const circuit_breaker_options& o) {
   require(is_ratio(o.slow_call_ratio), "slow_call_ratio: must be above 0 and at most 1");
   require(o.slow_call_duration >= duration::zero(), "slow_call_duration: must not be negative; 0 turns it off");
   require(o.minimum_calls >= 1, "minimum_calls: must be at least 1");
+  require(o.warm_up >= duration::zero(), "warm_up: must not be negative; 0 turns it off");
   require(o.window >= duration(static_cast<std::int64_t>(o.buckets)), "window: must be positive");
   require(o.buckets >= 1 && o.buckets <= 100, "buckets: must be between 1 and 100");
   require(o.window_calls <= 1'000'000, "window_calls: must be at most 1000000");
@@ -42,7 +43,7 @@ namespace detail {
 
 circuit_core::circuit_core(shared_name name, const circuit_breaker_options& options)
     : state_(0),
-      wants_start_(options.window_calls == 0 || options.record_latency ||
+      wants_start_(options.window_calls == 0 || options.record_latency || options.warm_up > duration::zero() ||
                    options.slow_call_duration > duration::zero()),
       wants_end_(options.record_latency || options.slow_call_duration > duration::zero()),
       name_(std::move(name)),
@@ -221,6 +222,12 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     count();
     return false;
   }
+  if (options_.warm_up > duration::zero()) {
+    std::int64_t unknown = INT64_MIN;
+    memory->warm_until.compare_exchange_strong(
+        unknown, saturating_add(permit.started, options_.warm_up).time_since_epoch().count(),
+        std::memory_order_relaxed);
+  }
   if (memory->by_count) {
     const std::lock_guard lock(mutex_);
     if (!is_current(permit.word)) {
@@ -237,7 +244,8 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     }
     clean_.store(clean, std::memory_order_relaxed);
     record_latency_locked(*memory, latency, ended);
-    return judge(window.counts()) != circuit_cause::none;
+    const bool too_many = count_in_a_row(*memory, failed);
+    return too_many || judge(window.counts()) != circuit_cause::none;
   }
   auto& window = *memory->by_time;
   const unsigned generation = generation_of(permit.word);
@@ -247,7 +255,22 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
   }
   count();
   record_latency(*memory, latency, ended);
-  return judge_by_time(*memory, permit, failed || slow, ended);
+  const bool too_many = count_in_a_row(*memory, failed);
+  return judge_by_time(*memory, permit, failed || slow, ended) || too_many;
+}
+
+bool circuit_core::count_in_a_row(working_memory& memory, bool failed) noexcept {
+  if (options_.consecutive_failures == 0) return false;
+  if (!failed) {
+    memory.in_a_row.store(0, std::memory_order_relaxed);
+    return false;
+  }
+  return memory.in_a_row.fetch_add(1, std::memory_order_relaxed) + 1 >= options_.consecutive_failures;
+}
+
+bool circuit_core::has_too_many_in_a_row(const working_memory& memory) const noexcept {
+  return options_.consecutive_failures > 0 &&
+         memory.in_a_row.load(std::memory_order_relaxed) >= options_.consecutive_failures;
 }
 
 bool circuit_core::judge_by_time(working_memory& memory, const circuit_permit& permit, bool is_bad,
@@ -375,6 +398,7 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
     clean_.store(false, std::memory_order_relaxed);
     newest_bad_slice_.store(nothing_bad, std::memory_order_relaxed);
     if (memory != nullptr) {
+      memory->in_a_row.store(0, std::memory_order_relaxed);
       // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
       const unsigned next = 1 - generation_of(state_.load(std::memory_order_relaxed));
       if (memory->by_count) memory->by_count->clear();
@@ -395,6 +419,7 @@ void circuit_core::open_locked(circuit_cause cause, time_point now, duration len
   const circuit_state from = state();
   ++consecutive_opens_;
   tally(&working_memory::opens);
+  if (auto* memory = memory_.load(std::memory_order_acquire)) memory->in_a_row.store(0, std::memory_order_relaxed);
   break_duration_ = length;
   opened_at_ = now;
   newest_ = std::max(newest_, now);
@@ -440,8 +465,14 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     cause = circuit_cause::probe_failed;
     counts = {probe_successes_ + probe_failures_, probe_failures_, 0};
   } else {
+    const auto* memory = memory_.load(std::memory_order_acquire);
+    if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed))
+      return;
     counts = window_at(word, now);
     cause = judge(counts);
+    if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
+      cause = circuit_cause::consecutive_failures;
+    }
     if (cause == circuit_cause::none) return;
     if (mode_ == circuit_mode::metrics_only) {
       if (!std::exchange(would_open_announced_, true)) {
@@ -662,6 +693,8 @@ std::string_view to_string(circuit_cause cause) noexcept {
       return "failure_rate";
     case circuit_cause::slow_rate:
       return "slow_rate";
+    case circuit_cause::consecutive_failures:
+      return "consecutive_failures";
     case circuit_cause::probe_failed:
       return "probe_failed";
     case circuit_cause::probes_succeeded:

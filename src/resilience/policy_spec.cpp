@@ -66,6 +66,8 @@ template <class V> void fields(V& v, circuit_breaker_options& o) {
   v.time("slow_call_duration", o.slow_call_duration, "longer calls are slow; 0s = off");
   v.number("slow_call_ratio", o.slow_call_ratio, 0, 1, "opens when at least this share is slow");
   v.count("minimum_calls", o.minimum_calls, "no judgement on fewer finished calls");
+  v.count("consecutive_failures", o.consecutive_failures, "above 0: opens after so many in a row, too");
+  v.time("warm_up", o.warm_up, "from the first call on: counts, but does not open");
   v.time("window", o.window, "how far back calls count");
   v.count("buckets", o.buckets, "resolution of that window");
   v.count("window_calls", o.window_calls, "above 0: the last so many calls count instead");

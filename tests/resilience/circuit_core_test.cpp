@@ -964,6 +964,58 @@ TEST_CASE("importing a closed state closes and forgets, also an opening by hand"
   CHECK(c.core.admit(permit, c.now).retry_after() == duration(3s));  // counted from the trip
 }
 
+// -------------------------------------------------------------------------------------- failures in a row, warming up
+
+TEST_CASE("a circuit opens after so many failures in a row, whatever the ratio", "[circuit]") {
+  const std::size_t window_calls = GENERATE(std::size_t{0}, std::size_t{100});
+  driven_core c({.failure_ratio = 1, .minimum_calls = 1000, .consecutive_failures = 3, .window_calls = window_calls});
+  c.calls(200, good);
+  for (int i = 0; i < 5; ++i) {
+    c.calls(2, bad);
+    c.calls(1, outcome_class::ignored);
+    c.calls(1, good);
+  }
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(2, bad);
+  c.calls(1, outcome_class::abandoned);  // says nothing, so it does not end the row
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::open);
+  CHECK(c.events.back().cause == circuit_cause::consecutive_failures);
+}
+
+TEST_CASE("a row of failures starts anew after a break, and late ones do not count", "[circuit]") {
+  driven_core c(
+      {.minimum_calls = 1000, .consecutive_failures = 2, .window_calls = 10, .probes = 1, .break_duration = 1s});
+  circuit_permit late;
+  REQUIRE(c.enter(late));
+  c.calls(2, bad);
+  CHECK(c.core.state() == circuit_state::open);
+  c.now += 1s;
+  c.calls(1, good);
+  CHECK(c.core.state() == circuit_state::closed);
+  c.leave(late, bad);
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::open);
+}
+
+TEST_CASE("a circuit that warms up counts, and opens only afterwards", "[circuit]") {
+  const std::size_t window_calls = GENERATE(std::size_t{0}, std::size_t{10});
+  driven_core c({.minimum_calls = 4, .warm_up = 5s, .window_calls = window_calls});
+  c.now += 1h;  // time before the first call is no warm-up
+  c.calls(1, good);
+  c.calls(9, bad);
+  c.now += 4999ms;
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).failed == 10);
+  c.now += 1ms;
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::open);
+}
+
 // -------------------------------------------------------------------------------------------------------- the rest
 
 TEST_CASE("every bad option is found, and every edge is allowed", "[circuit]") {
@@ -971,6 +1023,7 @@ TEST_CASE("every bad option is found, and every edge is allowed", "[circuit]") {
                                         .slow_call_duration = -1ns,
                                         .slow_call_ratio = 1.1,
                                         .minimum_calls = 0,
+                                        .warm_up = -1ns,
                                         .window = 0s,
                                         .buckets = 101,
                                         .window_calls = 1'000'001,
@@ -982,15 +1035,15 @@ TEST_CASE("every bad option is found, and every edge is allowed", "[circuit]") {
                                         .max_break_duration = -1s,
                                         .abandoned_ratio = 0};
   const auto problems = validate(all_bad);
-  for (const char* field : {"failure_ratio", "slow_call_duration", "slow_call_ratio", "minimum_calls", "window",
-                            "buckets", "window_calls", "probes", "probe_failure_ratio", "probe_deadline",
+  for (const char* field : {"failure_ratio", "slow_call_duration", "slow_call_ratio", "minimum_calls", "warm_up",
+                            "window", "buckets", "window_calls", "probes", "probe_failure_ratio", "probe_deadline",
                             "break_duration", "break_growth", "max_break_duration", "abandoned_ratio"}) {
     CAPTURE(field);
     CHECK(std::ranges::count_if(problems, [&](const std::string& problem) {
             return problem.starts_with(std::string(field) + ":");
           }) == 1);
   }
-  CHECK(problems.size() == 14);
+  CHECK(problems.size() == 15);
 
   const auto nan = std::numeric_limits<double>::quiet_NaN();
   CHECK(validate({.failure_ratio = nan}).size() == 1);
@@ -1034,7 +1087,7 @@ TEST_CASE("every state, mode, cause and event has a name of its own", "[circuit]
   };
   CHECK(add(circuit_state::half_open) == 3);
   CHECK(add(circuit_mode::metrics_only) == 4);
-  CHECK(add(circuit_cause::imported) == 8);
+  CHECK(add(circuit_cause::imported) == 9);
   CHECK(add(circuit_event_kind::probe_abandoned) == 14);
   CHECK(to_string(static_cast<circuit_state>(77)) == "?");
 }

@@ -174,6 +174,7 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
     { "hedging": { "max_attempts": 3, "delay": "only_on_failure", "percentile": 0.5, "minimum_samples": 3, "minimum_delay": "2ms",
         "sample_window": "9s", "losing": "await" } },
     { "circuit_breaker": { "failure_ratio": 0.75, "slow_call_duration": "1s", "slow_call_ratio": 0.5, "minimum_calls": 3,
+        "consecutive_failures": 7, "warm_up": "1s",
         "window": "8s", "buckets": 5, "window_calls": 9, "probes": 2, "probe_failure_ratio": 0.5, "probe_deadline": "3s",
         "break_duration": "4s", "break_growth": 1.5, "max_break_duration": "5s", "abandoned": "by_share",
         "abandoned_ratio": 0.5, "mode": "metrics_only", "record_latency": true, "keep_window_on_close": true } },

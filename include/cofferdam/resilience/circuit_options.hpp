@@ -34,6 +34,8 @@ struct circuit_breaker_options {
   duration slow_call_duration{};               // longer calls are slow; 0 = off
   double slow_call_ratio = 1.0;                // opens when at least this share is slow; in (0, 1]
   std::size_t minimum_calls = 20;              // no judgement on fewer finished calls; >= 1
+  std::size_t consecutive_failures = 0;        // > 0: opens after so many in a row, too, whatever the ratio
+  duration warm_up{};                          // from the first call on: counts, but does not open
   duration window = std::chrono::seconds(30);  // how far back calls count
   std::size_t buckets = 10;                    // resolution of that window; 1 to 100
   std::size_t window_calls = 0;                // > 0: the last N calls count instead, however old
@@ -58,6 +60,7 @@ enum class circuit_cause : std::uint8_t {
   none,
   failure_rate,
   slow_rate,
+  consecutive_failures,
   probe_failed,
   probes_succeeded,
   break_elapsed,

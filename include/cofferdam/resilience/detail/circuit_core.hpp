@@ -56,6 +56,7 @@ class circuit_core {
     auto* memory = memory_.load(std::memory_order_acquire);
     if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word))
       return false;
+    if (memory->in_a_row.load(std::memory_order_relaxed) != 0) return false;
     if (memory->by_time) {
       if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) return false;
       if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
@@ -129,6 +130,8 @@ class circuit_core {
     std::unique_ptr<latency_histogram> latency;
     sharded_counter successes;
     std::vector<probe> probes;  // in flight; guarded by the mutex
+    counter in_a_row{0};        // failures; counted only if somebody wants to know
+    std::atomic<std::int64_t> warm_until{INT64_MIN};
     counter failed{0}, slow{0}, ignored{0}, abandoned{0}, rejected{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
     // For abandoned_policy::by_share: the abandoned calls of the window, those counted as failures marked; or the last
     // calls with the abandoned ones among them, marked (guarded by the mutex).
@@ -158,6 +161,9 @@ class circuit_core {
   void tally(working_memory::counter working_memory::* counter) noexcept;
   [[nodiscard]] bool has_abandoned_share(working_memory& memory, const circuit_permit& permit,
                                          time_point ended) noexcept;
+  /// True when there are too many failures in a row.
+  bool count_in_a_row(working_memory& memory, bool failed) noexcept;
+  [[nodiscard]] bool has_too_many_in_a_row(const working_memory& memory) const noexcept;
   [[nodiscard]] bool judge_by_time(working_memory& memory, const circuit_permit& permit, bool is_bad,
                                    time_point ended) noexcept;
   void record_latency(working_memory& memory, duration latency, time_point ended) noexcept;
