@@ -43,4 +43,11 @@ offences 'a closure that copies, inside co_await' <<END
 $({ sources examples tests; find . -maxdepth 1 -name 'README.md'; find docs -name '*.md' 2>/dev/null; } |
   grep -v '^tests/compile_fail/' | while read -r file; do co_await_closures "$file"; done)
 END
+
+# A page that says which test shows a row must name one that there is.
+offences 'no such test' <<END
+$(sed -n 's/^|.*| "\(.*\)" |$/\1/p' docs/*.md | sort -u | while read -r name; do
+  grep -rqF "(\"$name\"" tests || printf '%s\n' "$name"
+done)
+END
 exit $found
