@@ -125,6 +125,7 @@ class call {
 class policy_slot {
  public:
   template <class T> T& emplace() noexcept {
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): T may well be a pointer
     static_assert(sizeof(T) <= sizeof(bytes_) && alignof(T) <= alignof(std::uint64_t));
     static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>);
     return *new (bytes_) T{};
