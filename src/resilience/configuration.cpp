@@ -103,7 +103,7 @@ class cross_check {
     for (std::size_t outer = 0; outer < i; ++outer) {
       const auto* total = as<timeout_spec>(policies_[outer]);
       if (total == nullptr || retry.options.max_attempts == retry_forever) continue;
-      if (limit_of(*attempt) * std::int64_t{retry.options.max_attempts} > total->limit) {
+      if (limit_of(*attempt) > total->limit / std::int64_t{retry.options.max_attempts}) {
         odd(at(i, "max_attempts"), "so many attempts of " + to_string(limit_of(*attempt)) + " do not fit into the " +
                                        to_string(total->limit) + " at " + at(outer));
       }
@@ -124,7 +124,7 @@ class cross_check {
       odd(at(i), "outside of a retry it sees one failure for all attempts; put it below the retry");
     }
     if (const auto attempt = below<timeout_spec>(i);
-        attempt && breaker.window_calls == 0 && breaker.window < 2 * limit_of(*attempt)) {
+        attempt && breaker.window_calls == 0 && breaker.window / 2 < limit_of(*attempt)) {
       wrong(at(i, "window"), "must be at least twice the time limit of " + to_string(limit_of(*attempt)) + " at " +
                                  at(*attempt) + ", or calls leave the window before they end");
     }

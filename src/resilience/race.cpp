@@ -23,17 +23,18 @@ void race_base::start_attempt() {
   if (index == 0) began_ = present;
   ++running_;
   launch(index, signals_[index].slot());
-  await_next_attempt(present);
+  // An attempt may end before it is launched, so to speak; its failure has then started others.
+  if (started_ == index + 1) await_next_attempt(present);
 }
 
 void race_base::start_next_attempt() {
-  if (started_ == max_ || no_more_ || cancelled_) return;
+  if (winner_ != nobody || started_ == max_ || no_more_ || cancelled_) return;
   no_more_ = !hedges_.may_start(timers_);
   if (!no_more_) start_attempt();
 }
 
 void race_base::await_next_attempt(time_point present) {
-  if (started_ == max_ || no_more_) return;
+  if (winner_ != nobody || started_ == max_ || no_more_ || cancelled_) return;
   const duration delay = hedges_.delay_before(started_ + 1, present);
   if (delay == duration::max()) return;
   if (delay <= duration::zero()) {

@@ -130,6 +130,22 @@ ASYNC_TEST("a failure starts the next attempt at once and its delay anew; if all
   CHECK(time.elapsed() == 230ms);
 }
 
+ASYNC_TEST("attempts that end at once leave no timer behind", "[hedging]") {
+  hedging policy({.max_attempts = 4, .delay = 10ms});
+  const auto executor = co_await net::this_coro::executor;
+  const auto& timers = timers_of(executor);
+  const int value = co_await policy.run(fine);
+  CHECK(value == 1);
+  CHECK(timers.pending() == 0);
+  int started = 0;
+  const auto failing = [&started]() -> int { throw std::runtime_error("attempt " + std::to_string(++started)); };
+  const auto result = co_await policy.try_run(failing);
+  CHECK(result.why().message() == "attempt 1");
+  CHECK(started == 4);
+  CHECK(timers.pending() == 0);
+  CHECK(time.elapsed() == 0s);
+}
+
 ASYNC_TEST("values can be failures, and some outcomes end everything", "[hedging]") {
   hedging policy({.max_attempts = 3, .delay = 100ms});
   policy.when([](const int& answer) { return answer < 3; });

@@ -56,7 +56,7 @@ class circuit_core {
     auto* memory = memory_.load(std::memory_order_acquire);
     if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word))
       return false;
-    if (memory->in_a_row.load(std::memory_order_relaxed) != 0) return false;
+    // A row of failures is in the window, and a window with failures is left to `record`.
     if (memory->by_time) {
       if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) return false;
       if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
