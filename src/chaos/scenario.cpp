@@ -3,9 +3,7 @@
 #include <cofferdam/resilience/detail/json_reader.hpp>
 
 #include <algorithm>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 namespace {
@@ -72,6 +70,9 @@ service_override read_override(reader r) {
   return spec;
 }
 
+constexpr duration longest_run = std::chrono::hours(24);
+constexpr double most_calls = 20e6;  // of one load; all are kept until they are judged
+
 load_spec read_load(reader r, const scenario& s) {
   load_spec spec;
   spec.to = s.length;
@@ -86,6 +87,9 @@ load_spec read_load(reader r, const scenario& s) {
   r.read("from", spec.from);
   r.read("to", spec.to);
   if (spec.to <= spec.from) r.problem("\"to\" must be later than \"from\"");
+  const double calls = spec.rate * std::chrono::duration<double>(spec.to - spec.from).count();
+  if (calls > most_calls)
+    r.problem("would be " + nlohmann::json(calls).dump() + " calls; at most 2e7 can be simulated");
   if (spec.to > s.length) r.problem("\"to\" lies after the end of the run (" + to_string(s.length) + ")");
   r.finish();
   return spec;
@@ -111,9 +115,12 @@ std::optional<any_policy_spec> read_any_policy(reader r) {
       return fallback_spec{};
     }
   }
-  if (auto policy = cofferdam::detail::read_policy(r, {"fallback", "fault"}))
-    return any_policy_spec(std::move(*policy));
-  return std::nullopt;
+  auto policy = cofferdam::detail::read_policy(r, {"fallback", "fault"});
+  if (!policy) return std::nullopt;
+  if (const auto* budget = budget_of(*policy); budget != nullptr && !budget->shared.empty()) {
+    r.problem("scenarios have no shared budgets; give a ratio such as 0.1, or an object");
+  }
+  return any_policy_spec(std::move(*policy));
 }
 
 fault_spec read_fault(reader r, const scenario& s, std::size_t index) {
@@ -146,7 +153,8 @@ fault_spec read_fault(reader r, const scenario& s, std::size_t index) {
       if (const auto workers = needs("workers")) spec.workers = workers->as_count(0).value_or(0);
       break;
   }
-  if (spec.at + spec.length > s.length) r.problem("ends after the run (" + to_string(s.length) + ")");
+  if (spec.length > s.length || spec.at > s.length - spec.length)
+    r.problem("ends after the run (" + to_string(s.length) + ")");
   r.finish();
   return spec;
 }
@@ -300,6 +308,10 @@ class parser {
     if (const auto length = clock->require("duration"))
       s_.length = length->as_duration(std::chrono::seconds(1)).value_or(std::chrono::seconds(1));
     clock->read("warmup", s_.warmup);
+    if (s_.length > longest_run) {
+      clock->problem("duration must be at most " + to_string(longest_run));
+      s_.length = longest_run;
+    }
     if (s_.warmup >= s_.length) clock->problem("warmup must end within the run");
     clock->finish();
   }
@@ -441,14 +453,11 @@ scenario parse_scenario(const nlohmann::json& document, const std::string& sourc
 }
 
 scenario load_scenario(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) throw scenario_error(path, {"cannot be read"});
   nlohmann::json document;
   try {
-    document = nlohmann::json::parse(text.str());
-  } catch (const nlohmann::json::parse_error& e) {
-    throw scenario_error(path, {std::string("is not JSON: ") + e.what()});
+    document = cofferdam::detail::read_json_file(path);
+  } catch (const std::runtime_error& e) {
+    throw scenario_error(path, {e.what()});
   }
   return parse_scenario(document, path);
 }

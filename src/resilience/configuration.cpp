@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -39,11 +38,9 @@ template <class Map> std::vector<std::string> keys_of(const Map& map) {
 }
 
 json parse_file(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) throw configuration_error(path, {"cannot be read: does it exist, and may this process read it?"});
   try {
-    return json::parse(file, nullptr, true, true);
-  } catch (const json::parse_error& e) {
+    return detail::read_json_file(path);
+  } catch (const std::runtime_error& e) {
     throw configuration_error(path, {e.what()});
   }
 }
@@ -183,14 +180,11 @@ class document_reader {
   }
 
   void check_budget(const json_reader& item, const policy_spec& policy, const document_spec& document) {
-    const std::optional<budget_spec>* budget = nullptr;
-    if (const auto* retry = as<retry_spec>(policy)) budget = &retry->budget;
-    if (const auto* hedging = as<hedging_spec>(policy)) budget = &hedging->budget;
-    if (budget == nullptr || !*budget || (*budget)->shared.empty() || document.budgets.contains((*budget)->shared))
-      return;
+    const budget_spec* budget = budget_of(policy);
+    if (budget == nullptr || budget->shared.empty() || document.budgets.contains(budget->shared)) return;
     const auto known = keys_of(document.budgets);
-    problems.push_back(item.path() + "/" + kind_of(policy) + "/budget: \"" + (*budget)->shared +
-                       "\" is none of the \"budgets\"" + detail::nearest_hint((*budget)->shared, known));
+    problems.push_back(item.path() + "/" + kind_of(policy) + "/budget: \"" + budget->shared +
+                       "\" is none of the \"budgets\"" + detail::nearest_hint(budget->shared, known));
   }
 
   json_reader root_;
@@ -302,14 +296,11 @@ struct configuration::state {
 
   /// Whether the budget that a policy draws on is still the same object.
   [[nodiscard]] bool may_stay(const policy_spec& old, const policy_spec& wanted, const budget_map& next_budgets) const {
-    const auto same_budget = [&](const std::optional<budget_spec>& a, const std::optional<budget_spec>& b) {
-      if (a != b) return false;
-      return !a || a->shared.empty() || budgets.at(a->shared) == next_budgets.at(a->shared);
-    };
-    if (const auto* retry = as<retry_spec>(old)) return same_budget(retry->budget, as<retry_spec>(wanted)->budget);
-    if (const auto* hedging = as<hedging_spec>(old))
-      return same_budget(hedging->budget, as<hedging_spec>(wanted)->budget);
-    return true;
+    const budget_spec* before = budget_of(old);
+    const budget_spec* after = budget_of(wanted);
+    if (before == nullptr || after == nullptr) return before == after;
+    if (*before != *after) return false;
+    return before->shared.empty() || budgets.at(before->shared) == next_budgets.at(before->shared);
   }
 
   /// The old policy if it can become the wanted one; a change is noted, not made.

@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <numeric>
+#include <stdexcept>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 namespace {
@@ -39,6 +42,19 @@ std::string nearest_hint(std::string_view name, const std::vector<std::string>& 
     }
   }
   return nearest.empty() ? "" : "; did you mean " + in_quotes(nearest) + "?";
+}
+
+nlohmann::json read_json_file(const std::string& path) {
+  std::ifstream file(path);
+  std::string text;
+  if (file) text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  if (!file) throw std::runtime_error("cannot be read: is it a file, and may this process read it?");
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) throw std::runtime_error("is empty");
+  try {
+    return nlohmann::json::parse(text);
+  } catch (const nlohmann::json::parse_error& e) {
+    throw std::runtime_error(std::string("is not JSON: ") + e.what());
+  }
 }
 
 bool json_reader::is_object() const {

@@ -358,6 +358,13 @@ const std::vector<std::string>& policy_kinds() {
 
 const std::string& kind_of(const policy_spec& spec) { return policy_kinds()[spec.index()]; }
 
+const budget_spec* budget_of(const policy_spec& spec) noexcept {
+  const std::optional<budget_spec>* budget = nullptr;
+  if (const auto* retry = std::get_if<retry_spec>(&spec)) budget = &retry->budget;
+  if (const auto* hedging = std::get_if<hedging_spec>(&spec)) budget = &hedging->budget;
+  return budget != nullptr && *budget ? &**budget : nullptr;
+}
+
 json to_json(const policy_spec& spec) {
   json options = std::visit([](const auto& s) { return differences(s); }, spec);
   const auto* limit = std::get_if<timeout_spec>(&spec);

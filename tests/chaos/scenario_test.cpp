@@ -106,6 +106,10 @@ TEST_CASE("impossible values are refused", "[chaos]") {
   refused("/policies/plain/a/1", {{"circuit_breaker", {{"buckets", 0}}}});
   refused("/policies/plain/a/1", {{"retry", {{"max_attempts", 0}}}});
   refused("/policies/plain/a/1", {{"retry", {{"backoff", "1s..50ms"}}}});
+  refused("/policies/plain/a/1", {{"retry", {{"budget", "shared"}}}});
+  refused("/clock/duration", "2000000h");
+  refused("/load/0/rate", "1000000/ms");
+  refused("/faults/0/at", "2500000h");
   refused("/policies", nlohmann::json::object());
   refused("/load", nlohmann::json::array());
   CHECK(problems_of(nlohmann::json::array()).size() == 1);

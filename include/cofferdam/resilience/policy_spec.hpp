@@ -59,6 +59,9 @@ using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit
 [[nodiscard]] const std::vector<std::string>& policy_kinds();
 [[nodiscard]] const std::string& kind_of(const policy_spec& spec);
 
+/// The budget that a retry or hedge draws on; null when there is none.
+[[nodiscard]] const budget_spec* budget_of(const policy_spec& spec) noexcept;
+
 /// Only what differs from the defaults.
 [[nodiscard]] nlohmann::json to_json(const policy_spec& spec);
 /// A JSON Schema (draft 7) for one policy; refers to `#/definitions/duration`.

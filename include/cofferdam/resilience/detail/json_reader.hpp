@@ -60,6 +60,9 @@ class json_reader {
   std::vector<std::string> asked_;
 };
 
+/// Errors: `std::runtime_error` that says what is wrong with the file, but not which it is.
+[[nodiscard]] nlohmann::json read_json_file(const std::string& path);
+
 /// `; did you mean "x"?`, or nothing when no candidate is near.
 [[nodiscard]] std::string nearest_hint(std::string_view name, const std::vector<std::string>& candidates);
 
