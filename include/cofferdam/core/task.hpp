@@ -96,5 +96,27 @@ template <class F, class... Args> auto start_task(F& task, Args&... args) {
   }
 }
 
+/// Runs a task of any kind to its end, whatever that is. The task and its arguments must outlive the result.
+template <class F, class... Args> awaitable<outcome<run_value_t<F, Args...>>> outcome_of(F& task, Args&... args) {
+  try {
+    if constexpr (std::is_void_v<task_value_t<F, Args...>>) {
+      if constexpr (plain_task<F, Args...>) {
+        std::invoke(task, args...);
+      } else {
+        co_await start_task(task, args...);
+      }
+      co_return outcome<void>();
+    } else if constexpr (plain_task<F, Args...>) {
+      co_return std::invoke(task, args...);
+    } else {
+      co_return co_await start_task(task, args...);
+    }
+  } catch (const std::exception& e) {
+    co_return failure::current(e);
+  } catch (...) {
+    co_return failure::current();
+  }
+}
+
 }  // namespace detail
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -81,18 +81,7 @@ template <class Key, std::copy_constructible T, class Hash = std::hash<Key>> cla
   template <class F, class... Args>
   static awaitable<outcome<T>> load(std::shared_ptr<state> s, Key key, F task, Args... args) {
     const net::any_io_executor executor = co_await net::this_coro::executor;
-    outcome<T> result = failure::cancelled();
-    try {
-      if constexpr (detail::plain_task<F, Args...>) {
-        result = std::invoke(task, args...);
-      } else {
-        result = co_await detail::start_task(task, args...);
-      }
-    } catch (const std::exception& e) {
-      result = failure::current(e);
-    } catch (...) {
-      result = failure::current();
-    }
+    outcome<T> result = co_await detail::outcome_of(task, args...);
     if (!result.has_value() && result.why().is_cancellation()) co_return result;
     const time_point now = timers_of(executor).now();
     const double spread = random_of(executor).uniform();

@@ -142,18 +142,7 @@ template <class Key, std::copy_constructible T, class Hash = std::hash<Key>> cla
   template <class F, class... Args>
   static awaitable<void> fly(std::shared_ptr<hub> h, Key key, std::shared_ptr<flight> f, F task, Args... args) {
     landing at_end(std::move(h), std::move(key), std::move(f));
-    try {
-      if constexpr (detail::plain_task<F, Args...>) {
-        at_end.result = std::invoke(task, args...);
-      } else {
-        at_end.result = co_await detail::start_task(task, args...);
-      }
-    } catch (const std::exception& e) {
-      at_end.result = failure::current(e);
-    } catch (...) {
-      at_end.result = failure::current();
-    }
-    co_return;
+    at_end.result = co_await detail::outcome_of(task, args...);
   }
 
   template <class F, class... Args>
