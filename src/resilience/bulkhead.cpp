@@ -32,6 +32,7 @@ struct bulkhead::waiter {
   waiter* previous_ = nullptr;
   waiter* next_ = nullptr;
   detail::parked_reference parked_;
+  time_point since_{};
   bool linked_ = false, granted_ = false, cleared_ = false;
 };
 
@@ -40,6 +41,13 @@ std::vector<std::string> validate(const bulkhead_options& options) {
   if (options.max_concurrent < 1) problems.emplace_back("max_concurrent: must be at least 1");
   if (options.max_concurrent > 1'000'000'000) problems.emplace_back("max_concurrent: must be at most 1e9");
   if (options.max_wait <= duration::zero()) problems.emplace_back("max_wait: must be positive");
+  if (options.target_delay < duration::zero() || options.target_delay >= options.max_wait) {
+    problems.emplace_back("target_delay: must not be negative and must be less than max_wait; 0 turns it off");
+  }
+  if (options.interval <= duration::zero()) problems.emplace_back("interval: must be positive");
+  if (options.order == queue_order::adaptive && options.target_delay == duration::zero()) {
+    problems.emplace_back("order: adaptive needs a target_delay");
+  }
   return problems;
 }
 
@@ -70,7 +78,18 @@ admission bulkhead::admit(call& c, policy_slot&) noexcept {
 
 awaitable<admission> bulkhead::wait(call& c, policy_slot&) {
   waiter mine(*this);
-  const time_point until = options_.max_wait == duration::max() ? never : saturating_add(c.now(), options_.max_wait);
+  const time_point now = c.now();
+  duration patience = options_.max_wait;
+  bool newest_first = options_.order == queue_order::lifo;
+  if (options_.target_delay > duration::zero()) {
+    const std::lock_guard lock(mutex_);
+    if (queued_ > 0 && now - occupied_since_ >= options_.interval) {
+      patience = options_.target_delay;
+      drop_older_locked(now - patience);
+      newest_first = options_.order != queue_order::fifo;
+    }
+  }
+  const time_point until = patience == duration::max() ? never : saturating_add(now, patience);
   bool full = false;
   const auto enlist = [&](const detail::parked_reference& self) {
     const std::lock_guard lock(mutex_);
@@ -80,7 +99,7 @@ awaitable<admission> bulkhead::wait(call& c, policy_slot&) {
       self->wake(wake_reason::woken);
       return;
     }
-    enqueue_locked(mine);
+    enqueue_locked(mine, newest_first, now);
     hand_out_locked();  // a permit may have come back since admit
   };
   const wake_reason reason = co_await park(until, enlist);
@@ -131,8 +150,10 @@ void bulkhead::hand_out_locked() noexcept {
   }
 }
 
-void bulkhead::enqueue_locked(waiter& w) noexcept {
-  if (options_.order == queue_order::lifo) {
+void bulkhead::enqueue_locked(waiter& w, bool newest_first, time_point now) noexcept {
+  if (queued_ == 0) occupied_since_ = now;
+  w.since_ = now;
+  if (newest_first) {
     w.next_ = first_;
     (first_ != nullptr ? first_->previous_ : last_) = &w;
     first_ = &w;
@@ -144,6 +165,16 @@ void bulkhead::enqueue_locked(waiter& w) noexcept {
   w.linked_ = true;
   ++queued_;
   free_.fetch_or(waiting_bit, std::memory_order_acq_rel);
+}
+
+/// Ends the waits that began before `limit`: whoever waited so long is the least likely to be still of use to anyone.
+void bulkhead::drop_older_locked(time_point limit) noexcept {
+  for (waiter* w = first_; w != nullptr;) {
+    waiter& each = *std::exchange(w, w->next_);
+    if (each.since_ >= limit) continue;
+    unlink_locked(each);
+    each.parked_->wake(wake_reason::timed_out);
+  }
 }
 
 void bulkhead::unlink_locked(waiter& w) noexcept {
@@ -208,6 +239,8 @@ std::string bulkhead::describe() const {
   if (options_.max_queue == 0) return text + ", no queue";
   text += ", " + std::to_string(options_.max_queue) + " waiting";
   if (options_.order == queue_order::lifo) text += ", newest first";
+  if (options_.order == queue_order::adaptive) text += ", newest first under overload";
+  if (options_.target_delay > duration::zero()) text += ", for " + to_string(options_.target_delay) + " under overload";
   if (options_.max_wait != duration::max()) text += ", for " + to_string(options_.max_wait) + " at most";
   return text;
 }

@@ -89,7 +89,9 @@ template <class V> void fields(V& v, bulkhead_options& o) {
   v.count("max_concurrent", o.max_concurrent, "calls at once");
   v.count("max_queue", o.max_queue, "calls that may wait");
   v.time("max_wait", o.max_wait, "how long each may wait", "forever");
-  v.word("order", o.order, {"fifo", "lifo"}, "who is next");
+  v.word("order", o.order, {"fifo", "lifo", "adaptive"}, "who is next");
+  v.time("target_delay", o.target_delay, "how long calls may wait while the queue does not empty; 0s = off");
+  v.time("interval", o.interval, "a queue that has not been empty for so long is overloaded");
 }
 
 template <class V> void fields(V& v, rate_limiter_options& o) {

@@ -6,6 +6,7 @@
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/resilience/bulkhead.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -85,6 +86,68 @@ ASYNC_TEST("a full queue refuses, and a call waits no longer than it may", "[bul
   CHECK(waited.why().is_refusal(errc::queue_timed_out));
   CHECK(time.now() - before == 5ms);
   co_await sleep_for(1s);  // the pool must outlive its calls
+}
+
+namespace {
+
+/// Twice as many calls as one worker can do, for a while; how long each of those waited that were served at the end.
+awaitable<std::vector<duration>> waits_under_overload(bulkhead& pool, virtual_time& time) {
+  std::vector<duration> waited;
+  const auto executor = co_await net::this_coro::executor;
+  const auto caller = [&]() -> awaitable<void> {
+    const duration asked = time.elapsed();
+    duration began = -1ns;
+    const auto task = [&]() -> awaitable<void> {
+      began = time.elapsed();
+      co_await sleep_for(10ms);
+    };
+    (void)co_await pool.try_run(task);
+    if (began >= 0ns) waited.push_back(began - asked);
+  };
+  const duration begin = time.elapsed();
+  for (int i = 0; i < 400; ++i) {
+    spawn(executor, caller);
+    co_await sleep_for(5ms);
+    if (time.elapsed() - begin == 1s) waited.clear();
+  }
+  co_await sleep_for(1min);
+  co_return waited;
+}
+
+}  // namespace
+
+ASYNC_TEST("under a standing queue calls wait no longer than the target", "[bulkhead]") {
+  bulkhead patient("patient", {.max_concurrent = 1, .max_queue = 1000, .max_wait = 1s});
+  const auto long_waits = co_await waits_under_overload(patient, time);
+  CHECK(std::ranges::count_if(long_waits, [](duration d) { return d > 900ms; }) > 80);
+
+  bulkhead controlled("controlled", {.max_concurrent = 1, .max_queue = 1000, .max_wait = 1s, .target_delay = 20ms});
+  const auto waits = co_await waits_under_overload(controlled, time);
+  CHECK(waits.size() >= 95);                                                       // the worker is as busy
+  CHECK(std::ranges::count_if(waits, [](duration d) { return d > 20ms; }) <= 12);  // of the intervals between
+  CHECK(controlled.stats().queue_timeouts > 100);
+
+  bulkhead newest(
+      "newest",
+      {.max_concurrent = 1, .max_queue = 1000, .max_wait = 1s, .order = queue_order::adaptive, .target_delay = 20ms});
+  const auto short_waits = co_await waits_under_overload(newest, time);
+  CHECK(short_waits.size() >= 95);
+  CHECK(std::ranges::count_if(short_waits, [](duration d) { return d <= 10ms; }) > 80);
+}
+
+ASYNC_TEST("a queue that empties now and then is left alone", "[bulkhead]") {
+  bulkhead pool("pool", {.max_concurrent = 1,
+                         .max_queue = 100,
+                         .max_wait = 1s,
+                         .order = queue_order::adaptive,
+                         .target_delay = 5ms,
+                         .interval = 100ms});
+  std::vector<int> begun;
+  const auto executor = co_await net::this_coro::executor;
+  for (int id = 0; id < 8; ++id) start(executor, pool, begun, id, 10ms);
+  co_await sleep_for(1s);
+  CHECK(begun == std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(pool.stats().queue_timeouts == 0);
 }
 
 ASYNC_TEST("clear_queue completes every waiting call with an error", "[bulkhead]") {

@@ -111,7 +111,8 @@ TEST_CASE("every mistake is named by its path, with a hint", "[configuration]") 
   CHECK(mistake("/pipelines/payments/2/circuit_breaker/probes", 0) ==
         "/pipelines/payments/2/circuit_breaker/probes: must be between 1 and 1000");
   CHECK(mistake("/pipelines/payments/3/bulkhead/order", "filo") ==
-        "/pipelines/payments/3/bulkhead/order: unknown word \"filo\"; did you mean \"fifo\"? (known: fifo, lifo)");
+        "/pipelines/payments/3/bulkhead/order: unknown word \"filo\"; did you mean \"fifo\"? (known: fifo, lifo, "
+        "adaptive)");
   CHECK(mistake("/pipelines/search/0/rate_limiter/permits", 0) ==
         "/pipelines/search/0/rate_limiter/permits: must be at least 1");
   CHECK(mistake("/budgets/shared/ratio", 2).starts_with("/budgets/shared/ratio: expected a number between"));
@@ -178,7 +179,8 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
         "window": "8s", "buckets": 5, "window_calls": 9, "probes": 2, "probe_failure_ratio": 0.5, "probe_deadline": "3s",
         "break_duration": "4s", "break_growth": 1.5, "max_break_duration": "5s", "abandoned": "by_share",
         "abandoned_ratio": 0.5, "mode": "metrics_only", "record_latency": true, "keep_window_on_close": true } },
-    { "bulkhead": { "max_concurrent": 3, "max_queue": 4, "max_wait": "5s", "order": "lifo" } },
+    { "bulkhead": { "max_concurrent": 3, "max_queue": 4, "max_wait": "5s", "order": "adaptive", "target_delay": "20ms",
+        "interval": "200ms" } },
     { "rate_limiter": { "permits": 3, "period": "2s", "algorithm": "token_bucket", "burst": 4, "max_wait": "5s" } },
     { "client_throttle": { "multiplier": 1.5, "window": "1min", "max_rejection": 0.5, "minimum_calls": 3 } },
     { "adaptive_limiter": { "algorithm": "aimd", "initial_limit": 6, "min_limit": 3, "max_limit": 9, "window": "2s",

@@ -25,8 +25,9 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 enum class queue_order : std::uint8_t {
-  fifo,  ///< fair
-  lifo,  ///< the newest first: under overload the old ones have given up anyway
+  fifo,      ///< fair
+  lifo,      ///< the newest first: under overload the old ones have given up anyway
+  adaptive,  ///< fair, and the newest first while the queue does not empty; needs a `target_delay`
 };
 
 struct bulkhead_options {
@@ -34,6 +35,8 @@ struct bulkhead_options {
   std::size_t max_queue = 0;            // calls that may wait for a permit
   duration max_wait = duration::max();  // how long each may wait
   queue_order order = queue_order::fifo;
+  duration target_delay{};  // > 0: how long calls may wait that come while the queue does not empty; less than max_wait
+  duration interval = std::chrono::milliseconds(100);  // a queue that has not been empty for so long is overloaded
   friend bool operator==(const bulkhead_options&, const bulkhead_options&) = default;
 };
 
@@ -46,6 +49,10 @@ struct bulkhead_stats {
 
 /// A permit is held from admission until the task really ended, and returns exactly once: on success, error,
 /// cancellation, also while queued, and when the call is destroyed. A free permit never passes a waiting call by.
+///
+/// With a `target_delay` a queue that has not been empty for an `interval` is taken for a standing one: calls that come
+/// then wait no longer than the target, and those that have waited longer are dropped, so that whoever is served is
+/// served in time (Nichols and Jacobson, Controlling Queue Delay, 2012, as simplified by Maurer, Fail at Scale, 2015).
 ///
 /// Errors of calls: `bulkhead_full_error`; `queue_error` (waited longer than `max_wait`, or cleared).
 /// Cancellation:    a waiting call leaves the queue at once.
@@ -93,8 +100,9 @@ class bulkhead final : public runnable_policy<bulkhead> {
   void give_back() noexcept;
   void give_back_locked() noexcept;
   void hand_out_locked() noexcept;
-  void enqueue_locked(waiter& w) noexcept;
+  void enqueue_locked(waiter& w, bool newest_first, time_point now) noexcept;
   void unlink_locked(waiter& w) noexcept;
+  void drop_older_locked(time_point limit) noexcept;
 
   // Free permits times two; the low bit says that calls wait, and then every change goes through the mutex. Negative
   // after shrinking: that many must return before anyone is let in.
@@ -105,6 +113,7 @@ class bulkhead final : public runnable_policy<bulkhead> {
   waiter* first_ = nullptr;
   waiter* last_ = nullptr;
   std::size_t queued_ = 0;
+  time_point occupied_since_{};  // the queue
   std::atomic<std::size_t> limit_;
   std::atomic<std::uint64_t> rejected_{0}, queue_timeouts_{0}, cleared_{0};
 };
