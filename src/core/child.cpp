@@ -87,12 +87,13 @@ void child_base::launch(awaitable<void> body, completion done) {
     done();
     return;
   }
-  // An enclosing deadline that comes first needs no timer of ours: its owner will cancel us, and it is its timeout.
+  // An enclosing deadline needs a timer of ours, too: its owner may have ended before us, and a body that ignores
+  // cancellation does not hand on its owner's.
   net::any_io_executor executor = home_;
-  if (limit_ < inherited_) {
+  if (limit_ < inherited_) executor = deadline_executor(without_deadline(home_), limit_);
+  if (limit_ != never) {
     add_reference();  // the timer service's
-    timers_.schedule(*this, limit_, home_);
-    executor = deadline_executor(without_deadline(home_), limit_);
+    timers_.schedule(*this, std::min(limit_, inherited_), home_);
   }
   net::co_spawn(executor, std::move(body), net::bind_cancellation_slot(signal_.slot(), std::move(done)));
 }
@@ -101,24 +102,34 @@ void child_base::forward_cancellation(net::cancellation_type type) {
   if (type == net::cancellation_type::none || !home_) return;
   net::dispatch(home_, [self = reference<child_base>::share(*this), type] {
     self->cancelled_by_caller_ = true;
-    self->signal_.emit(type);
+    // The caller's filter let it through, so it means us, whatever the body would make of its type.
+    self->stop(failure::cancelled());
   });
+}
+
+/// Cancels the child. One that may be left behind is done for its caller.
+void child_base::stop(failure why) {
+  signal_.emit(net::cancellation_type::terminal);  // may end the child at once
+  if (!detaches() || !settle()) return;
+  why_ = std::move(why);
+  deliver();
 }
 
 void child_base::on_deadline() {
   if (settled_) return;
   expired_ = true;
-  signal_.emit(net::cancellation_type::terminal);  // may end the child at once
-  if (!detaches() || !settle()) return;
-  why_ = failure::refused(errc::timed_out, name_);
-  deliver();
+  stop(expiry());
+}
+
+failure child_base::expiry() const {
+  return failure::refused(inherited_ <= limit_ ? errc::deadline_exceeded : errc::timed_out, name_);
 }
 
 void child_base::on_done() {
   if (timers_.cancel(*this)) release();
   if (!settle()) return;
   // A value that arrived in the race is kept. What our timer cancelled is a timeout, what anybody else did is not.
-  if (why_.is_cancellation() && expired_ && !cancelled_by_caller_) why_ = failure::refused(errc::timed_out, name_);
+  if (why_.is_cancellation() && expired_ && !cancelled_by_caller_) why_ = expiry();
   deliver();
 }
 

@@ -40,9 +40,12 @@ parked::parked(net::any_io_executor executor) noexcept
   };
 }
 
-void parked::schedule(time_point until) {
+void parked::schedule(time_point until, const net::any_io_executor& executor) {
+  if (is_claimed()) return;
   add_reference();  // the timer service's
-  timers_.schedule(*this, until, executor_);
+  timers_.schedule(*this, until, executor);
+  // Whoever claimed it in the meantime had no timer to cancel.
+  if (is_claimed() && timers_.cancel(*this)) release();
 }
 
 bool parked::wake(wake_reason reason) noexcept {

@@ -232,16 +232,18 @@ void timer_service::arm_locked(std::uint64_t at, const net::any_io_executor& exe
   armed_ = at;
   const std::chrono::nanoseconds since_epoch(static_cast<std::int64_t>(at));
   driver_->expires_at(std::chrono::steady_clock::time_point(since_epoch));
-  driver_->async_wait([this](const net::asio_error_code& ec) {
-    if (!ec) on_tick();
+  driver_->async_wait([this, arming = ++arming_](const net::asio_error_code& ec) {
+    if (!ec) on_tick(arming);
   });
 }
 
-void timer_service::on_tick() {
+void timer_service::on_tick(std::uint64_t arming) {
   const std::uint64_t present = steady_now();
   {
     const std::lock_guard lock(mutex_);
-    reclaim_work_locked();  // the context takes this handler's work back when it ends
+    if (arming != arming_) return;  // armed anew after this wait had ended: that one does the work
+    armed_ = unreachable;           // so that nobody takes back the work of a wait that is over
+    reclaim_work_locked();          // the context takes this handler's work back when it ends
   }
   for (;;) {
     timer_entry* due = nullptr;
@@ -253,8 +255,8 @@ void timer_service::on_tick() {
         --finite_;
       }
       if (due == nullptr) {
-        armed_ = unreachable;
-        if (finite_ != 0) arm_locked(wheel_.lower_bound(), driver_->get_executor());
+        const std::uint64_t next = wheel_.lower_bound();
+        if (finite_ != 0 && next < armed_) arm_locked(next, driver_->get_executor());
         return;
       }
     }

@@ -33,7 +33,7 @@ struct bulkhead::waiter {
   waiter* next_ = nullptr;
   detail::parked_reference parked_;
   time_point since_{};
-  bool linked_ = false, granted_ = false, cleared_ = false;
+  bool linked_ = false, granted_ = false, cleared_ = false, patient_ = false;
 };
 
 std::vector<std::string> validate(const bulkhead_options& options) {
@@ -76,12 +76,16 @@ admission bulkhead::admit(call& c, policy_slot&) noexcept {
   return c.refuse(errc::bulkhead_full, name_);
 }
 
-awaitable<admission> bulkhead::wait(call& c, policy_slot&) {
+awaitable<admission> bulkhead::wait(call& c, policy_slot&) { return queue(c, false); }
+
+/// @param patient  waits as long as it takes, and is not one of `max_queue`.
+awaitable<admission> bulkhead::queue(call& c, bool patient) {
   waiter mine(*this);
+  mine.patient_ = patient;
   const time_point now = c.now();
-  duration patience = options_.max_wait;
+  duration patience = patient ? duration::max() : options_.max_wait;
   bool newest_first = options_.order == queue_order::lifo;
-  if (options_.target_delay > duration::zero()) {
+  if (options_.target_delay > duration::zero() && !patient) {
     const std::lock_guard lock(mutex_);
     if (queued_ > 0 && now - occupied_since_ >= options_.interval) {
       patience = options_.target_delay;
@@ -94,7 +98,7 @@ awaitable<admission> bulkhead::wait(call& c, policy_slot&) {
   const auto enlist = [&](const detail::parked_reference& self) {
     const std::lock_guard lock(mutex_);
     mine.parked_ = self;
-    full = queued_ >= options_.max_queue;
+    full = !patient && queued_ >= options_.max_queue;
     if (full) {
       self->wake(wake_reason::woken);
       return;
@@ -171,7 +175,7 @@ void bulkhead::enqueue_locked(waiter& w, bool newest_first, time_point now) noex
 void bulkhead::drop_older_locked(time_point limit) noexcept {
   for (waiter* w = first_; w != nullptr;) {
     waiter& each = *std::exchange(w, w->next_);
-    if (each.since_ >= limit) continue;
+    if (each.patient_ || each.since_ >= limit) continue;
     unlink_locked(each);
     each.parked_->wake(wake_reason::timed_out);
   }
@@ -191,8 +195,8 @@ std::size_t bulkhead::clear_queue() {
   while (first_ != nullptr) {
     waiter& w = *first_;
     unlink_locked(w);
-    w.cleared_ = true;
-    if (w.parked_->wake(wake_reason::woken)) ++count;
+    w.cleared_ = w.parked_->wake(wake_reason::woken);  // unless its time or its cancellation came first
+    if (w.cleared_) ++count;
   }
   cleared_.fetch_add(count, std::memory_order_relaxed);
   return count;

@@ -7,17 +7,20 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 // --------------------------------------------------------------------------------------------------- count_window
 
-void count_window::add(bool failed, bool slow) noexcept {
+void count_window::add(bool failed, bool slow, bool abandoned) noexcept {
   std::uint8_t& place = ring_[next_];
   if (counts_.calls < ring_.size()) {
     ++counts_.calls;
   } else {
     if ((place & failed_bit) != 0) --counts_.failures;
     if ((place & slow_bit) != 0) --counts_.slow;
+    if ((place & abandoned_bit) != 0) --counts_.abandoned;
   }
-  place = static_cast<std::uint8_t>((failed ? failed_bit : 0) | (slow ? slow_bit : 0));
+  place =
+      static_cast<std::uint8_t>((failed ? failed_bit : 0) | (slow ? slow_bit : 0) | (abandoned ? abandoned_bit : 0));
   if (failed) ++counts_.failures;
   if (slow) ++counts_.slow;
+  if (abandoned) ++counts_.abandoned;
   if (++next_ == ring_.size()) next_ = 0;
 }
 

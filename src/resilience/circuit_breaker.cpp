@@ -81,7 +81,7 @@ verdict circuit_breaker::settle_slowly(call& c, const detail::circuit_permit& pe
   }
   core_.drain_events();
   if (result == outcome_class::success) publish(circuit_event_kind::success, c, latency);
-  if (!failed || outcome.has_value() || substitutions_.empty()) return verdict::deliver;
+  if (!failed || outcome.has_value() || substitution(outcome.type()) == nullptr) return verdict::deliver;
   use_fallback(c);
   return verdict::substitute;
 }

@@ -24,6 +24,8 @@ std::vector<std::string> validate(const circuit_breaker_options& o) {
   require(is_ratio(o.failure_ratio), "failure_ratio: must be above 0 and at most 1");
   require(is_ratio(o.slow_call_ratio), "slow_call_ratio: must be above 0 and at most 1");
   require(o.slow_call_duration >= duration::zero(), "slow_call_duration: must not be negative; 0 turns it off");
+  require(o.window_calls > 0 || o.window <= duration::zero() || o.slow_call_duration < o.window,
+          "slow_call_duration: must be less than window, which forgets calls that began longer ago");
   require(o.minimum_calls >= 1, "minimum_calls: must be at least 1");
   require(o.warm_up >= duration::zero(), "warm_up: must not be negative; 0 turns it off");
   require(o.window >= duration(static_cast<std::int64_t>(o.buckets)), "window: must be positive");
@@ -60,10 +62,6 @@ circuit_core::working_memory::working_memory(const circuit_breaker_options& opti
   if (options.window_calls > 0) {
     by_count.emplace();
     by_count->resize(options.window_calls);
-    if (by_share) {
-      all_by_count.emplace();
-      all_by_count->resize(options.window_calls);
-    }
   } else {
     const duration width = options.window / static_cast<std::int64_t>(options.buckets);
     by_time.emplace(options.buckets, width, measures_slow);
@@ -79,15 +77,38 @@ std::size_t circuit_core::effective_minimum() const noexcept {
   return counts_calls() ? std::min(options_.minimum_calls, options_.window_calls) : options_.minimum_calls;
 }
 
-std::size_t circuit_core::probe_failures_to_open() const noexcept {
-  const double ratio = options_.probe_failure_ratio > 0 ? options_.probe_failure_ratio : options_.failure_ratio;
-  std::size_t failures = 1;
-  while (failures < options_.probes && !reaches(failures, options_.probes, ratio)) ++failures;
-  return failures;
-}
-
 duration circuit_core::probe_deadline() const noexcept {
   return options_.probe_deadline > duration::zero() ? options_.probe_deadline : options_.break_duration;
+}
+
+bool circuit_core::has_abandoned_share(std::uint64_t abandoned, std::uint64_t calls) const noexcept {
+  return options_.abandoned == abandoned_policy::by_share && reaches(abandoned, calls, options_.abandoned_ratio);
+}
+
+window_counts circuit_core::weigh(window_counts seen) const noexcept {
+  if (seen.calls >= effective_minimum() && has_abandoned_share(seen.abandoned, seen.calls)) {
+    seen.failures += seen.abandoned;
+  } else {
+    seen.calls -= seen.abandoned;
+  }
+  return seen;
+}
+
+/// What the trials so far decide, whatever those still to come will say.
+circuit_cause circuit_core::judge_probes_locked() const noexcept {
+  const std::size_t all = options_.probes;
+  const std::size_t settled = probed_.successes + probed_.failures, missing = all - std::min(all, settled);
+  const double failure_ratio = options_.probe_failure_ratio > 0 ? options_.probe_failure_ratio : options_.failure_ratio;
+  const bool measures_slow = options_.slow_call_duration > duration::zero();
+  const std::size_t with_abandoned = settled + probed_.abandoned;
+  if (reaches(probed_.failures, all, failure_ratio) ||
+      (measures_slow && reaches(probed_.slow, all, options_.slow_call_ratio)) ||
+      (with_abandoned >= all && has_abandoned_share(probed_.abandoned, with_abandoned))) {
+    return circuit_cause::probe_failed;
+  }
+  const bool may_fail = reaches(probed_.failures + missing, all, failure_ratio);
+  const bool may_be_slow = measures_slow && reaches(probed_.slow + missing, all, options_.slow_call_ratio);
+  return may_fail || may_be_slow ? circuit_cause::none : circuit_cause::probes_succeeded;
 }
 
 circuit_cause circuit_core::judge(const window_counts& counts) const noexcept {
@@ -103,7 +124,16 @@ window_counts circuit_core::window_at(std::uint64_t word, time_point now) const 
   const auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr) return {};
   if (memory->by_count) return memory->by_count->counts();
-  return memory->by_time->sum(generation_of(word), memory->by_time->slice_of(now));
+  return memory->sum(generation_of(word), memory->by_time->slice_of(now));
+}
+
+window_counts circuit_core::working_memory::sum(unsigned generation, std::int64_t slice) const noexcept {
+  window_counts seen = by_time->sum(generation, slice);
+  if (abandoned_by_time) {
+    seen.abandoned = abandoned_by_time->sum(generation, slice).calls;
+    seen.calls += seen.abandoned;
+  }
+  return seen;
 }
 
 void circuit_core::note_late(working_memory& memory) noexcept {
@@ -150,43 +180,22 @@ void circuit_core::record_latency_locked(working_memory& memory, duration latenc
 
 // -------------------------------------------------------------------------------------------------------- results
 
-bool circuit_core::counts_as_failure(working_memory& memory, const circuit_permit& permit, outcome_class result,
-                                     time_point ended) noexcept {
-  if (result == outcome_class::failure) return true;
-  if (result != outcome_class::abandoned) return false;
-  switch (options_.abandoned) {
-    case abandoned_policy::ignore:
-      return false;
-    case abandoned_policy::as_failure:
-      return true;
-    case abandoned_policy::by_share:
-      return has_abandoned_share(memory, permit, ended);
+void circuit_core::count(working_memory& memory, outcome_class result, bool slow) noexcept {
+  switch (result) {
+    case outcome_class::success:
+      memory.successes.add_one();
+      break;
+    case outcome_class::failure:
+      memory.failed.fetch_add(1, std::memory_order_relaxed);
+      break;
+    case outcome_class::ignored:
+      memory.ignored.fetch_add(1, std::memory_order_relaxed);
+      break;
+    case outcome_class::abandoned:
+      memory.abandoned.fetch_add(1, std::memory_order_relaxed);
+      break;
   }
-  return false;
-}
-
-/// Whether the abandoned calls of the window, this one included, are a share of all its calls that tells something.
-bool circuit_core::has_abandoned_share(working_memory& memory, const circuit_permit& permit,
-                                       time_point ended) noexcept {
-  const auto is_reached = [&](std::uint64_t abandoned, std::uint64_t all) {
-    return all >= effective_minimum() && reaches(abandoned, all, options_.abandoned_ratio);
-  };
-  if (memory.all_by_count) {
-    const std::lock_guard lock(mutex_);
-    auto& window = *memory.all_by_count;
-    window.add(true, false);
-    clean_.store(false, std::memory_order_relaxed);
-    return is_reached(window.counts().failures, window.counts().calls);
-  }
-  auto& window = *memory.abandoned_by_time;
-  const unsigned generation = generation_of(permit.word);
-  const auto present = window.slice_of(std::max(ended, permit.started));
-  const auto abandoned = window.sum(generation, present);
-  const auto recorded = memory.by_time->sum(generation, present);
-  const std::uint64_t others = recorded.calls - std::min(recorded.calls, abandoned.failures);
-  const bool counts = is_reached(abandoned.calls + 1, others + abandoned.calls + 1);
-  (void)window.add(generation, window.slice_of(permit.started), counts, false);
-  return counts;
+  if (slow) memory.slow.fetch_add(1, std::memory_order_relaxed);
 }
 
 bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
@@ -200,26 +209,15 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     note_late(*memory);
     return false;
   }
-  const auto count = [&] {
-    switch (result) {
-      case outcome_class::success:
-        memory->successes.add_one();
-        break;
-      case outcome_class::failure:
-        memory->failed.fetch_add(1, std::memory_order_relaxed);
-        break;
-      case outcome_class::ignored:
-        memory->ignored.fetch_add(1, std::memory_order_relaxed);
-        break;
-      case outcome_class::abandoned:
-        memory->abandoned.fetch_add(1, std::memory_order_relaxed);
-        break;
-    }
-    if (slow) memory->slow.fetch_add(1, std::memory_order_relaxed);
+  const bool abandoned = result == outcome_class::abandoned && options_.abandoned == abandoned_policy::by_share;
+  const mark how{
+      .failed = result == outcome_class::failure ||
+                (result == outcome_class::abandoned && options_.abandoned == abandoned_policy::as_failure),
+      .slow = slow && !abandoned,
+      .abandoned = abandoned,
   };
-  const bool failed = counts_as_failure(*memory, permit, result, ended);
-  if (!failed && result != outcome_class::success) {
-    count();
+  if (!how.failed && !how.abandoned && result != outcome_class::success) {
+    count(*memory, result, slow);
     return false;
   }
   if (options_.warm_up > duration::zero()) {
@@ -228,40 +226,35 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
         unknown, saturating_add(permit.started, options_.warm_up).time_since_epoch().count(),
         std::memory_order_relaxed);
   }
+  if (how.is_bad()) spared_.store(false, std::memory_order_relaxed);
   if (memory->by_count) {
     const std::lock_guard lock(mutex_);
     if (!is_current(permit.word)) {
       memory->late.fetch_add(1, std::memory_order_relaxed);
       return false;
     }
-    count();
+    count(*memory, result, slow);
     auto& window = *memory->by_count;
-    window.add(failed, slow);
-    bool clean = window.is_clean();
-    if (memory->all_by_count) {
-      if (result != outcome_class::abandoned) memory->all_by_count->add(false, false);
-      clean = clean && memory->all_by_count->is_clean();
-    }
-    clean_.store(clean, std::memory_order_relaxed);
+    window.add(how.failed, how.slow, how.abandoned);
+    clean_.store(window.is_clean(), std::memory_order_relaxed);
     record_latency_locked(*memory, latency, ended);
-    const bool too_many = count_in_a_row(*memory, failed);
-    return too_many || judge(window.counts()) != circuit_cause::none;
+    const bool too_many = count_in_a_row(*memory, how);
+    return too_many || (judge(weigh(window.counts())) != circuit_cause::none && !is_spared());
   }
-  auto& window = *memory->by_time;
-  const unsigned generation = generation_of(permit.word);
-  if (!window.add(generation, window.slice_of(permit.started), failed, slow)) {
-    note_late(*memory);
-    return false;
-  }
-  count();
+  count(*memory, result, slow);
   record_latency(*memory, latency, ended);
-  const bool too_many = count_in_a_row(*memory, failed);
-  return judge_by_time(*memory, permit, failed || slow, ended) || too_many;
+  const unsigned generation = generation_of(permit.word);
+  auto& window = how.abandoned ? *memory->abandoned_by_time : *memory->by_time;
+  // A call that outlasted the window counts where the window begins now.
+  const std::int64_t slice = std::max(window.slice_of(permit.started), window.slice_of(ended) - window.buckets() + 1);
+  if (!window.add(generation, slice, how.failed, how.slow)) return false;
+  const bool too_many = count_in_a_row(*memory, how);
+  return (judge_by_time(*memory, generation, slice, how, ended) && !is_spared()) || too_many;
 }
 
-bool circuit_core::count_in_a_row(working_memory& memory, bool failed) noexcept {
-  if (options_.consecutive_failures == 0) return false;
-  if (!failed) {
+bool circuit_core::count_in_a_row(working_memory& memory, const mark& how) noexcept {
+  if (options_.consecutive_failures == 0 || how.abandoned) return false;
+  if (!how.failed) {
     memory.in_a_row.store(0, std::memory_order_relaxed);
     return false;
   }
@@ -273,12 +266,10 @@ bool circuit_core::has_too_many_in_a_row(const working_memory& memory) const noe
          memory.in_a_row.load(std::memory_order_relaxed) >= options_.consecutive_failures;
 }
 
-bool circuit_core::judge_by_time(working_memory& memory, const circuit_permit& permit, bool is_bad,
+bool circuit_core::judge_by_time(const working_memory& memory, unsigned generation, std::int64_t slice, const mark& how,
                                  time_point ended) noexcept {
-  const auto& window = *memory.by_time;
   std::int64_t newest_bad = newest_bad_slice_.load(std::memory_order_relaxed);
-  if (is_bad) {
-    const std::int64_t slice = window.slice_of(permit.started);
+  if (how.is_bad()) {
     while (newest_bad < slice &&
            !newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) {
     }
@@ -287,12 +278,12 @@ bool circuit_core::judge_by_time(working_memory& memory, const circuit_permit& p
     return false;
   }
   // A long success may be said to have ended when it began; the newest failure is then closer to the present.
-  const std::int64_t present = std::max(window.slice_of(std::max(ended, permit.started)), newest_bad);
-  const auto counts = window.sum(generation_of(permit.word), present);
-  if (!is_bad && counts.failures == 0 && counts.slow == 0) {
+  const std::int64_t present = std::max({slice, memory.by_time->slice_of(ended), newest_bad});
+  const auto counts = memory.sum(generation, present);
+  if (!how.is_bad() && counts.failures + counts.slow + counts.abandoned == 0) {
     newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_relaxed);
   }
-  return judge(counts) != circuit_cause::none;
+  return judge(weigh(counts)) != circuit_cause::none;
 }
 
 void circuit_core::abandon(const circuit_permit& permit) noexcept {
@@ -314,30 +305,18 @@ bool circuit_core::record_probe(working_memory& memory, const circuit_permit& pe
     return false;
   }
   memory.probes.erase(found);
-  const bool failed = result == outcome_class::failure || (slow && result == outcome_class::success) ||
-                      (result == outcome_class::abandoned && options_.abandoned == abandoned_policy::as_failure);
-  if (failed) {
-    ++probe_failures_;
+  count(memory, result, slow);
+  const bool abandoned = result == outcome_class::abandoned;
+  if (result == outcome_class::failure || (abandoned && options_.abandoned == abandoned_policy::as_failure)) {
+    ++probed_.failures;
   } else if (result == outcome_class::success) {
-    ++probe_successes_;
+    ++probed_.successes;
+  } else {
+    if (abandoned) ++probed_.abandoned;
+    return judge_probes_locked() != circuit_cause::none;
   }
-  switch (result) {
-    case outcome_class::success:
-      memory.successes.add_one();
-      break;
-    case outcome_class::failure:
-      memory.failed.fetch_add(1, std::memory_order_relaxed);
-      break;
-    case outcome_class::ignored:
-      memory.ignored.fetch_add(1, std::memory_order_relaxed);
-      break;
-    case outcome_class::abandoned:
-      memory.abandoned.fetch_add(1, std::memory_order_relaxed);
-      break;
-  }
-  if (slow) memory.slow.fetch_add(1, std::memory_order_relaxed);
-  const std::size_t limit = probe_failures_to_open();
-  return probe_failures_ >= limit || probe_successes_ > options_.probes - limit;
+  if (slow) ++probed_.slow;
+  return judge_probes_locked() != circuit_cause::none;
 }
 
 // ---------------------------------------------------------------------------------------------------- transitions
@@ -382,7 +361,7 @@ void circuit_core::announce_locked(circuit_event_kind kind, circuit_state from, 
 }
 
 void circuit_core::forget_probes_locked() noexcept {
-  probe_successes_ = probe_failures_ = 0;
+  probed_ = {};
   auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr) return;
   memory->probes.clear();
@@ -402,11 +381,11 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
       // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
       const unsigned next = 1 - generation_of(state_.load(std::memory_order_relaxed));
       if (memory->by_count) memory->by_count->clear();
-      if (memory->all_by_count) memory->all_by_count->clear();
       if (memory->by_time) memory->by_time->clear(next);
       if (memory->abandoned_by_time) memory->abandoned_by_time->clear(next);
     }
   }
+  spared_.store(to == circuit_state::closed && !clear_window, std::memory_order_relaxed);
   publish_word_locked(to, true, clear_window);
   if (to == circuit_state::closed) consecutive_opens_ = 0;
   const auto kind = to == circuit_state::open     ? circuit_event_kind::opened
@@ -457,18 +436,18 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   auto cause = circuit_cause::none;
   window_counts counts;
   if (permit.probe != 0) {
-    if (probe_successes_ > options_.probes - probe_failures_to_open()) {
-      transition_locked(circuit_state::closed, circuit_cause::probes_succeeded, now, !options_.keep_window_on_close);
+    cause = judge_probes_locked();
+    if (cause == circuit_cause::none) return;
+    if (cause == circuit_cause::probes_succeeded) {
+      transition_locked(circuit_state::closed, cause, now, !options_.keep_window_on_close);
       return;
     }
-    if (probe_failures_ < probe_failures_to_open()) return;
-    cause = circuit_cause::probe_failed;
-    counts = {probe_successes_ + probe_failures_, probe_failures_, 0};
+    counts = {probed_.successes + probed_.failures, probed_.failures, probed_.slow, probed_.abandoned};
   } else {
     const auto* memory = memory_.load(std::memory_order_acquire);
     if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed))
       return;
-    counts = window_at(word, now);
+    counts = weigh(window_at(word, now));
     cause = judge(counts);
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
@@ -516,8 +495,7 @@ failure circuit_core::admit(circuit_permit& permit, time_point now) {
   }
   // Half-open: as many trials as may still decide something.
   auto& probes = memory->probes;
-  const auto settled = static_cast<std::size_t>(probe_successes_ + probe_failures_);
-  if (probes.size() + settled >= options_.probes) {
+  if (probes.size() + probed_.successes + probed_.failures >= options_.probes) {
     const auto oldest = std::ranges::min_element(probes, {}, &probe::started);
     if (oldest == probes.end()) return refuse(errc::circuit_open, std::nullopt);
     const time_point gives_up = saturating_add(oldest->started, probe_deadline());
@@ -627,7 +605,7 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
                             ? break_duration_
                             : std::max(saturating_add(opened_at_, break_duration_) - present, duration::zero());
   }
-  const auto counts = window_at(word, present);
+  const auto counts = weigh(window_at(word, present));
   s.calls = counts.calls;
   s.failures = counts.failures;
   s.slow = counts.slow;

@@ -94,6 +94,8 @@ verdict retry::settle_failure(call& c, policy_slot& slot, const outcome_view& ou
     (attempt == 1 ? counters_->failed_at_once : counters_->failed_after_retry).fetch_add(1, std::memory_order_relaxed);
     return verdict::deliver;
   };
+  // Nobody waits for another attempt of a call that was cancelled, whatever a rule makes of it.
+  if (!outcome.has_value() && outcome.why().is_cancellation()) return verdict::deliver;
   if (result == outcome_class::ignored || result == outcome_class::abandoned) return verdict::deliver;
   if (!outcome.has_value() && outcome.why().is_bail()) {
     c.unwrap_bail();

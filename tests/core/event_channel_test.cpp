@@ -224,6 +224,23 @@ TEST_CASE("four threads: events come one at a time, all of them, each thread's i
   }
 }
 
+TEST_CASE("a channel whose last listener left costs nothing again, and may be listened to again", "[core][events]") {
+  event_channel<int> channel;
+  std::vector<int> heard;
+  const auto listen = [&](int event) { heard.push_back(event); };
+  {
+    const auto watch = channel.subscribe(listen);
+    CHECK(channel.has_listeners());
+    channel.publish(1);
+    channel.enqueue(2);
+  }
+  CHECK_FALSE(channel.has_listeners());
+  channel.publish(3);
+  const auto again = channel.subscribe(listen);
+  channel.publish(4);
+  CHECK(heard == std::vector<int>{1, 4});  // 2 was queued for somebody who left
+}
+
 TEST_CASE("durations and rates are read strictly and written back", "[core][units]") {
   CHECK(parse_duration("500ms") == 500ms);
   CHECK(parse_duration("1.5s") == 1500ms);

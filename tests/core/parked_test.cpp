@@ -152,5 +152,27 @@ TEST_CASE("of many threads that wake at once, exactly one does, also against tim
   CHECK(resumed >= count - (count + 2) / 3);
 }
 
+TEST_CASE("on a bare thread pool a wait that is over at once resumes its coroutine once",
+          "[core][parked][concurrent]") {
+  net::thread_pool pool(4);
+  std::atomic<int> enlisted{0}, resumed{0};
+  const auto waits = [&]() -> awaitable<void> {
+    for (int i = 0; i < 500; ++i) {
+      auto here = std::make_unique<std::atomic<int>>(0);  // gone with the frame, as the waiters of a queue are
+      const auto enlist = [&, mine = here.get()](const detail::parked_reference&) {
+        ++*mine;
+        ++enlisted;
+      };
+      (void)co_await park(time_point(1ns), enlist);
+      here.reset();
+      ++resumed;
+    }
+  };
+  for (int i = 0; i < 8; ++i) net::co_spawn(pool, waits, net::detached);
+  pool.join();
+  CHECK(enlisted == 8 * 500);
+  CHECK(resumed == 8 * 500);
+}
+
 }  // namespace
 }  // namespace parked_test

@@ -7,6 +7,7 @@
 #include <cofferdam/core/timeout.hpp>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -183,6 +184,72 @@ ASYNC_TEST("a spawned grandchild inherits the deadline", "[core][deadline]") {
   const auto start = time.now();
   co_await with_timeout(3s, child);
   CHECK(seen == start + 3s);
+}
+
+ASYNC_TEST("an inherited deadline is kept by whoever outlives the call that set it", "[core][deadline]") {
+  std::optional<failure> seen;
+  const auto job = [&]() -> awaitable<void> { seen = (co_await try_with_timeout(300ms, answer_after, 1h)).why(); };
+  const auto starts_it = [&]() -> awaitable<void> {
+    const auto executor = co_await net::this_coro::executor;
+    spawn(executor, job);
+  };
+  co_await with_timeout(100ms, starts_it);
+  co_await sleep_for(101ms);
+  REQUIRE(seen);
+  CHECK(seen->is_refusal(errc::deadline_exceeded));
+}
+
+ASYNC_TEST("an inherited deadline also holds below a body that ignores cancellation", "[core][deadline]") {
+  time_point inner_ended;
+  failure why;
+  const auto shielded = [&]() -> awaitable<void> {
+    co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+    why = (co_await try_with_timeout(300ms, answer_after, 1h)).why();
+    inner_ended = time.now();
+  };
+  (void)co_await try_with_timeout(100ms, shielded);
+  CHECK(why.is_refusal(errc::deadline_exceeded));
+  CHECK(inner_ended == time_point(100ms));
+}
+
+ASYNC_TEST("a caller that cancels a detaching limit is let go at once, with a cancellation", "[core][timeout]") {
+  std::optional<failure> seen;
+  time_point ended;
+  const auto body = [&]() -> awaitable<void> {
+    const auto task = [] { return stubborn(500ms); };
+    try {
+      (void)co_await with_timeout(200ms, on_timeout::detach, task);
+    } catch (const std::exception& e) {
+      seen = failure::current(e);
+      ended = time.now();
+    }
+  };
+  const auto executor = co_await net::this_coro::executor;
+  const auto job = spawn(executor, body);
+  co_await sleep_for(50ms);
+  job.cancel();
+  co_await sleep_for(1s);
+  REQUIRE(seen);
+  CHECK(seen->is_cancellation());
+  CHECK(ended == time_point(50ms));
+}
+
+ASYNC_TEST("a cancellation of any type that the caller's filter lets through ends the task", "[core][timeout]") {
+  for (const auto type :
+       {net::cancellation_type::terminal, net::cancellation_type::partial, net::cancellation_type::total}) {
+    net::cancellation_signal signal;
+    bool aborted = false;
+    const auto body = [&]() -> awaitable<void> {
+      co_await net::this_coro::reset_cancellation_state(net::enable_total_cancellation());
+      aborted = (co_await try_with_timeout(1h, answer_after, 2h)).why().is_cancellation();
+    };
+    const auto executor = co_await net::this_coro::executor;
+    net::co_spawn(executor, body, net::bind_cancellation_slot(signal.slot(), net::detached));
+    co_await sleep_for(1ms);
+    signal.emit(type);
+    co_await sleep_for(1ms);
+    CHECK(aborted);
+  }
 }
 
 ASYNC_TEST("a limit of zero times out without starting the task", "[core][timeout]") {

@@ -5,6 +5,7 @@
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
+#include <cofferdam/core/timeout.hpp>
 #include <cofferdam/core/timer_service.hpp>
 
 #include <map>
@@ -175,4 +176,40 @@ TEST_CASE("cancelling the last of many timers lets run() return at once, each ti
     context.run();  // an hour otherwise
     CHECK(timers.pending() == 0);
   }
+}
+
+TEST_CASE("a time limit that fires takes no work of others from its context", "[core][timer]") {
+  for (int round = 0; round < 5; ++round) {
+    net::io_context context(1);
+    bool limited = false, other = false;
+    const auto hang = []() -> awaitable<void> { co_await sleep_for(1h); };
+    const auto body = [&]() -> awaitable<void> { limited = !(co_await try_with_timeout(1ms, hang)); };
+    spawn(context, body);
+    net::steady_timer timer(context, 20ms);
+    timer.async_wait([&](const net::asio_error_code&) { other = true; });
+    context.run();
+    CHECK(limited);
+    CHECK(other);  // run() returned too early otherwise
+  }
+}
+
+TEST_CASE("timers that come and go around each tick never hold run() nor end it", "[core][timer]") {
+  net::io_context context(1);
+  auto& timers = timers_of(context);
+  int rounds = 0;
+  // Each tick cancels a timer far away, and schedules another.
+  const auto body = [&]() -> awaitable<void> {
+    const auto far = [](duration d) -> awaitable<void> { co_await sleep_for(d); };
+    for (int i = 0; i < 30; ++i) {
+      (void)co_await try_with_timeout(300us, far, i % 2 == 0 ? duration(1h) : duration(350us));
+      ++rounds;
+    }
+  };
+  spawn(context, body);
+  spawn(context, body);
+  const auto begin = timers.now();
+  context.run();
+  CHECK(rounds == 60);
+  CHECK(timers.now() - begin < 1h);
+  CHECK(timers.pending() == 0);
 }

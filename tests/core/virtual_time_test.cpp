@@ -1,6 +1,7 @@
 // Virtual time: as fast as the machine, as exact as arithmetic, the same every time.
 #include "async_test.hpp"
 
+#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -147,6 +148,23 @@ ASYNC_TEST("sleeping for nothing lets the others run, and takes no time", "[core
   }
   co_await sleep_until(time_point::min());
   CHECK(time.elapsed() == 0s);
+}
+
+TEST_CASE("a deadlocked task may be woken after the call that ran it has thrown", "[core][time]") {
+  net::io_context context(1);
+  virtual_time time(context);
+  detail::parked_reference parked;
+  bool ended = false;
+  const auto waits = [&]() -> awaitable<int> {
+    const auto enlist = [&](const detail::parked_reference& self) { parked = self; };
+    (void)co_await park(never, enlist);
+    ended = true;
+    co_return 7;
+  };
+  CHECK_THROWS_AS(time.run(waits), deadlock_error);
+  parked->wake(wake_reason::woken);
+  time.run();
+  CHECK(ended);
 }
 
 }  // namespace

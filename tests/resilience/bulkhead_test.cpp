@@ -307,6 +307,71 @@ TEST_CASE("cancelling a queued call at any step leaks no permit", "[bulkhead]") 
   CHECK(steps >= 4);
 }
 
+ASYNC_TEST("items of a map wait for their permits, whatever the queue's limits say", "[bulkhead]") {
+  bulkhead pool("pool", {.max_concurrent = 2, .max_queue = 0, .max_wait = 1ms});
+  const auto executor = co_await net::this_coro::executor;
+  const auto one = [](int i) -> awaitable<int> {
+    co_await sleep_for(1s);
+    co_return i;
+  };
+  std::size_t done = 0;
+  const std::vector<int> items{1, 2, 3, 4};
+  const auto map_all = [&]() -> awaitable<void> { done += (co_await pool.map(items, one)).size(); };
+  spawn(executor, map_all);
+  spawn(executor, map_all);
+  co_await sleep_for(500ms);
+  pool.resize(1);
+  const auto refused = co_await pool.try_run(one, 1);
+  CHECK(refused.why().is_refusal(errc::bulkhead_full));
+  co_await sleep_for(10s);
+  CHECK(done == 8);
+  CHECK(pool.active_count() == 0);
+}
+
+ASYNC_TEST("items of a map are not hurried by a target delay, and clear_queue reaches them", "[bulkhead]") {
+  bulkhead pool("pool", {.max_concurrent = 1, .max_queue = 10, .target_delay = 5ms, .interval = 10ms});
+  const auto executor = co_await net::this_coro::executor;
+  const auto one = [](int i) -> awaitable<int> {
+    co_await sleep_for(1s);
+    co_return i;
+  };
+  const std::vector<int> items{1, 2};
+  std::optional<outcome<std::vector<int>>> first, second;
+  const auto map_into = [&](std::optional<outcome<std::vector<int>>>* result) -> awaitable<void> {
+    const auto mapping = [&] { return pool.map(items, one); };
+    *result = co_await try_with_timeout(1h, mapping);
+  };
+  const auto late = [&]() -> awaitable<void> { (void)co_await pool.try_run(one, 1); };
+  spawn(executor, map_into, &first);
+  spawn(executor, map_into, &second);
+  co_await sleep_for(100ms);
+  spawn(executor, late);  // finds a standing queue, and drops whoever waited longer than 5 ms
+  co_await sleep_for(100ms);
+  CHECK(pool.pending_count() == 1);
+  CHECK(pool.clear_queue() == 1);
+  co_await sleep_for(10s);
+  REQUIRE(first);
+  REQUIRE(second);
+  CHECK(first->has_value());
+  CHECK(second->why().is_refusal(errc::queue_cleared));
+}
+
+ASYNC_TEST("a call that was cancelled while it waited was not cleared", "[bulkhead]") {
+  bulkhead pool("pool", {.max_concurrent = 1, .max_queue = 5});
+  const auto executor = co_await net::this_coro::executor;
+  failure why;
+  const auto holder = [&]() -> awaitable<void> { (void)co_await pool.try_run(lasting, 1s); };
+  const auto waiter = [&]() -> awaitable<void> { why = (co_await pool.try_run(lasting, 1s)).why(); };
+  spawn(executor, holder);
+  const auto waiting = spawn(executor, waiter);
+  co_await sleep_for(1ms);
+  waiting.cancel();
+  CHECK(pool.clear_queue() <= 1);
+  const auto cleared = pool.stats().cleared;
+  co_await sleep_for(1ms);
+  CHECK(why.is_cancellation() == (cleared == 0));
+}
+
 TEST_CASE("many threads never exceed the limit and lose no permit", "[bulkhead][concurrent]") {
   bulkhead pool("pool", {.max_concurrent = 3, .max_queue = 1000});
   std::atomic<int> inside{0}, most{0}, done{0};

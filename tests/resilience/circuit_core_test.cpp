@@ -508,6 +508,40 @@ TEST_CASE("the ratio of the probes decides how early they decide", "[circuit]") 
   CHECK(decided_after(0, bad) == 5);     // 0 means failure_ratio, here 0.5
 }
 
+TEST_CASE("slow probes re-open a circuit at the ratio of slow calls", "[circuit]") {
+  const auto decided_after = [](double slow_call_ratio, std::size_t slow) {
+    driven_core c({.failure_ratio = 0.1,
+                   .slow_call_duration = 100ms,
+                   .slow_call_ratio = slow_call_ratio,
+                   .minimum_calls = 1,
+                   .window_calls = 1,
+                   .probes = 4,
+                   .break_duration = 1s});
+    c.calls(1, bad);
+    c.now += 1s;
+    for (std::size_t i = 0; i < 4; ++i) {
+      circuit_permit probe;
+      REQUIRE(c.enter(probe));
+      if (i < slow) c.now += 101ms;
+      c.leave(probe, good);
+      if (c.core.state() != circuit_state::half_open) return std::pair(i + 1, c.core.state());
+    }
+    return std::pair(std::size_t{0}, c.core.state());
+  };
+  CHECK(decided_after(1.0, 3) == std::pair(std::size_t{4}, circuit_state::closed));
+  CHECK(decided_after(1.0, 4) == std::pair(std::size_t{4}, circuit_state::open));
+  CHECK(decided_after(0.5, 1) == std::pair(std::size_t{4}, circuit_state::closed));
+  CHECK(decided_after(0.5, 2) == std::pair(std::size_t{2}, circuit_state::open));
+  CHECK(decided_after(0.1, 1) == std::pair(std::size_t{1}, circuit_state::open));
+}
+
+TEST_CASE("a slow call that the window would have forgotten cannot be asked for", "[circuit]") {
+  const auto problems = validate(circuit_breaker_options{.slow_call_duration = 30s, .window = 30s});
+  REQUIRE(problems.size() == 1);
+  CHECK(problems[0].starts_with("slow_call_duration: must be less than window"));
+  CHECK(validate(circuit_breaker_options{.slow_call_duration = 30s, .window = 30s, .window_calls = 5}).empty());
+}
+
 TEST_CASE("a slow probe is a failed probe", "[circuit]") {
   driven_core c(
       {.slow_call_duration = 100ms, .minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s});
@@ -613,10 +647,11 @@ TEST_CASE("the share of abandoned calls is that of the window, not of all time",
     c.calls(10, good);
     c.calls(9, outcome_class::abandoned);
     CHECK(c.core.stats(c.now).failures == 0);
-    c.calls(1, outcome_class::abandoned);  // ten of twenty
-    CHECK(c.core.stats(c.now).failures == 1);
-    c.calls(1, outcome_class::abandoned);
-    CHECK(c.core.stats(c.now).failures == 2);
+    CHECK(c.core.stats(c.now).calls == 10);  // until their share tells something, they are no calls at all
+    c.calls(1, outcome_class::abandoned);    // ten of twenty
+    CHECK(c.core.stats(c.now).failures == 10);
+    CHECK(c.core.stats(c.now).calls == 20);
+    CHECK(c.core.state() == circuit_state::open);
   }
   SECTION("of calls") {
     driven_core c(
@@ -630,7 +665,75 @@ TEST_CASE("the share of abandoned calls is that of the window, not of all time",
     c.calls(9, outcome_class::abandoned);
     CHECK(c.core.stats(c.now).failures == 0);
     c.calls(1, outcome_class::abandoned);  // ten of the last twenty
-    CHECK(c.core.stats(c.now).failures == 1);
+    CHECK(c.core.stats(c.now).failures == 10);
+    CHECK(c.core.state() == circuit_state::open);
+  }
+}
+
+TEST_CASE("a circuit where all calls are abandoned opens with the minimum of calls, and re-opens with its probes",
+          "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{20}}) {
+    driven_core c({.minimum_calls = 4,
+                   .window_calls = window_calls,
+                   .probes = 2,
+                   .break_duration = 1s,
+                   .abandoned = abandoned_policy::by_share});
+    c.calls(3, outcome_class::abandoned);
+    CHECK(c.core.state() == circuit_state::closed);
+    c.calls(1, outcome_class::abandoned);
+    REQUIRE(c.core.state() == circuit_state::open);
+    c.now += 1s;
+    c.calls(1, outcome_class::abandoned);
+    CHECK(c.core.state() == circuit_state::half_open);
+    c.calls(1, outcome_class::abandoned);
+    CHECK(c.core.state() == circuit_state::open);
+    CHECK(c.events.back().cause == circuit_cause::probe_failed);
+  }
+}
+
+TEST_CASE("abandoned probes among good ones do not decide", "[circuit]") {
+  driven_core c({.minimum_calls = 1,
+                 .window_calls = 1,
+                 .probes = 3,
+                 .break_duration = 1s,
+                 .abandoned = abandoned_policy::by_share});
+  c.calls(1, bad);
+  c.now += 1s;
+  c.calls(1, good);
+  c.calls(5, outcome_class::abandoned);
+  CHECK(c.core.state() == circuit_state::half_open);
+  c.calls(1, good);
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("a call that outlasts the window counts where the window begins when it ends", "[circuit]") {
+  driven_core c({.minimum_calls = 2, .window = 10s, .buckets = 10});
+  circuit_permit first, second;
+  REQUIRE(c.enter(first));
+  REQUIRE(c.enter(second));
+  c.now += 1min;
+  c.leave(first, bad);
+  c.leave(second, bad);
+  CHECK(c.core.stats(c.now).late == 0);
+  CHECK(c.core.state() == circuit_state::open);
+}
+
+TEST_CASE("a kept window opens the circuit on the next failure, not on a success", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{10}}) {
+    driven_core c({.minimum_calls = 5,
+                   .window_calls = window_calls,
+                   .probes = 1,
+                   .break_duration = 1s,
+                   .keep_window_on_close = true});
+    c.calls(5, bad);
+    c.now += 1s;
+    c.calls(1, good);
+    REQUIRE(c.core.state() == circuit_state::closed);
+    CHECK(c.core.stats(c.now).failures == 5);
+    c.calls(2, good);
+    CHECK(c.core.state() == circuit_state::closed);
+    c.calls(1, bad);
+    CHECK(c.core.state() == circuit_state::open);
   }
 }
 
@@ -1102,7 +1205,7 @@ class naive_circuit {
  public:
   struct entry {
     std::int64_t slice;
-    bool failed, slow, abandoned, counts;  // counts: is in the window that is judged
+    bool failed, slow, abandoned;
   };
 
   explicit naive_circuit(const circuit_breaker_options& o) : o_(o), mode_(o.mode) {}
@@ -1118,7 +1221,7 @@ class naive_circuit {
       if (now < opened_at + length) return refused();
       go(circuit_state::half_open);
     }
-    if (probes_.size() + successes_ + failures_ >= o_.probes) {
+    if (probes_.size() + results_.size() >= o_.probes) {
       const auto oldest = std::ranges::min_element(probes_, {}, &std::pair<std::uint32_t, time_point>::second);
       const duration deadline = o_.probe_deadline > 0s ? o_.probe_deadline : o_.break_duration;
       if (now < oldest->second + deadline) return refused();
@@ -1137,7 +1240,8 @@ class naive_circuit {
     } else if (probe) {
       settle_probe(id, result, slow, now);
     } else {
-      settle_ordinary(slice_of(started), result, slow, now);
+      const std::int64_t oldest = slice_of(now) - static_cast<std::int64_t>(o_.buckets) + 1;
+      settle_ordinary(std::max(slice_of(started), oldest), result, slow, now);
     }
   }
 
@@ -1164,15 +1268,20 @@ class naive_circuit {
     if (state != circuit_state::open) return 0s;
     return break_starts_later ? length : std::max(opened_at + length - now, duration(0s));
   }
-  /// Of the judged window.
+  /// Of the window. Abandoned calls are failures if they are share enough of it, and no calls otherwise.
   [[nodiscard]] detail::window_counts counts(time_point now) const {
     detail::window_counts counts;
-    for (const entry& e : judged_) {
-      if (o_.window_calls == 0 && (e.slice <= slice_of(now) - static_cast<std::int64_t>(o_.buckets) || !e.counts))
-        continue;
-      ++counts.calls;
+    for (const entry& e : window_) {
+      if (o_.window_calls == 0 && e.slice <= slice_of(now) - static_cast<std::int64_t>(o_.buckets)) continue;
+      counts.calls += !e.abandoned;
       counts.failures += e.failed;
       counts.slow += e.slow;
+      counts.abandoned += e.abandoned;
+    }
+    const auto all = counts.calls + counts.abandoned;
+    if (all >= minimum() && reaches(counts.abandoned, all, o_.abandoned_ratio)) {
+      counts.calls = all;
+      counts.failures += counts.abandoned;
     }
     return counts;
   }
@@ -1202,7 +1311,8 @@ class naive_circuit {
     state = to;
     ++epoch;
     probes_.clear();
-    successes_ = failures_ = 0;
+    results_.clear();
+    abandoned_probes_ = 0;
   }
   void begin_break(duration d) {
     ++consecutive;
@@ -1218,13 +1328,11 @@ class naive_circuit {
                                                                            : o_.max_break_duration);
   }
   void close_now(bool forget) {
-    if (forget) {
-      judged_.clear();
-      all_.clear();
-    }
+    if (forget) window_.clear();
     break_starts_later = false;
     consecutive = 0;
     go(circuit_state::closed);
+    spared_ = !forget;
   }
   void settle_probe(std::uint32_t id, outcome_class result, bool slow, time_point now) {
     const auto found = std::ranges::find(probes_, id, &std::pair<std::uint32_t, time_point>::first);
@@ -1233,49 +1341,40 @@ class naive_circuit {
       return;
     }
     probes_.erase(found);
-    const bool counted_as_failure = result == outcome_class::abandoned && o_.abandoned == abandoned_policy::as_failure;
-    if (result == outcome_class::failure || (result == outcome_class::success && slow) || counted_as_failure) {
-      ++failures_;
+    const bool abandoned = result == outcome_class::abandoned;
+    if (result == outcome_class::failure || (abandoned && o_.abandoned == abandoned_policy::as_failure)) {
+      results_.push_back({0, true, slow, false});
     } else if (result == outcome_class::success) {
-      ++successes_;
+      results_.push_back({0, false, slow, false});
+    } else if (abandoned && o_.abandoned == abandoned_policy::by_share) {
+      ++abandoned_probes_;
     }
     // Would the circuit re-open, or close, whatever the probes still missing say?
     const double ratio = o_.probe_failure_ratio > 0 ? o_.probe_failure_ratio : o_.failure_ratio;
-    const std::size_t missing = o_.probes - successes_ - failures_;
-    if (reaches(failures_, o_.probes, ratio)) {
+    const auto failures = static_cast<std::size_t>(std::ranges::count(results_, true, &entry::failed));
+    const auto slow_ones = static_cast<std::size_t>(std::ranges::count(results_, true, &entry::slow));
+    const std::size_t missing = o_.probes - results_.size(), all = results_.size() + abandoned_probes_;
+    const auto too_slow = [&](std::size_t n) {
+      return o_.slow_call_duration > 0s && reaches(n, o_.probes, o_.slow_call_ratio);
+    };
+    if (reaches(failures, o_.probes, ratio) || too_slow(slow_ones) ||
+        (all >= o_.probes && reaches(abandoned_probes_, all, o_.abandoned_ratio))) {
       trip(now);
-    } else if (!reaches(failures_ + missing, o_.probes, ratio)) {
+    } else if (!reaches(failures + missing, o_.probes, ratio) && !too_slow(slow_ones + missing)) {
       close_now(!o_.keep_window_on_close);
     }
   }
   void settle_ordinary(std::int64_t slice, outcome_class result, bool slow, time_point now) {
     if (result == outcome_class::ignored) return;
     const bool abandoned = result == outcome_class::abandoned;
-    bool failed = result == outcome_class::failure;
-    if (abandoned && o_.abandoned == abandoned_policy::as_failure) failed = true;
-    if (o_.window_calls > 0) {
-      all_.push_back(abandoned);
-      if (all_.size() > o_.window_calls) all_.pop_front();
-      if (abandoned && o_.abandoned == abandoned_policy::by_share) {
-        const auto share = static_cast<std::uint64_t>(std::ranges::count(all_, true));
-        failed = all_.size() >= minimum() && reaches(share, all_.size(), o_.abandoned_ratio);
-      }
-      if (abandoned && !failed) return;
-      judged_.push_back({slice, failed, slow, abandoned, true});
-      if (judged_.size() > o_.window_calls) judged_.pop_front();
-    } else {
-      const std::int64_t oldest = slice_of(now) - static_cast<std::int64_t>(o_.buckets);
-      std::erase_if(judged_, [&](const entry& e) { return e.slice <= oldest; });
-      if (abandoned && o_.abandoned == abandoned_policy::by_share) {
-        const auto share = static_cast<std::uint64_t>(std::ranges::count(judged_, true, &entry::abandoned)) + 1;
-        failed = judged_.size() + 1 >= minimum() && reaches(share, judged_.size() + 1, o_.abandoned_ratio);
-      }
-      if (abandoned && o_.abandoned == abandoned_policy::ignore) return;
-      judged_.push_back({slice, failed, slow, abandoned, failed || !abandoned});
-      if (abandoned && !failed) return;
-    }
+    if (abandoned && o_.abandoned == abandoned_policy::ignore) return;
+    const bool by_share = abandoned && o_.abandoned == abandoned_policy::by_share;
+    const bool failed = (result == outcome_class::failure || abandoned) && !by_share;
+    window_.push_back({slice, failed, slow && !by_share, by_share});
+    if (o_.window_calls > 0 && window_.size() > o_.window_calls) window_.pop_front();
+    if (failed || by_share || slow) spared_ = false;
     const auto seen = counts(now);
-    if (seen.calls < minimum() || mode_ != circuit_mode::normal) return;
+    if (seen.calls < minimum() || mode_ != circuit_mode::normal || spared_) return;
     if (reaches(seen.failures, seen.calls, o_.failure_ratio) ||
         (o_.slow_call_duration > 0s && reaches(seen.slow, seen.calls, o_.slow_call_ratio))) {
       trip(now);
@@ -1284,10 +1383,11 @@ class naive_circuit {
 
   circuit_breaker_options o_;
   circuit_mode mode_;
-  std::deque<entry> judged_;
-  std::deque<bool> all_;  // of the last calls, abandoned ones marked
+  std::deque<entry> window_;
   std::vector<std::pair<std::uint32_t, time_point>> probes_;
-  std::size_t successes_ = 0, failures_ = 0;
+  std::vector<entry> results_;  // of probes
+  std::size_t abandoned_probes_ = 0;
+  bool spared_ = false;  // kept its window, and nothing bad since
 };
 
 circuit_breaker_options random_options(std::mt19937& random) {
@@ -1351,13 +1451,6 @@ TEST_CASE("a circuit agrees with a naive one over 200000 random operations", "[c
         const std::size_t which = random() % calls.size();
         const auto call = calls[which];
         calls.erase(calls.begin() + static_cast<std::ptrdiff_t>(which));
-        // In a time window a call that outlasts the window is late; the naive one need not know that.
-        const auto slice_of = [&](time_point at) {
-          return at.time_since_epoch() / (options.window / static_cast<std::int64_t>(options.buckets));
-        };
-        if (options.window_calls == 0 &&
-            slice_of(call.started) + static_cast<std::int64_t>(options.buckets) <= slice_of(c.now))
-          continue;
         const auto share = random() % 100;
         const unsigned failing = static_cast<unsigned>(i) / 200 % 3 * 30 + 5;  // good times and bad times
         const auto result = share < failing        ? bad

@@ -213,3 +213,68 @@ TEST_CASE("cancelling at any step leaks nothing from any policy", "[pipeline]") 
   });
   CHECK(steps >= 10);
 }
+
+namespace {
+
+/// Asks for another attempt after a rest, and counts what it holds.
+struct holding_policy final : runnable_policy<holding_policy> {
+  static constexpr bool may_repeat = true;
+  int held = 0;
+  admission admit(call&, policy_slot&) noexcept override {
+    ++held;
+    return admission::go;
+  }
+  verdict settle(call& c, policy_slot&, const outcome_view& outcome) noexcept override {
+    if (!outcome.has_value() && !outcome.why().is_cancellation()) return c.again(10s);
+    --held;
+    return verdict::deliver;
+  }
+  void abandon(policy_slot&) noexcept override { --held; }
+  [[nodiscard]] std::string describe() const override { return "holding"; }
+};
+
+}  // namespace
+
+ASYNC_TEST("a policy that asked for another attempt is settled when the rest is cancelled", "[pipeline]") {
+  holding_policy policy;
+  failure why;
+  const auto fails = [] { throw std::runtime_error("no"); };
+  const auto body = [&]() -> awaitable<void> { why = (co_await policy.try_run(fails)).why(); };
+  const auto executor = co_await net::this_coro::executor;
+  const auto job = spawn(executor, body);
+  co_await sleep_for(1s);
+  CHECK(policy.held == 1);
+  job.cancel();
+  co_await sleep_for(1ms);
+  CHECK(policy.held == 0);
+  CHECK(why.is_cancellation());
+}
+
+TEST_CASE("a policy that asked for another attempt is abandoned with a call destroyed while it rests", "[pipeline]") {
+  holding_policy policy;
+  {
+    net::io_context context(1);
+    virtual_time time(context);
+    const auto fails = [] { throw std::runtime_error("no"); };
+    const auto body = [&]() -> awaitable<void> { (void)co_await policy.try_run(fails); };
+    spawn(context, body);
+    time.run_for(1s);
+    CHECK(policy.held == 1);
+  }
+  CHECK(policy.held == 0);
+}
+
+ASYNC_TEST("a fallback for another type is not used, and not counted", "[pipeline]") {
+  const auto fails = []() -> int { throw std::runtime_error("no"); };
+  fallback other([] { return std::string("text"); });
+  const auto plain = co_await other.try_run(fails);
+  CHECK_FALSE(plain.has_value());
+  CHECK(other.used() == 0);
+  circuit_breaker breaker("breaker", {.minimum_calls = 1, .window_calls = 1});
+  breaker.fallback([] { return std::string("text"); });
+  const auto failed = co_await breaker.try_fire(fails);
+  const auto refused = co_await breaker.try_fire(fails);
+  CHECK(failed.why().message() == "no");
+  CHECK(refused.why().is_refusal(errc::circuit_open));
+  CHECK(breaker.stats().fallbacks == 0);
+}

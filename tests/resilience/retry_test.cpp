@@ -167,3 +167,22 @@ TEST_CASE("bad options of a retry are all named", "[retry]") {
     CHECK(text.find("retry.backoff.cap") != std::string::npos);
   }
 }
+
+ASYNC_TEST("a cancelled call is never tried again, whatever a rule says", "[retry]") {
+  auto policy = retry({.max_attempts = retry_forever, .backoff = exact(backoff_kind::constant, 0ns, 0ns)})
+                    .when([](const outcome_view& o) { return !o.has_value(); });
+  int begun = 0;
+  failure why;
+  const auto task = [&]() -> awaitable<void> {
+    ++begun;
+    co_await sleep_for(1h);
+  };
+  const auto body = [&]() -> awaitable<void> { why = (co_await policy.try_run(task)).why(); };
+  const auto executor = co_await net::this_coro::executor;
+  const auto job = spawn(executor, body);
+  co_await sleep_for(1ms);
+  job.cancel();
+  co_await sleep_for(1ms);
+  CHECK(why.is_cancellation());
+  CHECK(begun == 1);
+}

@@ -55,20 +55,24 @@ template <class Event> class event_channel {
     auto next = std::make_shared<entries>(shared->listeners ? *shared->listeners : entries());
     next->push_back({id, std::make_shared<const listener>(std::move(listen))});
     shared->listeners = std::move(next);
-    listening_.store(true, std::memory_order_release);
+    shared->listening.store(true, std::memory_order_relaxed);
+    ever_.store(shared.get(), std::memory_order_release);
     return subscription([weak = std::weak_ptr(shared), id] {
       if (const auto alive = weak.lock()) alive->remove(id);
     });
   }
 
-  [[nodiscard]] bool has_listeners() const noexcept { return listening_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool has_listeners() const noexcept {
+    const hub* shared = ever_.load(std::memory_order_acquire);
+    return shared != nullptr && shared->listening.load(std::memory_order_relaxed);
+  }
 
   /// Queues an event. May be called under the component's own lock, so that the order is that of its transitions;
   /// `drain` must follow without the lock.
   void enqueue(Event event) {
     if (!has_listeners()) return;
     const std::lock_guard lock(hub_->mutex);
-    hub_->queue.push_back(std::move(event));
+    if (!hub_->listeners->empty()) hub_->queue.push_back(std::move(event));
   }
   /// Delivers what is queued, unless another thread (or an outer frame of this one) is doing so.
   void drain() {
@@ -82,7 +86,8 @@ template <class Event> class event_channel {
 
   /// How often a listener threw.
   [[nodiscard]] std::uint64_t failed_deliveries() const noexcept {
-    return has_listeners() ? hub_->failures.load(std::memory_order_relaxed) : 0;
+    const hub* shared = ever_.load(std::memory_order_acquire);
+    return shared != nullptr ? shared->failures.load(std::memory_order_relaxed) : 0;
   }
 
  private:
@@ -98,14 +103,19 @@ template <class Event> class event_channel {
     std::deque<Event> queue;
     std::uint64_t last_id = 0;
     bool draining = false;
+    std::atomic<bool> listening{false};  // there are listeners
     std::atomic<std::uint64_t> failures{0};
 
     void remove(std::uint64_t id) {
       std::shared_ptr<const entries> before;  // destroyed without the lock, like what the listener owns
+      std::deque<Event> unheard;
       const std::lock_guard lock(mutex);
       auto next = std::make_shared<entries>(*listeners);
       std::erase_if(*next, [id](const entry& e) { return e.id == id; });
       before = std::exchange(listeners, std::move(next));
+      if (!listeners->empty()) return;
+      listening.store(false, std::memory_order_relaxed);
+      unheard.swap(queue);
     }
     void drain() {
       std::unique_lock lock(mutex);
@@ -141,8 +151,8 @@ template <class Event> class event_channel {
     return hub_;
   }
 
-  std::shared_ptr<hub> hub_;  // written once, before listening_ says so
-  std::atomic<bool> listening_{false};
+  std::shared_ptr<hub> hub_;         // written once, before ever_ says so
+  std::atomic<hub*> ever_{nullptr};  // set by the first subscription
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -172,6 +172,8 @@ class outcome_view {
 
   [[nodiscard]] bool has_value() const noexcept { return !*why_; }
   [[nodiscard]] const failure& why() const noexcept { return *why_; }
+  /// Of the value that there is, or would be.
+  [[nodiscard]] const std::type_info& type() const noexcept { return *type_; }
   /// The value if there is one and it is exactly a T.
   template <class T> [[nodiscard]] const T* get_if() const noexcept {
     return value_ && *type_ == typeid(T) ? static_cast<const T*>(value_) : nullptr;

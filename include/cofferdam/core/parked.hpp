@@ -23,10 +23,12 @@ class parked : public counted, private timer_entry {
  public:
   /// Resumes the coroutine by a posted handler. False when it was resumed (or destroyed) before. Any thread.
   bool wake(wake_reason reason) noexcept;
+  /// Once; nothing to do for a coroutine that was woken before.
+  /// @param executor  the coroutine's: our own goes with it when it is resumed.
+  void schedule(time_point until, const net::any_io_executor& executor);
 
  protected:
   explicit parked(net::any_io_executor executor) noexcept;
-  void schedule(time_point until);
 
  private:
   class resumption;
@@ -34,6 +36,7 @@ class parked : public counted, private timer_entry {
   virtual void call_handler(wake_reason reason) = 0;
   virtual void drop_handler() noexcept = 0;
   bool claim() noexcept { return !claimed_.exchange(true, std::memory_order_acq_rel); }
+  [[nodiscard]] bool is_claimed() const noexcept { return claimed_.load(std::memory_order_acquire); }
   void post_resumption() noexcept;
   void drop() noexcept;
 
@@ -48,13 +51,12 @@ template <class Handler> class parked_with final : public parked {
  public:
   explicit parked_with(Handler handler) : parked(net::get_associated_executor(handler)), handler_(std::move(handler)) {}
 
-  void start(time_point until) {
+  void heed_cancellation() {
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
       slot.assign([self = reference<parked_with>::share(*this)](net::cancellation_type type) {
         if (type != net::cancellation_type::none) self->wake(wake_reason::cancelled);
       });
     }
-    schedule(until);
   }
 
  private:
@@ -70,10 +72,13 @@ template <class Handler> class parked_with final : public parked {
 
 template <class Enlist> struct initiate_park {
   template <class Handler> void operator()(Handler handler, time_point until, Enlist enlist) const {
+    const net::any_io_executor executor = net::get_associated_executor(handler);
     auto* object = new parked_with<Handler>(std::move(handler));
     const parked_reference self(object);
-    object->start(until);
+    object->heed_cancellation();
+    // The timer comes last: on a thread pool it may resume the coroutine, and end the frame, before we return.
     enlist(self);
+    self->schedule(until, executor);
   }
 };
 

@@ -99,15 +99,16 @@ class timer_service final : public net::execution_context::service {
  private:
   void shutdown() noexcept override;
   void arm_locked(std::uint64_t at, const net::any_io_executor& executor);
-  void on_tick();
+  void on_tick(std::uint64_t arming);
   void disarm_if_idle();
   void release_work_locked() noexcept;
   void reclaim_work_locked() noexcept;
 
   mutable std::mutex mutex_;
   timer_wheel wheel_;
-  std::size_t finite_ = 0;  // entries that are due at some time
-  std::uint64_t armed_ = ~std::uint64_t{0};
+  std::size_t finite_ = 0;                   // entries that are due at some time
+  std::uint64_t armed_ = ~std::uint64_t{0};  // when the driver's wait ends; the maximum when it does not wait
+  std::uint64_t arming_ = 0;                 // how often it was armed
   std::optional<net::steady_timer> driver_;
   std::optional<net::io_context::executor_type> driver_context_;  // set where the driver runs on an io_context
   bool disarm_posted_ = false, work_released_ = false;

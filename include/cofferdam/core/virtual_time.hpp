@@ -11,6 +11,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
@@ -53,15 +55,15 @@ class virtual_time {
     requires task_with<F, Args...>
   task_value_t<F, Args...> run(F&& task, Args&&... args) {
     using value = task_value_t<F, Args...>;
-    ending<value> end;
+    const auto result = std::make_shared<std::optional<outcome<value>>>();  // a deadlocked task outlives this call
     net::co_spawn(context_,
-                  supervise<value, std::decay_t<F>, std::decay_t<Args>...>(&end, std::forward<F>(task),
+                  supervise<value, std::decay_t<F>, std::decay_t<Args>...>(result, std::forward<F>(task),
                                                                            std::forward<Args>(args)...),
                   net::detached);
-    for (run_ready(); !end.result; run_ready()) {
+    for (run_ready(); !*result; run_ready()) {
       if (!jump(never)) throw deadlock_error("the task waits and nothing will ever happen");
     }
-    return std::move(*end.result).value();
+    return std::move(**result).value();
   }
 
   /// A hash over every jump, the number of handlers run at each, and everything recorded: equal for equal runs.
@@ -70,14 +72,11 @@ class virtual_time {
   void record(std::string_view observation) noexcept;
 
  private:
-  template <class T> struct ending {
-    std::optional<outcome<T>> result;
-  };
-
-  template <class T, class F, class... Args> static awaitable<void> supervise(ending<T>* end, F task, Args... args) {
-    auto result =
+  template <class T, class F, class... Args>
+  static awaitable<void> supervise(std::shared_ptr<std::optional<outcome<T>>> result, F task, Args... args) {
+    auto ended =
         co_await detail::run_child<T, detail::reporting>(detail::child_options(), std::move(task), std::move(args)...);
-    end->result.emplace(std::move(result));
+    result->emplace(std::move(ended));
   }
 
   void run_ready();

@@ -47,6 +47,21 @@ struct bulkhead_stats {
   std::uint64_t rejected = 0, queue_timeouts = 0, cleared = 0;
 };
 
+namespace detail {
+
+/// Shared by the parallel workers of one `map`, all on one strand.
+template <class T, class F, class Result> struct map_run {
+  map_run(std::vector<T> all, F f) : items(std::move(all)), function(std::move(f)), results(items.size()) {}
+
+  std::vector<T> items;
+  F function;
+  std::vector<std::optional<Result>> results;
+  std::size_t next = 0;
+  std::exception_ptr error;
+};
+
+}  // namespace detail
+
 /// A permit is held from admission until the task really ended, and returns exactly once: on success, error,
 /// cancellation, also while queued, and when the call is destroyed. A free permit never passes a waiting call by.
 ///
@@ -67,7 +82,8 @@ class bulkhead final : public runnable_policy<bulkhead> {
   bulkhead& operator=(const bulkhead&) = delete;
 
   /// Runs `function(item)` for every item, as many at once as there are permits, and yields the results in the order of
-  /// the items. At most `max_concurrent` items are drawn ahead.
+  /// the items. At most `max_concurrent` items are drawn ahead; those wait for their permits as long as it takes,
+  /// whatever `max_queue`, `max_wait` and `target_delay` say, and `clear_queue` reaches them.
   /// Errors:       after the first error nothing more is drawn; it is thrown once everything started has ended.
   /// Cancellation: reaches all that is running.
   template <class T, class F, class Result = run_value_t<F, T>>
@@ -95,7 +111,27 @@ class bulkhead final : public runnable_policy<bulkhead> {
 
  private:
   struct waiter;
+  /// The bulkhead as an item of `map` sees it.
+  class for_items final : public runnable_policy<for_items> {
+   public:
+    explicit for_items(bulkhead& permits) noexcept : permits_(permits) {}
+    [[nodiscard]] admission admit(call&, policy_slot&) noexcept override {
+      return permits_.try_take() ? admission::go : admission::wait;
+    }
+    [[nodiscard]] awaitable<admission> wait(call& c, policy_slot&) override { return permits_.queue(c, true); }
+    [[nodiscard]] verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept override {
+      return permits_.settle(c, slot, outcome);
+    }
+    void abandon(policy_slot& slot) noexcept override { permits_.abandon(slot); }
+    [[nodiscard]] std::string describe() const override { return permits_.describe(); }
 
+   private:
+    bulkhead& permits_;
+  };
+
+  template <class T, class F, class Result>
+  static awaitable<void> map_worker(for_items permits, detail::map_run<T, F, Result>& run);
+  [[nodiscard]] awaitable<admission> queue(call& c, bool patient);
   [[nodiscard]] bool try_take() noexcept;
   void give_back() noexcept;
   void give_back_locked() noexcept;
@@ -118,21 +154,9 @@ class bulkhead final : public runnable_policy<bulkhead> {
   std::atomic<std::uint64_t> rejected_{0}, queue_timeouts_{0}, cleared_{0};
 };
 
-namespace detail {
-
-/// Shared by the parallel workers of one `map`, all on one strand.
-template <class T, class F, class Result> struct map_run {
-  map_run(std::vector<T> all, F f) : items(std::move(all)), function(std::move(f)), results(items.size()) {}
-
-  std::vector<T> items;
-  F function;
-  std::vector<std::optional<Result>> results;
-  std::size_t next = 0;
-  std::exception_ptr error;
-};
-
 /// Takes item after item until there is none, or one has failed.
-template <class T, class F, class Result> awaitable<void> map_worker(bulkhead& permits, map_run<T, F, Result>& run) {
+template <class T, class F, class Result>
+awaitable<void> bulkhead::map_worker(for_items permits, detail::map_run<T, F, Result>& run) {
   while (!run.error && run.next < run.items.size()) {
     const std::size_t index = run.next++;
     try {
@@ -143,8 +167,6 @@ template <class T, class F, class Result> awaitable<void> map_worker(bulkhead& p
   }
 }
 
-}  // namespace detail
-
 template <class T, class F, class Result>
 awaitable<std::vector<Result>> bulkhead::map(std::vector<T> items, F function) {
   const auto executor = co_await net::this_coro::executor;
@@ -154,7 +176,7 @@ awaitable<std::vector<Result>> bulkhead::map(std::vector<T> items, F function) {
   detail::map_run<T, F, Result> run(std::move(items), std::move(function));
   if (!run.items.empty()) {
     const std::size_t workers = std::min(limit(), run.items.size());
-    co_await detail::run_workers(workers, [&] { return detail::map_worker<T, F, Result>(*this, run); });
+    co_await detail::run_workers(workers, [&] { return map_worker<T, F, Result>(for_items(*this), run); });
   }
   if (run.error) std::rethrow_exception(run.error);
   std::vector<Result> values;

@@ -26,13 +26,13 @@ enum class circuit_mode : std::uint8_t {
 enum class abandoned_policy : std::uint8_t {
   ignore,      ///< a call that was cancelled says nothing about health
   as_failure,  ///< it counts as a failure
-  by_share,    ///< as failures once their share of all calls of the window reaches `abandoned_ratio`
+  by_share,    ///< all of them as failures while their share of the window (or of the probes) reaches `abandoned_ratio`
 };
 
 struct circuit_breaker_options {
   double failure_ratio = 0.5;                  // opens when at least this share failed; in (0, 1]
-  duration slow_call_duration{};               // longer calls are slow; 0 = off
-  double slow_call_ratio = 1.0;                // opens when at least this share is slow; in (0, 1]
+  duration slow_call_duration{};               // longer calls are slow; 0 = off; less than `window`
+  double slow_call_ratio = 1.0;                // opens when at least this share is slow, of probes too; in (0, 1]
   std::size_t minimum_calls = 20;              // no judgement on fewer finished calls; >= 1
   std::size_t consecutive_failures = 0;        // > 0: opens after so many in a row, too, whatever the ratio
   duration warm_up{};                          // from the first call on: counts, but does not open
@@ -49,7 +49,7 @@ struct circuit_breaker_options {
   double abandoned_ratio = 1.0;  // of by_share, in (0, 1]
   circuit_mode mode = circuit_mode::normal;
   bool record_latency = false;        // percentiles in stats(); implied by slow_call_duration
-  bool keep_window_on_close = false;  // a closed circuit remembers failures from before the break
+  bool keep_window_on_close = false;  // a closed circuit remembers failures from before the break; the next one counts
   friend bool operator==(const circuit_breaker_options&, const circuit_breaker_options&) = default;
 };
 

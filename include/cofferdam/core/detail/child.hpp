@@ -55,12 +55,14 @@ class child_base : public counted, private timer_entry {
   void deliver();
   void on_deadline();
   void on_done();
+  void stop(failure why);
+  [[nodiscard]] failure expiry() const;
 
   net::any_io_executor home_;
   net::any_io_executor caller_;  // set when the caller is elsewhere; tracks work there
   timer_service& timers_;
-  time_point limit_ = never;  // when our own timer fires
-  time_point inherited_ = never;
+  time_point limit_ = never;      // our own
+  time_point inherited_ = never;  // of the caller's executor
   shared_name name_;
   net::cancellation_signal signal_;
   on_timeout mode_;

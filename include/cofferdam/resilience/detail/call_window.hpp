@@ -13,23 +13,23 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 struct window_counts {
-  std::uint64_t calls = 0, failures = 0, slow = 0;
+  std::uint64_t calls = 0, failures = 0, slow = 0, abandoned = 0;  // `calls` is all of them
 };
 
 /// The outcomes of exactly the last N calls. No synchronisation of its own.
 class count_window {
  public:
   void resize(std::size_t calls) { ring_.assign(calls, 0); }
-  void add(bool failed, bool slow) noexcept;
+  void add(bool failed, bool slow, bool abandoned = false) noexcept;
   void clear() noexcept;
   [[nodiscard]] const window_counts& counts() const noexcept { return counts_; }
   /// Full of good calls: another one changes nothing.
   [[nodiscard]] bool is_clean() const noexcept {
-    return counts_.calls == ring_.size() && counts_.failures == 0 && counts_.slow == 0;
+    return counts_.calls == ring_.size() && counts_.failures == 0 && counts_.slow == 0 && counts_.abandoned == 0;
   }
 
  private:
-  static constexpr std::uint8_t failed_bit = 1, slow_bit = 2;
+  static constexpr std::uint8_t failed_bit = 1, slow_bit = 2, abandoned_bit = 4;
   std::vector<std::uint8_t> ring_;
   std::size_t next_ = 0;
   window_counts counts_;
@@ -41,6 +41,7 @@ class time_window {
  public:
   time_window(std::size_t buckets, duration width, bool with_slow);
 
+  [[nodiscard]] std::int64_t buckets() const noexcept { return static_cast<std::int64_t>(buckets_); }
   /// `at / width`, without the cost of a 64-bit division: estimated in floating point, corrected to be exact.
   [[nodiscard]] std::int64_t slice_of(time_point at) const noexcept {
     const std::int64_t time = at.time_since_epoch().count();

@@ -124,6 +124,8 @@ class circuit_core {
   struct working_memory {
     using counter = std::atomic<std::uint64_t>;
     explicit working_memory(const circuit_breaker_options& options);
+    /// Of the time windows, abandoned calls included.
+    [[nodiscard]] window_counts sum(unsigned generation, std::int64_t slice) const noexcept;
 
     std::optional<time_window> by_time;
     std::optional<count_window> by_count;  // guarded by the mutex
@@ -133,10 +135,7 @@ class circuit_core {
     counter in_a_row{0};        // failures; counted only if somebody wants to know
     std::atomic<std::int64_t> warm_until{INT64_MIN};
     counter failed{0}, slow{0}, ignored{0}, abandoned{0}, rejected{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
-    // For abandoned_policy::by_share: the abandoned calls of the window, those counted as failures marked; or the last
-    // calls with the abandoned ones among them, marked (guarded by the mutex).
-    std::optional<time_window> abandoned_by_time;
-    std::optional<count_window> all_by_count;
+    std::optional<time_window> abandoned_by_time;  // for abandoned_policy::by_share
   };
 
   [[nodiscard]] std::uint64_t epoch_of(std::uint64_t word) const noexcept { return word >> epoch_shift; }
@@ -149,23 +148,31 @@ class circuit_core {
   [[nodiscard]] bool counts_calls() const noexcept { return options_.window_calls > 0; }
   [[nodiscard]] std::size_t effective_minimum() const noexcept;
   [[nodiscard]] window_counts window_at(std::uint64_t word, time_point now) const noexcept;
+  /// Decides whether abandoned calls are failures, or none at all.
+  [[nodiscard]] window_counts weigh(window_counts seen) const noexcept;
+  [[nodiscard]] bool has_abandoned_share(std::uint64_t abandoned, std::uint64_t calls) const noexcept;
+  /// Of weighed counts.
   [[nodiscard]] circuit_cause judge(const window_counts& counts) const noexcept;
+  [[nodiscard]] circuit_cause judge_probes_locked() const noexcept;
   [[nodiscard]] duration next_break_locked(time_point now, const window_counts& counts, std::exception_ptr failure,
                                            std::unique_lock<std::mutex>& lock);
+  /// How a result goes into the window.
+  struct mark {
+    bool failed, slow, abandoned;
+    [[nodiscard]] bool is_bad() const noexcept { return failed || slow || abandoned; }
+  };
+  static void count(working_memory& memory, outcome_class result, bool slow) noexcept;
+  [[nodiscard]] bool is_spared() const noexcept { return spared_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
                                   bool slow) noexcept;
-  [[nodiscard]] bool counts_as_failure(working_memory& memory, const circuit_permit& permit, outcome_class result,
-                                       time_point ended) noexcept;
   /// Null when there is no memory to be had; the result then goes uncounted, which beats failing a call that succeeded.
   working_memory* ensure_memory() noexcept;
   void tally(working_memory::counter working_memory::* counter) noexcept;
-  [[nodiscard]] bool has_abandoned_share(working_memory& memory, const circuit_permit& permit,
-                                         time_point ended) noexcept;
   /// True when there are too many failures in a row.
-  bool count_in_a_row(working_memory& memory, bool failed) noexcept;
+  bool count_in_a_row(working_memory& memory, const mark& how) noexcept;
   [[nodiscard]] bool has_too_many_in_a_row(const working_memory& memory) const noexcept;
-  [[nodiscard]] bool judge_by_time(working_memory& memory, const circuit_permit& permit, bool is_bad,
-                                   time_point ended) noexcept;
+  [[nodiscard]] bool judge_by_time(const working_memory& memory, unsigned generation, std::int64_t slice,
+                                   const mark& how, time_point ended) noexcept;
   void record_latency(working_memory& memory, duration latency, time_point ended) noexcept;
   void record_latency_locked(working_memory& memory, duration latency, time_point ended) noexcept;
   void transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window);
@@ -175,7 +182,6 @@ class circuit_core {
                        time_point now, const window_counts& counts = {}) noexcept;
   void note_late(working_memory& memory) noexcept;
   void forget_probes_locked() noexcept;
-  [[nodiscard]] std::size_t probe_failures_to_open() const noexcept;
   [[nodiscard]] duration probe_deadline() const noexcept;
 
   // Read by every call, written by transitions.
@@ -185,6 +191,7 @@ class circuit_core {
   std::atomic<bool> clean_{false};                      // count window: full of good calls
   // Time window: the newest slice with a failed or slow call in it. While there is one, a success may trip.
   std::atomic<std::int64_t> newest_bad_slice_{nothing_bad};
+  std::atomic<bool> spared_{false};  // closed with its old window, and nothing bad since: good calls do not trip it
   bool wants_start_, wants_end_;
   event_channel<circuit_event> events_;
 
@@ -197,7 +204,10 @@ class circuit_core {
   circuit_mode mode_;
   bool break_starts_later_ = false;  // opened by hand: the break starts at the next call, which knows the time
   bool would_open_announced_ = false;
-  std::uint32_t consecutive_opens_ = 0, next_probe_ = 1, probe_successes_ = 0, probe_failures_ = 0;
+  std::uint32_t consecutive_opens_ = 0, next_probe_ = 1;
+  struct {
+    std::size_t successes = 0, failures = 0, slow = 0, abandoned = 0;  // a slow one is one of the first two as well
+  } probed_;
   time_point opened_at_{}, newest_{};
   duration break_duration_{};
 };

@@ -198,7 +198,7 @@ template <class Report, class Stages, class Work, class Info> class walk {
   step advance(step ended) {
     bool down = ended == step::begin;
     if (ended == step::wait && waited_for_ == admission::go) down = true, ++admitted_.top;
-    if (ended == step::rest && !call_.why()) down = true, ++admitted_.top;
+    if (ended == step::rest && !call_.why()) down = true;
     if (!down) call_.forget_time();
     for (;; down = true) {
       if (down) {
@@ -226,8 +226,8 @@ template <class Report, class Stages, class Work, class Info> class walk {
         case verdict::again:
           box_ = {};
           (void)call_.take_failure();
+          ++admitted_.top;  // whoever asked for another attempt is still admitted, also while it rests
           if (call_.delay() > duration::zero()) return step::rest;
-          ++admitted_.top;  // whoever asked for another attempt is still admitted
       }
     }
   }
