@@ -1,5 +1,10 @@
+#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/units.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
@@ -12,16 +17,82 @@ struct ticket {
 
 }  // namespace
 
-circuit_breaker::circuit_breaker(std::string name, const circuit_breaker_options& options)
-    : core_(std::make_shared<const std::string>(std::move(name)), options) {}
+// ------------------------------------------------------------------------------------------------------- isolation
 
-circuit_breaker::~circuit_breaker() = default;
+/// Shared by the switch, its holds and its breakers. The lock is taken before that of a core, and no listener is called
+/// under it: the cores deliver with their next call.
+struct isolation_switch::state {
+  std::mutex mutex;
+  std::size_t holds = 0;
+  std::vector<detail::circuit_core*> cores;
+
+  void join(detail::circuit_core& core) {
+    const std::lock_guard lock(mutex);
+    cores.push_back(&core);
+    if (holds > 0) core.hold_isolated();
+  }
+  void leave(detail::circuit_core& core) noexcept {
+    const std::lock_guard lock(mutex);
+    std::erase(cores, &core);
+  }
+  void hold() {
+    const std::lock_guard lock(mutex);
+    if (holds++ > 0) return;
+    for (auto* core : cores) core->hold_isolated();
+  }
+  void release() noexcept {
+    const std::lock_guard lock(mutex);
+    if (--holds > 0) return;
+    for (auto* core : cores) core->release_isolated();
+  }
+};
+
+isolation_switch::isolation_switch() : state_(std::make_shared<state>()) {}
+isolation_switch::~isolation_switch() = default;
+
+isolation_switch::hold isolation_switch::isolate() {
+  state_->hold();
+  return hold(state_);
+}
+bool isolation_switch::is_on() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->holds > 0;
+}
+
+isolation_switch::hold& isolation_switch::hold::operator=(hold&& other) noexcept {
+  const hold ended(std::move(*this));
+  held_ = std::move(other.held_);
+  return *this;
+}
+isolation_switch::hold::~hold() {
+  if (held_) held_->release();
+}
+
+// ------------------------------------------------------------------------------------------------ circuit_breaker
+
+/// What few breakers need.
+struct circuit_breaker::extras {
+  std::mutex mutex;
+  std::vector<detail::parked_reference> waiting;  // for a probe's place, or the verdict
+  std::atomic<std::uint64_t> told{0};             // the change of which those who waited have been told
+  std::vector<std::shared_ptr<isolation_switch::state>> switches;
+};
+
+circuit_breaker::circuit_breaker(std::string name, const circuit_breaker_options& options)
+    : core_(std::make_shared<const std::string>(std::move(name)), options) {
+  if (lets_wait()) extras_ = std::make_unique<extras>();
+}
+
+circuit_breaker::~circuit_breaker() {
+  if (!extras_) return;
+  for (const auto& together : extras_->switches) together->leave(core_);
+}
 
 admission circuit_breaker::admit(call& c, policy_slot& slot) noexcept {
   auto& permit = slot.emplace<ticket>().permit;
   if (core_.events().has_listeners()) [[unlikely]]
     publish(circuit_event_kind::fire, c);
-  if (!core_.try_admit(permit)) [[unlikely]]
+  if (core_.watches_flight() || !core_.try_admit(permit)) [[unlikely]]
     return admit_slowly(c, slot);
   if (core_.wants_start()) permit.started = core_.wants_end() ? c.now() : c.coarse_now();
   return admission::go;
@@ -32,17 +103,74 @@ admission circuit_breaker::admit_slowly(call& c, policy_slot& slot) noexcept {
   try {
     // Most refusals happen far from the end of the break, where the cheap clock is good enough.
     const time_point coarse = c.coarse_now();
-    auto why = core_.admit(mine.permit, core_.surely_open(coarse) ? coarse : c.now());
-    core_.drain_events();
+    const bool surely_open = core_.surely_open(coarse);
+    auto why = core_.admit(mine.permit, surely_open ? coarse : c.now(), !lets_wait() || surely_open);
+    tell();
     if (!why) return admission::go;
-    publish(circuit_event_kind::reject, c);
-    c.refuse(std::move(why));
+    if (!lets_wait() || surely_open) return refuse(c, slot, std::move(why));
+    return admission::wait;
   } catch (...) {
-    c.refuse(failure::current());
+    return refuse(c, slot, failure::current());
   }
+}
+
+admission circuit_breaker::refuse(call& c, policy_slot& slot, failure&& why) noexcept {
+  publish(circuit_event_kind::reject, c);
+  c.refuse(std::move(why));
   if (substitutions_.empty()) return admission::reject;
-  mine.refused = true;
+  slot.get<ticket>().refused = true;
   return admission::substitute;
+}
+
+awaitable<admission> circuit_breaker::wait(call& c, policy_slot& slot) {
+  auto& permit = slot.get<ticket>().permit;
+  const time_point until = saturating_add(c.now(), core_.options().probe_wait);
+  for (;;) {
+    const std::uint64_t seen = core_.changes();
+    const bool last = c.now() >= until;
+    auto why = core_.admit(permit, c.now(), false);
+    const bool may_wait = core_.state() == circuit_state::half_open && why.is_refusal(errc::circuit_open);
+    if (why && (last || !may_wait)) why = core_.admit(permit, c.now());  // counted, should it still be refused
+    tell();
+    if (!why) co_return admission::go;
+    if (last || !may_wait) co_return refuse(c, slot, std::move(why));
+
+    detail::parked_reference parked;
+    const auto enlist = [&](const detail::parked_reference& self) {
+      const std::lock_guard lock(extras_->mutex);
+      if (core_.changes() != seen) {  // in the meantime, and nobody saw us wait
+        self->wake(wake_reason::woken);
+        return;
+      }
+      extras_->waiting.push_back(self);
+      parked = self;
+    };
+    // A probe that hangs gives up its place by time alone.
+    const auto next_place = why.retry_after().value_or(duration::max());
+    const wake_reason reason = co_await park(std::min(until, saturating_add(c.now(), next_place)), enlist);
+    if (reason != wake_reason::woken) {
+      const std::lock_guard lock(extras_->mutex);
+      std::erase_if(extras_->waiting, [&](const auto& other) { return &*other == &*parked; });
+    }
+    if (reason == wake_reason::cancelled) co_return c.refuse(failure::cancelled());
+    c.forget_time();
+  }
+}
+
+void circuit_breaker::tell() noexcept {
+  core_.drain_events();
+  wake_waiting();
+}
+
+void circuit_breaker::wake_waiting() noexcept {
+  if (!lets_wait() || extras_->told.load(std::memory_order_relaxed) == core_.changes()) return;
+  std::vector<detail::parked_reference> told;
+  {
+    const std::lock_guard lock(extras_->mutex);
+    extras_->told.store(core_.changes(), std::memory_order_relaxed);
+    told.swap(extras_->waiting);
+  }
+  for (const auto& waiting : told) waiting->wake(wake_reason::woken);
 }
 
 verdict circuit_breaker::settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept {
@@ -79,7 +207,7 @@ verdict circuit_breaker::settle_slowly(call& c, const detail::circuit_permit& pe
       core_.evaluate(permit, c.now(), nullptr);  // no memory for the cause; the verdict stands
     }
   }
-  core_.drain_events();
+  tell();
   if (result == outcome_class::success) publish(circuit_event_kind::success, c, latency);
   if (!failed || outcome.has_value() || substitution(outcome.type()) == nullptr) return verdict::deliver;
   use_fallback(c);
@@ -95,6 +223,7 @@ void circuit_breaker::abandon(policy_slot& slot) noexcept {
   const auto& mine = slot.get<ticket>();
   if (mine.refused) return;
   core_.abandon(mine.permit);
+  wake_waiting();
 }
 
 void circuit_breaker::publish(circuit_event_kind kind, call& c, duration latency) noexcept {
@@ -131,31 +260,43 @@ circuit_breaker& circuit_breaker::break_duration(std::function<duration(const br
   return *this;
 }
 
+circuit_breaker& circuit_breaker::isolated_by(isolation_switch& together) {
+  if (!extras_) extras_ = std::make_unique<extras>();
+  extras_->switches.push_back(together.state_);
+  together.state_->join(core_);
+  return *this;
+}
+
 void circuit_breaker::open() {
   core_.open();
-  core_.drain_events();
+  tell();
 }
 void circuit_breaker::close() {
   core_.close();
-  core_.drain_events();
+  tell();
 }
 void circuit_breaker::reset() {
   core_.reset();
-  core_.drain_events();
+  tell();
 }
 void circuit_breaker::set_mode(circuit_mode mode) {
   core_.set_mode(mode);
-  core_.drain_events();
+  tell();
+}
+void circuit_breaker::end_break() {
+  core_.end_break();
+  tell();
 }
 void circuit_breaker::import_state(const circuit_snapshot& snapshot) {
   core_.restore(snapshot);
-  core_.drain_events();
+  tell();
 }
 
 bool circuit_breaker::is_idle(time_point now) const noexcept {
   try {
     const auto s = core_.stats(now);
-    return s.state == circuit_state::closed && s.mode == core_.options().mode && s.failures == 0 && s.slow == 0;
+    return s.state == circuit_state::closed && s.mode == core_.options().mode && !s.ramping && s.failures == 0 &&
+           s.slow == 0;
   } catch (...) {
     return false;
   }
@@ -170,7 +311,9 @@ std::string circuit_breaker::describe() const {
   }
   text +=
       o.window_calls > 0 ? " of the last " + std::to_string(o.window_calls) + " calls" : " in " + to_string(o.window);
-  return text + ", breaks for " + to_string(o.break_duration);
+  if (o.failures_in_window > 0) text += " or at " + std::to_string(o.failures_in_window) + " failures";
+  text += ", breaks for " + to_string(o.break_duration);
+  return o.ramp > duration::zero() ? text + " and ramps up in " + to_string(o.ramp) : text;
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

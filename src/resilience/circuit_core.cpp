@@ -27,6 +27,12 @@ std::vector<std::string> validate(const circuit_breaker_options& o) {
   require(o.window_calls > 0 || o.window <= duration::zero() || o.slow_call_duration < o.window,
           "slow_call_duration: must be less than window, which forgets calls that began longer ago");
   require(o.minimum_calls >= 1, "minimum_calls: must be at least 1");
+  require(o.window_calls == 0 || o.failures_in_window <= o.window_calls,
+          "failures_in_window: must not be more than window_calls, which would never hold so many");
+  require(o.slow_in_flight == 0 || o.slow_call_duration > duration::zero(),
+          "slow_in_flight: needs a slow_call_duration");
+  require(o.ramp >= duration::zero(), "ramp: must not be negative; 0 turns it off");
+  require(o.probe_wait >= duration::zero(), "probe_wait: must not be negative; 0 turns it off");
   require(o.warm_up >= duration::zero(), "warm_up: must not be negative; 0 turns it off");
   require(o.window >= duration(static_cast<std::int64_t>(o.buckets)), "window: must be positive");
   require(o.buckets >= 1 && o.buckets <= 100, "buckets: must be between 1 and 100");
@@ -51,6 +57,7 @@ circuit_core::circuit_core(shared_name name, const circuit_breaker_options& opti
       name_(std::move(name)),
       options_((require_valid("circuit_breaker '" + *name_ + "'", validate(options)), options)),
       mode_(options.mode) {
+  if (options_.slow_in_flight > 0) flight_ = std::make_unique<flight_watch>(options_.slow_call_duration);
   publish_word_locked(circuit_state::closed, true, false);
 }
 
@@ -112,6 +119,9 @@ circuit_cause circuit_core::judge_probes_locked() const noexcept {
 }
 
 circuit_cause circuit_core::judge(const window_counts& counts) const noexcept {
+  if (options_.failures_in_window > 0 && counts.failures >= options_.failures_in_window) {
+    return circuit_cause::failure_count;
+  }
   if (counts.calls < effective_minimum()) return circuit_cause::none;
   if (reaches(counts.failures, counts.calls, options_.failure_ratio)) return circuit_cause::failure_rate;
   if (options_.slow_call_duration > duration::zero() && reaches(counts.slow, counts.calls, options_.slow_call_ratio)) {
@@ -200,6 +210,10 @@ void circuit_core::count(working_memory& memory, outcome_class result, bool slow
 
 bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
   if (!permit.recorded) return false;
+  if (permit.watched) {
+    const std::lock_guard lock(mutex_);
+    if (is_current(permit.word)) flight_->leave(permit.started);
+  }
   auto* memory = ensure_memory();
   if (memory == nullptr) return false;
   const duration latency = ended - permit.started;
@@ -313,6 +327,7 @@ bool circuit_core::record_probe(working_memory& memory, const circuit_permit& pe
     ++probed_.successes;
   } else {
     if (abandoned) ++probed_.abandoned;
+    changes_.fetch_add(1, std::memory_order_release);  // its place is free
     return judge_probes_locked() != circuit_cause::none;
   }
   if (slow) ++probed_.slow;
@@ -325,17 +340,21 @@ void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool
   const std::uint64_t old = state_.load(std::memory_order_relaxed);
   std::uint64_t word = (epoch_of(old) + (new_epoch ? 1 : 0)) << epoch_shift | static_cast<std::uint64_t>(state);
   word |= (old & generation_flag) ^ (switch_generation ? generation_flag : 0);
-  if (mode_ == circuit_mode::disabled) word |= disabled_flag;
-  const bool passes = mode_ == circuit_mode::disabled || mode_ == circuit_mode::metrics_only ||
-                      (mode_ == circuit_mode::normal && state == circuit_state::closed);
+  const circuit_mode mode = effective_mode_locked();
+  if (mode == circuit_mode::disabled) word |= disabled_flag;
+  const bool closed = mode == circuit_mode::normal && state == circuit_state::closed;
+  if (closed && ramping_) word |= ramps_flag;
+  const bool passes = mode == circuit_mode::disabled || mode == circuit_mode::metrics_only || (closed && !ramping_);
   if (passes) word |= passes_flag;
+  if (new_epoch && flight_) flight_->clear();
   // A coarse clock lags by 4 ms on common kernels; ten are safe.
   constexpr auto lag = std::chrono::milliseconds(10);
-  const bool certain = state == circuit_state::open && mode_ == circuit_mode::normal && !break_starts_later_;
+  const bool certain = state == circuit_state::open && mode == circuit_mode::normal && !break_starts_later_;
   refuses_until_.store(
       certain ? (saturating_add(opened_at_, break_duration_) - lag).time_since_epoch().count() : INT64_MIN,
       std::memory_order_relaxed);
   state_.store(word, std::memory_order_release);
+  changes_.fetch_add(1, std::memory_order_release);
 }
 
 void circuit_core::announce_locked(circuit_event_kind kind, circuit_state from, circuit_state to, circuit_cause cause,
@@ -386,6 +405,9 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
     }
   }
   spared_.store(to == circuit_state::closed && !clear_window, std::memory_order_relaxed);
+  ramping_ = cause == circuit_cause::probes_succeeded && options_.ramp > duration::zero();
+  ramp_from_ = now;
+  ramp_credit_ = 0.9;  // the first call goes
   publish_word_locked(to, true, clear_window);
   if (to == circuit_state::closed) consecutive_opens_ = 0;
   const auto kind = to == circuit_state::open     ? circuit_event_kind::opened
@@ -399,6 +421,7 @@ void circuit_core::open_locked(circuit_cause cause, time_point now, duration len
   ++consecutive_opens_;
   tally(&working_memory::opens);
   if (auto* memory = memory_.load(std::memory_order_acquire)) memory->in_a_row.store(0, std::memory_order_relaxed);
+  ramping_ = false;
   break_duration_ = length;
   opened_at_ = now;
   newest_ = std::max(newest_, now);
@@ -452,6 +475,9 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
     }
+    if (cause == circuit_cause::none && flight_ && flight_->slow(now) >= options_.slow_in_flight) {
+      cause = circuit_cause::slow_in_flight;
+    }
     if (cause == circuit_cause::none) return;
     if (mode_ == circuit_mode::metrics_only) {
       if (!std::exchange(would_open_announced_, true)) {
@@ -466,11 +492,49 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   open_locked(cause, now, length, counts);
 }
 
-failure circuit_core::admit(circuit_permit& permit, time_point now) {
-  if (try_admit(permit)) {
+bool circuit_core::pass(circuit_permit& permit, time_point now) {
+  if (!try_admit(permit)) return false;
+  permit.started = now;
+  if (flight_ == nullptr || !permit.recorded) return true;
+  std::unique_lock lock(mutex_);
+  if (flight_->slow(now) >= options_.slow_in_flight) {
+    lock.unlock();
+    evaluate(permit, now, nullptr);
+    if (!try_admit(permit)) return false;  // opened; metrics_only just says so
     permit.started = now;
-    return {};
+    lock.lock();
   }
+  permit.watched = is_current(permit.word);
+  if (permit.watched) flight_->enter(now);
+  return true;
+}
+
+/// Lets in a share of all calls that grows with time.
+failure circuit_core::ramp_up_locked(circuit_permit& permit, time_point now, working_memory& memory, bool counts) {
+  constexpr double first_share = 0.1;
+  const double share = std::max(
+      first_share, static_cast<double>((now - ramp_from_).count()) / static_cast<double>(options_.ramp.count()));
+  ramp_credit_ += share;
+  if (ramp_credit_ < 1) return refuse_locked(memory, errc::circuit_open, std::nullopt, counts);
+  ramp_credit_ -= 1;
+  if (share >= 1) {
+    ramping_ = false;
+    publish_word_locked(circuit_state::closed, false, false);
+  }
+  permit = circuit_permit{};
+  permit.word = state_.load(std::memory_order_relaxed);
+  permit.started = now;
+  return {};
+}
+
+failure circuit_core::refuse_locked(working_memory& memory, errc code, std::optional<duration> retry_after,
+                                    bool counts) const {
+  if (counts) memory.rejected.fetch_add(1, std::memory_order_relaxed);
+  return failure::refused(code, name_, retry_after, last_failure_);
+}
+
+failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts) {
+  if (pass(permit, now)) return {};
   auto* memory = ensure_memory();
   if (memory == nullptr) throw std::bad_alloc();
   const std::lock_guard lock(mutex_);
@@ -480,10 +544,10 @@ failure circuit_core::admit(circuit_permit& permit, time_point now) {
     return {};
   }
   const auto refuse = [&](errc code, std::optional<duration> retry_after) {
-    memory->rejected.fetch_add(1, std::memory_order_relaxed);
-    return failure::refused(code, name_, retry_after, last_failure_);
+    return refuse_locked(*memory, code, retry_after, counts);
   };
-  if (mode_ == circuit_mode::isolated) return refuse(errc::circuit_isolated, std::nullopt);
+  if (effective_mode_locked() == circuit_mode::isolated) return refuse(errc::circuit_isolated, std::nullopt);
+  if (state() == circuit_state::closed) return ramp_up_locked(permit, now, *memory, counts);
   if (state() == circuit_state::open) {
     if (std::exchange(break_starts_later_, false)) {
       opened_at_ = now;
@@ -538,8 +602,35 @@ void circuit_core::reset() {
 
 void circuit_core::set_mode(circuit_mode mode) {
   const std::lock_guard lock(mutex_);
-  if (mode_ == mode) return;
+  const circuit_mode before = effective_mode_locked();
   mode_ = mode;
+  change_mode_locked(before);
+}
+
+void circuit_core::hold_isolated() {
+  const std::lock_guard lock(mutex_);
+  const circuit_mode before = effective_mode_locked();
+  ++isolation_holds_;
+  change_mode_locked(before);
+}
+
+void circuit_core::release_isolated() {
+  const std::lock_guard lock(mutex_);
+  const circuit_mode before = effective_mode_locked();
+  --isolation_holds_;
+  change_mode_locked(before);
+}
+
+void circuit_core::end_break() {
+  const std::lock_guard lock(mutex_);
+  if (state() != circuit_state::open) return;
+  break_starts_later_ = true;
+  break_duration_ = duration::zero();
+  publish_word_locked(circuit_state::open, false, false);
+}
+
+void circuit_core::change_mode_locked(circuit_mode before) {
+  if (effective_mode_locked() == before) return;
   would_open_announced_ = false;
   // A new epoch: results of calls admitted under the old mode must not move the new one.
   publish_word_locked(state(), true, false);
@@ -549,7 +640,7 @@ void circuit_core::set_mode(circuit_mode mode) {
 
 circuit_mode circuit_core::mode() const {
   const std::lock_guard lock(mutex_);
-  return mode_;
+  return effective_mode_locked();
 }
 
 void circuit_core::set_break_generator(std::function<duration(const break_context&)> generator) {
@@ -597,7 +688,8 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
   const std::uint64_t word = state_.load(std::memory_order_relaxed);
   const time_point present = now.value_or(newest_);
   s.state = state();
-  s.mode = mode_;
+  s.mode = effective_mode_locked();
+  s.ramping = ramping_;
   s.epoch = epoch_of(word);
   s.consecutive_opens = consecutive_opens_;
   if (s.state == circuit_state::open) {
@@ -671,8 +763,12 @@ std::string_view to_string(circuit_cause cause) noexcept {
       return "failure_rate";
     case circuit_cause::slow_rate:
       return "slow_rate";
+    case circuit_cause::failure_count:
+      return "failure_count";
     case circuit_cause::consecutive_failures:
       return "consecutive_failures";
+    case circuit_cause::slow_in_flight:
+      return "slow_in_flight";
     case circuit_cause::probe_failed:
       return "probe_failed";
     case circuit_cause::probes_succeeded:

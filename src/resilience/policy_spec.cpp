@@ -67,6 +67,8 @@ template <class V> void fields(V& v, circuit_breaker_options& o) {
   v.number("slow_call_ratio", o.slow_call_ratio, 0, 1, "opens when at least this share is slow");
   v.count("minimum_calls", o.minimum_calls, "no judgement on fewer finished calls");
   v.count("consecutive_failures", o.consecutive_failures, "above 0: opens after so many in a row, too");
+  v.count("failures_in_window", o.failures_in_window, "above 0: opens after so many in the window, too");
+  v.count("slow_in_flight", o.slow_in_flight, "above 0: opens when so many calls in flight are slow already");
   v.time("warm_up", o.warm_up, "from the first call on: counts, but does not open");
   v.time("window", o.window, "how far back calls count");
   v.count("buckets", o.buckets, "resolution of that window");
@@ -78,6 +80,8 @@ template <class V> void fields(V& v, circuit_breaker_options& o) {
   v.time("break_duration", o.break_duration, "how long the first break lasts");
   v.number("break_growth", o.break_growth, 1, 1000, "factor for every further break without a closed time between");
   v.time("max_break_duration", o.max_break_duration, "limit of that growth");
+  v.time("ramp", o.ramp, "above 0s: after a break, until all calls are let in again");
+  v.time("probe_wait", o.probe_wait, "above 0s: how long a call may wait for the probes' verdict");
   v.word("abandoned", o.abandoned, {"ignore", "as_failure", "by_share"}, "what cancelled calls say");
   v.number("abandoned_ratio", o.abandoned_ratio, 0, 1, "of by_share");
   v.word("mode", o.mode, {"normal", "isolated", "disabled", "metrics_only"}, "at the start");

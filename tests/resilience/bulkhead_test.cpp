@@ -370,6 +370,7 @@ ASYNC_TEST("a call that was cancelled while it waited was not cleared", "[bulkhe
   const auto cleared = pool.stats().cleared;
   co_await sleep_for(1ms);
   CHECK(why.is_cancellation() == (cleared == 0));
+  co_await sleep_for(2s);
 }
 
 TEST_CASE("many threads never exceed the limit and lose no permit", "[bulkhead][concurrent]") {

@@ -1,5 +1,6 @@
 // The circuit breaker around coroutines.
 #include "async_test.hpp"
+#include "harness.hpp"
 #include "tasks.hpp"
 
 #include <cofferdam/core/spawn.hpp>
@@ -7,6 +8,7 @@
 #include <cofferdam/resilience/timeout.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -180,3 +182,167 @@ ASYNC_TEST("latency percentiles are kept on request", "[circuit]") {
 }
 
 TEST_CASE("an idle breaker is small", "[circuit]") { CHECK(sizeof(circuit_breaker) <= 512); }
+
+namespace circuit_breaker_test {
+namespace {
+
+/// A breaker with one probe, half-open, and its probe in flight for `d`.
+struct probing_breaker {
+  explicit probing_breaker(duration probe_wait)
+      : breaker("probing", {.minimum_calls = 1,
+                            .window_calls = 1,
+                            .probes = 1,
+                            .probe_deadline = 10s,
+                            .break_duration = 1s,
+                            .probe_wait = probe_wait}) {}
+  awaitable<void> probe(duration d, bool fails) {
+    (void)co_await breaker.try_fire(throwing);
+    co_await sleep_for(1s);
+    const auto executor = co_await net::this_coro::executor;
+    job = spawn(executor, [this, d, fails]() -> awaitable<void> {
+      const auto task = [&]() -> awaitable<void> {
+        co_await sleep_for(d);
+        if (fails) throw std::runtime_error("still");
+      };
+      (void)co_await breaker.try_fire(task);
+    });
+    co_await sleep_for(1ms);
+  }
+  static int throwing() { throw std::runtime_error("no"); }
+
+  circuit_breaker breaker;
+  std::optional<spawned> job;
+};
+
+int one() { return 1; }
+
+ASYNC_TEST("a call may wait for the probes' verdict: it goes when they close the circuit", "[circuit]") {
+  probing_breaker p(5s);
+  co_await p.probe(1s, false);
+  const auto begin = time.now();
+  const auto result = co_await p.breaker.try_fire(one);
+  CHECK(result.has_value());
+  CHECK(time.now() - begin == 999ms);
+  CHECK(p.breaker.stats().rejected == 0);
+}
+
+ASYNC_TEST("a call that waits for the probes is refused when they re-open the circuit, at once", "[circuit]") {
+  probing_breaker p(5s);
+  int rejected = 0;
+  p.breaker.on(circuit_event_kind::reject, [&](const circuit_event&) { ++rejected; });
+  co_await p.probe(1s, true);
+  const auto begin = time.now();
+  const auto result = co_await p.breaker.try_fire(one);
+  CHECK(result.why().is_refusal(errc::circuit_open));
+  CHECK(result.why().retry_after() == duration(2s));
+  CHECK(time.now() - begin == 999ms);
+  CHECK(p.breaker.stats().rejected == 1);
+  CHECK(rejected == 1);
+}
+
+ASYNC_TEST("a call waits for the probes no longer than it may, and leaves at once when it is cancelled", "[circuit]") {
+  probing_breaker p(500ms);
+  co_await p.probe(2s, false);
+  const auto begin = time.now();
+  const auto patient = co_await p.breaker.try_fire(one);
+  CHECK(patient.why().is_refusal(errc::circuit_open));
+  CHECK(time.now() - begin == 500ms);
+  const auto firing = [&]() -> awaitable<int> { return p.breaker.fire(one); };
+  const auto limited = co_await try_with_timeout(100ms, firing);
+  CHECK(limited.why().is_refusal(errc::timed_out));
+  CHECK(time.now() - begin == 600ms);
+  co_await sleep_for(2s);
+}
+
+ASYNC_TEST("a waiting call takes the place of a probe that was cancelled, or that hangs", "[circuit]") {
+  {
+    probing_breaker p(5s);
+    co_await p.probe(1h, false);
+    bool went = false;
+    const auto body = [&]() -> awaitable<void> { went = (co_await p.breaker.try_fire(one)).has_value(); };
+    const auto executor = co_await net::this_coro::executor;
+    spawn(executor, body);
+    co_await sleep_for(1s);
+    CHECK_FALSE(went);
+    p.job->cancel();
+    co_await sleep_for(1ms);
+    CHECK(went);
+  }
+  probing_breaker hung(20s);
+  co_await hung.probe(1h, false);
+  const auto begin = time.now();
+  const auto result = co_await hung.breaker.try_fire(one);
+  CHECK(result.has_value());
+  CHECK(time.now() - begin == 10s - 1ms);  // its deadline
+  hung.job->cancel();
+  co_await sleep_for(1ms);
+}
+
+ASYNC_TEST("a refused call that has waited is answered by the fallback", "[circuit]") {
+  probing_breaker p(5s);
+  p.breaker.fallback([] { return 7; });
+  co_await p.probe(1s, true);
+  const int value = co_await p.breaker.fire(one);
+  CHECK(value == 7);
+}
+
+TEST_CASE("cancelling at any step leaves no call waiting for a probe", "[circuit]") {
+  std::vector<std::unique_ptr<probing_breaker>> all;  // outlive the probes
+  const auto operation = [&]() -> awaitable<void> {
+    probing_breaker& p = *all.emplace_back(std::make_unique<probing_breaker>(5s));
+    co_await p.probe(1s, true);
+    (void)co_await p.breaker.try_fire(one);
+    co_await sleep_for(2s);
+    (void)co_await p.breaker.try_fire(one);
+  };
+  const auto steps = test::cancel_at_every_step(operation, [] {});
+  CHECK(steps >= 5);
+}
+
+TEST_CASE("a switch isolates all of its breakers for as long as anybody holds it", "[circuit]") {
+  isolation_switch region;
+  circuit_breaker first("first"), second("second");
+  first.isolated_by(region);
+  {
+    const auto hold = region.isolate();
+    CHECK(region.is_on());
+    second.isolated_by(region);  // also one that joins late
+    CHECK(first.mode() == circuit_mode::isolated);
+    CHECK(second.mode() == circuit_mode::isolated);
+    std::optional<isolation_switch::hold> other(region.isolate());
+    other.reset();
+    CHECK(first.mode() == circuit_mode::isolated);
+    {
+      circuit_breaker gone("gone");
+      gone.isolated_by(region);
+    }
+    first.set_mode(circuit_mode::disabled);  // what it will be afterwards
+    CHECK(first.mode() == circuit_mode::isolated);
+  }
+  CHECK_FALSE(region.is_on());
+  CHECK(first.mode() == circuit_mode::disabled);
+  CHECK(second.mode() == circuit_mode::normal);
+}
+
+ASYNC_TEST("a breaker that obeys two switches is free when both are", "[circuit]") {
+  auto region = std::make_unique<isolation_switch>();
+  isolation_switch vendor;
+  circuit_breaker breaker("breaker");
+  std::vector<circuit_mode> modes;
+  breaker.on(circuit_event_kind::mode_changed, [&](const circuit_event&) { modes.push_back(breaker.mode()); });
+  breaker.isolated_by(*region).isolated_by(vendor);
+  std::optional<isolation_switch::hold> one_hold(region->isolate()), other_hold(vendor.isolate());
+  const auto refused = co_await breaker.try_fire(one);
+  CHECK(refused.why().is_refusal(errc::circuit_isolated));
+  region.reset();  // its hold goes on
+  other_hold.reset();
+  const auto still = co_await breaker.try_fire(one);
+  CHECK(still.why().is_refusal(errc::circuit_isolated));
+  one_hold.reset();
+  const auto free = co_await breaker.try_fire(one);
+  CHECK(free.has_value());
+  CHECK(modes == std::vector<circuit_mode>{circuit_mode::isolated, circuit_mode::normal});
+}
+
+}  // namespace
+}  // namespace circuit_breaker_test

@@ -1087,6 +1087,163 @@ TEST_CASE("a circuit opens after so many failures in a row, whatever the ratio",
   CHECK(c.events.back().cause == circuit_cause::consecutive_failures);
 }
 
+TEST_CASE("a circuit opens after so many failures in its window, however many calls there are", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{1000}}) {
+    driven_core c({.minimum_calls = 900, .failures_in_window = 3, .window = 10s, .window_calls = window_calls});
+    c.calls(500, good);
+    c.calls(2, bad);
+    c.calls(100, good);
+    CHECK(c.core.state() == circuit_state::closed);
+    c.calls(1, bad);
+    REQUIRE(c.core.state() == circuit_state::open);
+    CHECK(c.events.back().cause == circuit_cause::failure_count);
+    CHECK(c.events.back().failures == 3);
+  }
+  driven_core forgetful({.failures_in_window = 3, .window = 10s});
+  for (int i = 0; i < 10; ++i) {
+    forgetful.calls(2, bad);
+    forgetful.now += 11s;
+  }
+  CHECK(forgetful.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("after a break calls are let in gradually", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s, .ramp = 10s});
+  c.calls(1, bad);
+  c.now += 1s;
+  c.calls(1, good);
+  REQUIRE(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).ramping);
+  CHECK_FALSE(c.core.refuses_all());
+  const auto let_in = [&] {
+    int count = 0;
+    for (int i = 0; i < 100; ++i) count += c.call(good);
+    return count;
+  };
+  CHECK(let_in() == 10);  // the first share
+  c.now += 5s;
+  CHECK(let_in() == 50);
+  c.now += 4s;
+  CHECK(let_in() == 90);
+  CHECK(c.core.stats(c.now).ramping);
+  c.now += 1s;
+  CHECK(let_in() == 100);
+  CHECK_FALSE(c.core.stats(c.now).ramping);
+  circuit_permit permit;
+  CHECK(c.core.try_admit(permit));
+}
+
+TEST_CASE("a failure on the ramp opens the circuit, and a person's close needs no ramp", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s, .ramp = 10s});
+  c.calls(1, bad);
+  c.now += 1s;
+  c.calls(1, good);
+  c.calls(1, bad);  // the first call on the ramp
+  CHECK(c.core.state() == circuit_state::open);
+  CHECK_FALSE(c.core.stats(c.now).ramping);
+  c.core.close();
+  CHECK_FALSE(c.core.stats(c.now).ramping);
+  c.calls(5, good);
+  c.core.set_mode(circuit_mode::isolated);
+  c.core.set_mode(circuit_mode::normal);
+  c.calls(5, good);
+}
+
+TEST_CASE("isolation on the ramp does not end it", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .probes = 1, .break_duration = 1s, .ramp = 10s});
+  c.calls(1, bad);
+  c.now += 1s;
+  c.calls(1, good);
+  c.core.hold_isolated();
+  CHECK_FALSE(c.call(good));
+  CHECK(c.core.mode() == circuit_mode::isolated);
+  c.core.hold_isolated();
+  c.core.release_isolated();
+  CHECK_FALSE(c.call(good));
+  c.core.release_isolated();
+  CHECK(c.core.mode() == circuit_mode::normal);
+  CHECK(c.core.stats(c.now).ramping);
+  CHECK(c.call(good));
+  CHECK_FALSE(c.call(good));
+}
+
+TEST_CASE("calls in flight that are slow already open a circuit, before any of them has ended", "[circuit]") {
+  driven_core c({.slow_call_duration = 1s, .minimum_calls = 1000, .slow_in_flight = 3, .break_duration = 1s});
+  std::array<circuit_permit, 4> hanging;
+  for (auto& permit : hanging) REQUIRE(c.enter(permit));
+  c.leave(hanging[3], good);
+  c.now += 900ms;
+  c.calls(10, good);
+  CHECK(c.core.state() == circuit_state::closed);
+  c.now += 200ms;
+  circuit_permit refused;
+  const auto why = c.core.admit(refused, c.now);
+  c.core.drain_events();
+  CHECK(why.is_refusal(errc::circuit_open));
+  CHECK(c.core.state() == circuit_state::open);
+  CHECK(c.events.back().cause == circuit_cause::slow_in_flight);
+  // They do not count in the next closed time, and their results are late.
+  c.now += 1s;
+  c.calls(5, good);
+  CHECK(c.core.state() == circuit_state::closed);
+  for (int i = 0; i < 3; ++i) c.leave(hanging[static_cast<std::size_t>(i)], bad);
+  CHECK(c.core.stats(c.now).late == 3);
+  c.calls(20, good);
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("slow calls in flight only say so under metrics_only, and a destroyed call is no longer in flight",
+          "[circuit]") {
+  driven_core c({.slow_call_duration = 1s,
+                 .minimum_calls = 1000,
+                 .slow_in_flight = 2,
+                 .break_duration = 1s,
+                 .mode = circuit_mode::metrics_only});
+  std::array<circuit_permit, 2> hanging;
+  for (auto& permit : hanging) REQUIRE(c.enter(permit));
+  c.now += 2s;
+  c.calls(3, good);
+  CHECK(c.seen(circuit_event_kind::would_open) == 1);
+  c.core.set_mode(circuit_mode::normal);  // a new epoch: what began before is not watched any more
+  c.calls(3, good);
+  for (auto& permit : hanging) REQUIRE(c.enter(permit));
+  c.now += 2s;
+  c.core.abandon(hanging[0]);
+  c.calls(3, good);
+  CHECK(c.core.state() == circuit_state::closed);
+}
+
+TEST_CASE("a watch of calls in flight agrees with a list of them", "[circuit]") {
+  const auto seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  constexpr duration threshold = 997ms;
+  detail::flight_watch watch(threshold);
+  std::vector<time_point> flying;
+  time_point now(1h);
+  std::size_t most = 0;
+  for (int i = 0; i < 100'000; ++i) {
+    now += random() % 500 == 0 ? duration(std::chrono::milliseconds(random() % 5'000))
+                               : duration(std::chrono::microseconds(random() % 100'000));
+    if (random() % 2 == 0) {
+      watch.enter(now);
+      flying.push_back(now);
+    } else if (!flying.empty()) {
+      const std::size_t which = random() % flying.size();
+      watch.leave(flying[which]);
+      flying.erase(flying.begin() + static_cast<std::ptrdiff_t>(which));
+    }
+    const auto longer_than = [&](duration d) {
+      return static_cast<std::size_t>(std::ranges::count_if(flying, [&](time_point at) { return now - at > d; }));
+    };
+    const std::size_t slow = watch.slow(now);
+    REQUIRE(slow <= longer_than(threshold));
+    REQUIRE(slow >= longer_than(threshold + threshold / 10 + 1us));
+    most = std::max(most, slow);
+  }
+  CHECK(most > 10);
+}
+
 TEST_CASE("a row of failures starts anew after a break, and late ones do not count", "[circuit]") {
   driven_core c(
       {.minimum_calls = 1000, .consecutive_failures = 2, .window_calls = 10, .probes = 1, .break_duration = 1s});
@@ -1190,7 +1347,7 @@ TEST_CASE("every state, mode, cause and event has a name of its own", "[circuit]
   };
   CHECK(add(circuit_state::half_open) == 3);
   CHECK(add(circuit_mode::metrics_only) == 4);
-  CHECK(add(circuit_cause::imported) == 9);
+  CHECK(add(circuit_cause::imported) == 11);
   CHECK(add(circuit_event_kind::probe_abandoned) == 14);
   CHECK(to_string(static_cast<circuit_state>(77)) == "?");
 }
@@ -1374,7 +1531,12 @@ class naive_circuit {
     if (o_.window_calls > 0 && window_.size() > o_.window_calls) window_.pop_front();
     if (failed || by_share || slow) spared_ = false;
     const auto seen = counts(now);
-    if (seen.calls < minimum() || mode_ != circuit_mode::normal || spared_) return;
+    if (mode_ != circuit_mode::normal || spared_) return;
+    if (o_.failures_in_window > 0 && seen.failures >= o_.failures_in_window) {
+      trip(now);
+      return;
+    }
+    if (seen.calls < minimum()) return;
     if (reaches(seen.failures, seen.calls, o_.failure_ratio) ||
         (o_.slow_call_duration > 0s && reaches(seen.slow, seen.calls, o_.slow_call_ratio))) {
       trip(now);
@@ -1400,6 +1562,7 @@ circuit_breaker_options random_options(std::mt19937& random) {
   o.slow_call_duration = one_of(0ms, 0ms, 300ms);
   o.slow_call_ratio = one_of(0.5, 1.0);
   o.minimum_calls = one_of(1U, 3U, 10U);
+  o.failures_in_window = one_of(0U, 0U, 4U);
   o.window = one_of(2s, 10s, 30s);
   o.buckets = one_of(1U, 4U, 10U);
   o.window_calls = one_of(0U, 0U, 1U, 7U, 20U);
@@ -1412,6 +1575,7 @@ circuit_breaker_options random_options(std::mt19937& random) {
   o.abandoned = one_of(abandoned_policy::ignore, abandoned_policy::as_failure, abandoned_policy::by_share);
   o.abandoned_ratio = one_of(0.3, 1.0);
   o.keep_window_on_close = one_of(true, false, false);
+  if (o.window_calls > 0) o.failures_in_window = std::min(o.failures_in_window, o.window_calls);
   return o;
 }
 

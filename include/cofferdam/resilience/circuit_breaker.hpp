@@ -14,10 +14,45 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
 template <class F> class guarded_function;
+
+/// Isolates any number of circuit breakers together, for as long as anybody wants it: made once per dependency or
+/// region, given to each of its breakers by `isolated_by`. A breaker may obey several.
+/// Thread safety: every member from any thread. May end before its breakers, which are then free.
+class isolation_switch {
+ public:
+  isolation_switch();
+  ~isolation_switch();
+  isolation_switch(const isolation_switch&) = delete;
+  isolation_switch& operator=(const isolation_switch&) = delete;
+
+  class hold;
+  /// Refuses all calls of all its breakers with `circuit_isolated_error` until the last hold is gone.
+  [[nodiscard]] hold isolate();
+  [[nodiscard]] bool is_on() const;
+
+ private:
+  friend class circuit_breaker;
+  struct state;
+  std::shared_ptr<state> state_;
+};
+
+/// Ends its part of an isolation when destroyed.
+class [[nodiscard]] isolation_switch::hold {
+ public:
+  hold(hold&& other) noexcept = default;
+  hold& operator=(hold&& other) noexcept;
+  ~hold();
+
+ private:
+  friend class isolation_switch;
+  explicit hold(std::shared_ptr<state> held) noexcept : held_(std::move(held)) {}
+  std::shared_ptr<state> held_;
+};
 
 /// Closed, it counts the outcomes of calls in a window (of time, or of the last N calls) and opens when the share of
 /// failures or of slow calls reaches a threshold. Open, it refuses at once, with the time until the next trial. After
@@ -25,7 +60,8 @@ template <class F> class guarded_function;
 /// certain.
 ///
 /// Every result is attributed to the epoch its call was admitted in: one that arrives after a transition moves nothing.
-/// A cancelled probe gives its place back; one that hangs loses it after `probe_deadline`.
+/// A cancelled probe gives its place back; one that hangs loses it after `probe_deadline`. With a `ramp` it lets calls
+/// in gradually after a break; with a `probe_wait` calls wait for the probes' verdict in place of being refused.
 ///
 /// Errors of calls: `circuit_open_error`, `circuit_isolated_error` with the last failure as cause.
 /// Thread safety:   every member from any thread, set-up (classify, on, fallback, break_duration) before the first
@@ -76,6 +112,8 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   /// The length of each break from a function, called without any lock; clamped to `max_break_duration`. One that
   /// throws leaves the growth formula in force.
   circuit_breaker& break_duration(std::function<duration(const break_context&)> generator);
+  /// Isolates it whenever `together` does, at once if it does now. Listeners hear of it with the next call.
+  circuit_breaker& isolated_by(isolation_switch& together);
 
   // --- control
   /// Opens now; the break starts with the next call. No effect when open.
@@ -87,6 +125,8 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   /// Refuses everything with `circuit_isolated_error` until `set_mode(circuit_mode::normal)`.
   void isolate() { set_mode(circuit_mode::isolated); }
   void set_mode(circuit_mode mode);
+  /// Ends the present break: the next call is a probe. No effect unless open.
+  void end_break();
 
   // --- observation
   [[nodiscard]] std::string_view name() const noexcept { return *core_.name(); }
@@ -104,6 +144,8 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   [[nodiscard]] admission admit(call& c, policy_slot& slot) noexcept override;
   [[nodiscard]] verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept override;
   void abandon(policy_slot& slot) noexcept override;
+  /// For the probes' verdict, with `probe_wait`.
+  [[nodiscard]] awaitable<admission> wait(call& c, policy_slot& slot) override;
   [[nodiscard]] const void* substitution(const std::type_info& type) const noexcept override {
     return substitutions_.find(type);
   }
@@ -113,7 +155,14 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   [[nodiscard]] std::string describe() const override;
 
  private:
+  struct extras;
+
   admission admit_slowly(call& c, policy_slot& slot) noexcept;
+  admission refuse(call& c, policy_slot& slot, failure&& why) noexcept;
+  /// After anything that may have changed the state: tells listeners, and whoever waits.
+  void tell() noexcept;
+  void wake_waiting() noexcept;
+  [[nodiscard]] bool lets_wait() const noexcept { return core_.options().probe_wait > duration::zero(); }
   verdict settle_slowly(call& c, const detail::circuit_permit& permit, outcome_class result,
                         const outcome_view& outcome) noexcept;
   void use_fallback(call& c) noexcept;
@@ -122,6 +171,7 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   detail::circuit_core core_;
   classifier classifier_;
   detail::substitutions substitutions_;
+  std::unique_ptr<extras> extras_;  // with `probe_wait` or an isolation switch
 };
 
 /// A function under a circuit breaker, which must outlive it.

@@ -35,6 +35,8 @@ struct circuit_breaker_options {
   double slow_call_ratio = 1.0;                // opens when at least this share is slow, of probes too; in (0, 1]
   std::size_t minimum_calls = 20;              // no judgement on fewer finished calls; >= 1
   std::size_t consecutive_failures = 0;        // > 0: opens after so many in a row, too, whatever the ratio
+  std::size_t failures_in_window = 0;          // > 0: opens after so many in the window, too, whatever the ratio
+  std::size_t slow_in_flight = 0;              // > 0: opens when so many calls in flight are slow already
   duration warm_up{};                          // from the first call on: counts, but does not open
   duration window = std::chrono::seconds(30);  // how far back calls count
   std::size_t buckets = 10;                    // resolution of that window; 1 to 100
@@ -45,6 +47,8 @@ struct circuit_breaker_options {
   duration break_duration = std::chrono::seconds(5);  // how long the first break lasts
   double break_growth = 2.0;                          // factor for every further break without a closed time between
   duration max_break_duration = std::chrono::minutes(1);  // limit of that growth
+  duration ramp{};        // > 0: after a break, how long until all calls are let in again; from a tenth upwards
+  duration probe_wait{};  // > 0: how long a call may wait for a probe's place or the probes' verdict
   abandoned_policy abandoned = abandoned_policy::ignore;
   double abandoned_ratio = 1.0;  // of by_share, in (0, 1]
   circuit_mode mode = circuit_mode::normal;
@@ -60,7 +64,9 @@ enum class circuit_cause : std::uint8_t {
   none,
   failure_rate,
   slow_rate,
+  failure_count,
   consecutive_failures,
+  slow_in_flight,
   probe_failed,
   probes_succeeded,
   break_elapsed,
@@ -112,6 +118,7 @@ struct circuit_stats {
   std::uint64_t calls = 0, failures = 0, slow = 0;
   double failure_ratio = 0, slow_ratio = 0;
   bool enough_calls = false;  // whether the ratios are judged
+  bool ramping = false;       // closed, but not all calls are let in yet
   // Since construction:
   std::uint64_t fires = 0, successes = 0, failed = 0, slow_calls = 0, ignored = 0, abandoned = 0, rejected = 0,
                 late = 0, timeouts = 0, fallbacks = 0, opens = 0;

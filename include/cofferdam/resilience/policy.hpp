@@ -153,7 +153,7 @@ class policy {
   [[nodiscard]] virtual verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept = 0;
   /// The call was destroyed after `admit` and before `settle`: give back what was taken.
   virtual void abandon(policy_slot& slot) noexcept { (void)slot; }
-  /// After `admission::wait`: answers go or reject. Errors: an exception counts as the attempt's failure.
+  /// After `admission::wait`: answers go, reject or substitute. Errors: an exception counts as the attempt's failure.
   [[nodiscard]] virtual awaitable<admission> wait(call& c, policy_slot& slot);
   /// After `substitute`: a `std::function<awaitable<T>(failure)>` for exactly this T, or null.
   [[nodiscard]] virtual const void* substitution(const std::type_info& type) const noexcept {

@@ -7,6 +7,7 @@
 #include <cofferdam/core/outcome.hpp>
 #include <cofferdam/resilience/circuit_options.hpp>
 #include <cofferdam/resilience/detail/call_window.hpp>
+#include <cofferdam/resilience/detail/flight_watch.hpp>
 #include <cofferdam/resilience/detail/latency_histogram.hpp>
 
 #include <atomic>
@@ -26,6 +27,7 @@ struct circuit_permit {
   time_point started{};     // set by the caller if `wants_start`, by `admit` otherwise
   std::uint32_t probe = 0;  // id of a half-open trial, 0 for an ordinary call
   bool recorded = true;     // false for calls of a disabled circuit
+  bool watched = false;     // counted among the calls in flight
 };
 
 /// Thread safety: every member from any thread.
@@ -77,7 +79,12 @@ class circuit_core {
 
   // --- cold; these queue events, `drain_events` delivers them
   /// Empty when the call may go; otherwise why not.
-  [[nodiscard]] failure admit(circuit_permit& permit, time_point now);
+  /// @param counts  whether a refusal is one: not if the call is going to wait.
+  [[nodiscard]] failure admit(circuit_permit& permit, time_point now, bool counts = true);
+  /// Calls in flight are watched: then `admit` must be asked for each call.
+  [[nodiscard]] bool watches_flight() const noexcept { return flight_ != nullptr; }
+  /// Grows with every change that may let in a call that was refused.
+  [[nodiscard]] std::uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
   /// The trip test and what follows from it. `last_failure` becomes the cause of refusals.
   void evaluate(const circuit_permit& permit, time_point now, std::exception_ptr last_failure);
   /// The call was destroyed before it could tell.
@@ -86,6 +93,11 @@ class circuit_core {
   void close();
   void reset();
   void set_mode(circuit_mode mode);
+  /// Isolates until released as often as held, whatever the mode.
+  void hold_isolated();
+  void release_isolated();
+  /// What is left of a break is over: the next call is a probe.
+  void end_break();
   [[nodiscard]] circuit_snapshot snapshot(time_point now) const;
   void restore(const circuit_snapshot& snapshot);
   void set_break_generator(std::function<duration(const break_context&)> generator);
@@ -98,7 +110,7 @@ class circuit_core {
   [[nodiscard]] bool refuses_all() const noexcept {
     const std::uint64_t word = state_.load(std::memory_order_acquire);
     const auto state = static_cast<circuit_state>(word & state_mask);
-    return (word & passes_flag) == 0 && state != circuit_state::half_open;
+    return (word & (passes_flag | ramps_flag)) == 0 && state != circuit_state::half_open;
   }
   [[nodiscard]] circuit_mode mode() const;
   /// As of `now`, or of the newest event seen when it is not given.
@@ -112,8 +124,9 @@ class circuit_core {
 
  private:
   static constexpr std::int64_t nothing_bad = INT64_MIN;
-  // epoch : 56 | generation : 1 | - : 3 | passes : 1 | disabled : 1 | state : 2
-  static constexpr std::uint64_t state_mask = 3, disabled_flag = 4, passes_flag = 8, generation_flag = 128;
+  // epoch : 56 | generation : 1 | - : 2 | ramps : 1 | passes : 1 | disabled : 1 | state : 2
+  static constexpr std::uint64_t state_mask = 3, disabled_flag = 4, passes_flag = 8, ramps_flag = 16,
+                                 generation_flag = 128;
   static constexpr unsigned epoch_shift = 8;
 
   struct probe {
@@ -162,6 +175,15 @@ class circuit_core {
     [[nodiscard]] bool is_bad() const noexcept { return failed || slow || abandoned; }
   };
   static void count(working_memory& memory, outcome_class result, bool slow) noexcept;
+  /// As `try_admit`, and watches the call if calls in flight are watched.
+  [[nodiscard]] bool pass(circuit_permit& permit, time_point now);
+  [[nodiscard]] failure ramp_up_locked(circuit_permit& permit, time_point now, working_memory& memory, bool counts);
+  [[nodiscard]] failure refuse_locked(working_memory& memory, errc code, std::optional<duration> retry_after,
+                                      bool counts) const;
+  [[nodiscard]] circuit_mode effective_mode_locked() const noexcept {
+    return isolation_holds_ > 0 ? circuit_mode::isolated : mode_;
+  }
+  void change_mode_locked(circuit_mode before);
   [[nodiscard]] bool is_spared() const noexcept { return spared_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
                                   bool slow) noexcept;
@@ -192,7 +214,9 @@ class circuit_core {
   // Time window: the newest slice with a failed or slow call in it. While there is one, a success may trip.
   std::atomic<std::int64_t> newest_bad_slice_{nothing_bad};
   std::atomic<bool> spared_{false};  // closed with its old window, and nothing bad since: good calls do not trip it
+  std::atomic<std::uint64_t> changes_{0};
   bool wants_start_, wants_end_;
+  std::unique_ptr<flight_watch> flight_;  // null unless slow_in_flight; guarded by the mutex
   event_channel<circuit_event> events_;
 
   // Written on unhealthy or rare paths only.
@@ -202,11 +226,15 @@ class circuit_core {
   std::shared_ptr<const std::function<duration(const break_context&)>> generator_;  // shared: called without the lock
   std::exception_ptr last_failure_;
   circuit_mode mode_;
+  bool ramping_ = false;
+  std::uint32_t isolation_holds_ = 0;
+  double ramp_credit_ = 0;  // of calls that may go
+  time_point ramp_from_{};
   bool break_starts_later_ = false;  // opened by hand: the break starts at the next call, which knows the time
   bool would_open_announced_ = false;
   std::uint32_t consecutive_opens_ = 0, next_probe_ = 1;
   struct {
-    std::size_t successes = 0, failures = 0, slow = 0, abandoned = 0;  // a slow one is one of the first two as well
+    std::uint32_t successes = 0, failures = 0, slow = 0, abandoned = 0;  // a slow one is one of the first two as well
   } probed_;
   time_point opened_at_{}, newest_{};
   duration break_duration_{};

@@ -197,6 +197,10 @@ template <class Report, class Stages, class Work, class Info> class walk {
   /// What is to be awaited after `ended`. Runs down and up the policies, as often as it takes.
   step advance(step ended) {
     bool down = ended == step::begin;
+    if (ended == step::wait && waited_for_ == admission::substitute) {
+      substituting_ = admitted_.top++;
+      return step::substitute;
+    }
     if (ended == step::wait && waited_for_ == admission::go) down = true, ++admitted_.top;
     if (ended == step::rest && !call_.why()) down = true;
     if (!down) call_.forget_time();
