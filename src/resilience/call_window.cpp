@@ -29,6 +29,19 @@ void count_window::clear() noexcept {
   counts_ = {};
 }
 
+// ----------------------------------------------------------------------------------------------------- good_calls
+
+std::uint64_t good_calls::collect(unsigned generation) noexcept {
+  std::uint64_t all = 0;
+  for (std::size_t index = 0; index < shard_count(); ++index) {
+    auto& [made, collected] = lines_[index].of[generation];
+    const std::uint64_t seen = made.load(std::memory_order_relaxed);
+    all += seen - collected.load(std::memory_order_relaxed);
+    collected.store(seen, std::memory_order_relaxed);
+  }
+  return all;
+}
+
 // ---------------------------------------------------------------------------------------------------- time_window
 
 time_window::time_window(std::size_t buckets, duration width, bool with_slow)

@@ -69,6 +69,7 @@ circuit_core::working_memory::working_memory(const circuit_breaker_options& opti
   if (options.window_calls > 0) {
     by_count.emplace();
     by_count->resize(options.window_calls);
+    good.emplace();
   } else {
     const duration width = options.window / static_cast<std::int64_t>(options.buckets);
     by_time.emplace(options.buckets, width, measures_slow);
@@ -130,10 +131,20 @@ circuit_cause circuit_core::judge(const window_counts& counts) const noexcept {
   return circuit_cause::none;
 }
 
-window_counts circuit_core::window_at(std::uint64_t word, time_point now) const noexcept {
-  const auto* memory = memory_.load(std::memory_order_acquire);
+/// Good calls that threads still keep go into the count window, and end a row of failures.
+void circuit_core::collect_good_calls_locked(working_memory& memory) const noexcept {
+  const std::uint64_t good = memory.good->collect(generation_of(state_.load(std::memory_order_relaxed)));
+  for (std::uint64_t i = 0; i < good; ++i) memory.by_count->add(false, false);
+  if (good > 0) memory.in_a_row.store(0, std::memory_order_relaxed);
+}
+
+window_counts circuit_core::window_at_locked(std::uint64_t word, time_point now) const noexcept {
+  auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr) return {};
-  if (memory->by_count) return memory->by_count->counts();
+  if (memory->by_count) {
+    collect_good_calls_locked(*memory);
+    return memory->by_count->counts();
+  }
   return memory->sum(generation_of(word), memory->by_time->slice_of(now));
 }
 
@@ -248,12 +259,19 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
       return false;
     }
     count(*memory, result, slow);
+    collect_good_calls_locked(*memory);
     auto& window = *memory->by_count;
     window.add(how.failed, how.slow, how.abandoned);
-    clean_.store(window.is_clean(), std::memory_order_relaxed);
+    const bool trips = judge(weigh(window.counts())) != circuit_cause::none;
+    // Good calls change nothing in the end if they can only push out bad ones that do not trip.
+    const bool can_wait = window.is_full() && window.counts().abandoned == 0 && !trips;
+    content_.store(window.is_clean() ? window_content::clean
+                   : can_wait        ? window_content::sound
+                                     : window_content::some,
+                   std::memory_order_relaxed);
     record_latency_locked(*memory, latency, ended);
     const bool too_many = count_in_a_row(*memory, how);
-    return too_many || (judge(weigh(window.counts())) != circuit_cause::none && !is_spared());
+    return too_many || (trips && !is_spared());
   }
   count(*memory, result, slow);
   record_latency(*memory, latency, ended);
@@ -293,11 +311,17 @@ bool circuit_core::judge_by_time(const working_memory& memory, unsigned generati
   }
   // A long success may be said to have ended when it began; the newest failure is then closer to the present.
   const std::int64_t present = std::max({slice, memory.by_time->slice_of(ended), newest_bad});
+  if (!how.is_bad() && present == sound_slice_.load(std::memory_order_relaxed)) return false;
   const auto counts = memory.sum(generation, present);
   if (!how.is_bad() && counts.failures + counts.slow + counts.abandoned == 0) {
     newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_relaxed);
   }
-  return judge(weigh(counts)) != circuit_cause::none;
+  if (judge(weigh(counts)) != circuit_cause::none) return true;
+  // Until older calls leave the window, good ones only make its ratios better.
+  if (counts.calls >= effective_minimum() && counts.abandoned == 0) {
+    sound_slice_.store(present, std::memory_order_relaxed);
+  }
+  return false;
 }
 
 void circuit_core::abandon(const circuit_permit& permit) noexcept {
@@ -393,13 +417,17 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
   would_open_announced_ = false;
   if (clear_window) {
     auto* memory = memory_.load(std::memory_order_acquire);
-    clean_.store(false, std::memory_order_relaxed);
+    content_.store(window_content::some, std::memory_order_relaxed);
     newest_bad_slice_.store(nothing_bad, std::memory_order_relaxed);
+    sound_slice_.store(nothing_bad, std::memory_order_relaxed);
     if (memory != nullptr) {
       memory->in_a_row.store(0, std::memory_order_relaxed);
       // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
       const unsigned next = 1 - generation_of(state_.load(std::memory_order_relaxed));
-      if (memory->by_count) memory->by_count->clear();
+      if (memory->by_count) {
+        memory->by_count->clear();
+        (void)memory->good->collect(next);
+      }
       if (memory->by_time) memory->by_time->clear(next);
       if (memory->abandoned_by_time) memory->abandoned_by_time->clear(next);
     }
@@ -470,7 +498,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     const auto* memory = memory_.load(std::memory_order_acquire);
     if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed))
       return;
-    counts = weigh(window_at(word, now));
+    counts = weigh(window_at_locked(word, now));
     cause = judge(counts);
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
@@ -697,7 +725,7 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
                             ? break_duration_
                             : std::max(saturating_add(opened_at_, break_duration_) - present, duration::zero());
   }
-  const auto counts = weigh(window_at(word, present));
+  const auto counts = weigh(window_at_locked(word, present));
   s.calls = counts.calls;
   s.failures = counts.failures;
   s.slow = counts.slow;

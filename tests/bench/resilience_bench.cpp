@@ -3,10 +3,14 @@
 
 #include <cofferdam/resilience/bulkhead.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/client_throttle.hpp>
+#include <cofferdam/resilience/configuration.hpp>
 #include <cofferdam/resilience/fallback.hpp>
 #include <cofferdam/resilience/hedging.hpp>
 #include <cofferdam/resilience/rate_limiter.hpp>
 #include <cofferdam/resilience/retry.hpp>
+
+#include <nlohmann/json.hpp>
 
 #include <stdexcept>
 #include <thread>
@@ -51,6 +55,35 @@ void breaker_fire_count_window(benchmark::State& state) {
   await_in_loop(state, [&] { return breaker.fire(immediate); });
 }
 BENCHMARK(breaker_fire_count_window);
+
+/// One call of a hundred fails, so that the window is never clean.
+void breaker_fire_one_percent_failing(benchmark::State& state) {
+  circuit_breaker breaker("failing", {.window_calls = static_cast<std::size_t>(state.range(0))});
+  int count = 0;
+  breaker.classify([&](const int&) { return ++count % 100 == 0; });
+  await_in_loop(state, [&] { return breaker.fire(immediate); });
+}
+BENCHMARK(breaker_fire_one_percent_failing)->Arg(100)->Arg(0);
+
+/// The same without a breaker: what the rule costs.
+void classified_without_breaker(benchmark::State& state) {
+  retry policy({.max_attempts = 1});
+  int count = 0;
+  policy.when([&](const int&) { return ++count % 100 == 0; });
+  await_in_loop(state, [&] { return policy.run(immediate); });
+}
+BENCHMARK(classified_without_breaker);
+
+/// Admission and a good result, without any coroutine.
+void breaker_raw_permit(benchmark::State& state) {
+  detail::circuit_core core(std::make_shared<const std::string>("raw"), {.window_calls = 100});
+  for (auto _ : state) {
+    detail::circuit_permit permit;
+    (void)core.try_admit(permit);
+    if (!core.record_clean_success(permit)) (void)core.record(permit, outcome_class::success, permit.started);
+  }
+}
+BENCHMARK(breaker_raw_permit);
 
 void breaker_fire_slow_calls_measured(benchmark::State& state) {
   circuit_breaker breaker("slow", {.slow_call_duration = 1s});
@@ -150,6 +183,37 @@ void runtime_pipeline_of_four(benchmark::State& state) {
   await_in_loop(state, [&] { return calls.run(immediate); });
 }
 BENCHMARK(runtime_pipeline_of_four);
+
+constexpr const char* five_policies = R"({"version": 1, "pipelines": {"five": [
+  {"retry": {}}, {"circuit_breaker": {"window_calls": 100}}, {"bulkhead": {}},
+  {"rate_limiter": {"permits": 1000000000}}, {"client_throttle": {}}]}})";
+
+/// With clocks: the limiter and the throttle count by time.
+void static_pipeline_of_five(benchmark::State& state) {
+  circuit_breaker breaker("breaker", {.window_calls = 100});
+  bulkhead pool("pool");
+  rate_limiter limiter("rate", {.permits = 1'000'000'000});
+  client_throttle throttle("throttle");
+  auto calls = retry() | breaker | pool | limiter | throttle;
+  await_in_loop(state, [&] { return calls.run(immediate); });
+}
+BENCHMARK(static_pipeline_of_five);
+
+void configured_pipeline_of_five(benchmark::State& state) {
+  const configuration loaded(nlohmann::json::parse(five_policies));
+  auto calls = loaded.at("five");
+  await_in_loop(state, [&] { return calls.run(immediate); });
+}
+BENCHMARK(configured_pipeline_of_five);
+
+/// Without a clock.
+void static_pipeline_of_five_without_clock(benchmark::State& state) {
+  circuit_breaker breaker("breaker", {.window_calls = 100}), second("second", {.window_calls = 100});
+  bulkhead pool("pool");
+  auto calls = retry() | breaker | pool | second | fallback([] { return 0; });
+  await_in_loop(state, [&] { return calls.run(immediate); });
+}
+BENCHMARK(static_pipeline_of_five_without_clock);
 
 /// The same four policies, each awaiting the next: what a frame per policy costs.
 void nested_coroutines_of_four(benchmark::State& state) {

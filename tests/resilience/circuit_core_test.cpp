@@ -38,7 +38,13 @@ struct driven_core {
     core.drain_events();
     return admitted;
   }
+  /// Successes go the short way, as those of a breaker do, which has no time for their end.
   void leave(const circuit_permit& permit, outcome_class result) {
+    const auto& o = core.options();
+    const duration slice = o.window / static_cast<std::int64_t>(o.buckets);
+    const auto slice_of = [&](time_point at) { return at.time_since_epoch() / slice; };
+    const bool is_short = o.window_calls > 0 || slice_of(now) == slice_of(permit.started);
+    if (result == outcome_class::success && is_short && core.record_clean_success(permit)) return;
     if (core.record(permit, result, now)) core.evaluate(permit, now, nullptr);
     core.drain_events();
   }

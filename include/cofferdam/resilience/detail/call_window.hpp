@@ -23,9 +23,11 @@ class count_window {
   void add(bool failed, bool slow, bool abandoned = false) noexcept;
   void clear() noexcept;
   [[nodiscard]] const window_counts& counts() const noexcept { return counts_; }
+  /// Another good call can only push out an older one.
+  [[nodiscard]] bool is_full() const noexcept { return counts_.calls == ring_.size(); }
   /// Full of good calls: another one changes nothing.
   [[nodiscard]] bool is_clean() const noexcept {
-    return counts_.calls == ring_.size() && counts_.failures == 0 && counts_.slow == 0 && counts_.abandoned == 0;
+    return is_full() && counts_.failures == 0 && counts_.slow == 0 && counts_.abandoned == 0;
   }
 
  private:
@@ -33,6 +35,39 @@ class count_window {
   std::vector<std::uint8_t> ring_;
   std::size_t next_ = 0;
   window_counts counts_;
+};
+
+/// Good calls on their way into a full count window. Every thread keeps a few of its own, whoever holds the window's
+/// lock collects them all: before a bad call goes in, so that no window is ever judged without them.
+/// Two generations, as of a time window.
+class good_calls {
+ public:
+  static constexpr std::uint64_t batch = 8;
+
+  good_calls() : lines_(new line[shard_count()]) {}
+  /// False when it is time to collect; the call is not kept then.
+  [[nodiscard]] bool keep(unsigned generation) noexcept {
+    const shard mine = this_shard();
+    auto& [made, collected] = lines_[mine.index].of[generation];
+    const std::uint64_t before = made.load(std::memory_order_relaxed);
+    if (before - collected.load(std::memory_order_relaxed) >= batch - 1) return false;
+    if (mine.exclusive) [[likely]] {
+      made.store(before + 1, std::memory_order_relaxed);
+    } else {
+      made.fetch_add(1, std::memory_order_relaxed);
+    }
+    return true;
+  }
+  /// How many there are; they are forgotten. For one thread at a time.
+  std::uint64_t collect(unsigned generation) noexcept;
+
+ private:
+  struct alignas(64) line {
+    struct {
+      std::atomic<std::uint64_t> made{0}, collected{0};  // by the threads of the shard; by whoever collects
+    } of[2];
+  };
+  std::unique_ptr<line[]> lines_;
 };
 
 /// The calls of the last `buckets` slices of time, counted where they began. Lock-free: every thread adds to a shard of

@@ -58,12 +58,18 @@ class circuit_core {
     auto* memory = memory_.load(std::memory_order_acquire);
     if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word))
       return false;
-    // A row of failures is in the window, and a window with failures is left to `record`.
     if (memory->by_time) {
-      if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) return false;
+      if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) {
+        // Once a slice was found sound, further good calls in it cannot trip; but they end a row of failures.
+        if (memory->by_time->slice_of(permit.started) != sound_slice_.load(std::memory_order_relaxed)) return false;
+        if (options_.consecutive_failures > 0) return false;
+      }
       if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
-    } else if (!clean_.load(std::memory_order_relaxed)) {
-      return false;  // a good call into a window full of good calls changes nothing, so nothing shared is written
+    } else {
+      // A good call into a window full of good calls changes nothing, so nothing shared is written.
+      const auto content = content_.load(std::memory_order_relaxed);
+      if (content == window_content::some) return false;
+      if (content == window_content::sound && !memory->good->keep(generation_of(permit.word))) return false;
     }
     memory->successes.add_one();
     return true;
@@ -142,6 +148,7 @@ class circuit_core {
 
     std::optional<time_window> by_time;
     std::optional<count_window> by_count;  // guarded by the mutex
+    std::optional<good_calls> good;        // that go into it
     std::unique_ptr<latency_histogram> latency;
     sharded_counter successes;
     std::vector<probe> probes;  // in flight; guarded by the mutex
@@ -160,7 +167,8 @@ class circuit_core {
   }
   [[nodiscard]] bool counts_calls() const noexcept { return options_.window_calls > 0; }
   [[nodiscard]] std::size_t effective_minimum() const noexcept;
-  [[nodiscard]] window_counts window_at(std::uint64_t word, time_point now) const noexcept;
+  void collect_good_calls_locked(working_memory& memory) const noexcept;
+  [[nodiscard]] window_counts window_at_locked(std::uint64_t word, time_point now) const noexcept;
   /// Decides whether abandoned calls are failures, or none at all.
   [[nodiscard]] window_counts weigh(window_counts seen) const noexcept;
   [[nodiscard]] bool has_abandoned_share(std::uint64_t abandoned, std::uint64_t calls) const noexcept;
@@ -210,9 +218,15 @@ class circuit_core {
   std::atomic<std::uint64_t> state_;
   std::atomic<working_memory*> memory_{nullptr};        // owned
   std::atomic<std::int64_t> refuses_until_{INT64_MIN};  // a little before the end of the break, while open
-  std::atomic<bool> clean_{false};                      // count window: full of good calls
+  enum class window_content : std::uint8_t {
+    some,
+    sound,  // full, and good calls cannot trip it
+    clean,  // full of good calls
+  };
+  std::atomic<window_content> content_{window_content::some};  // of the count window
   // Time window: the newest slice with a failed or slow call in it. While there is one, a success may trip.
   std::atomic<std::int64_t> newest_bad_slice_{nothing_bad};
+  std::atomic<std::int64_t> sound_slice_{nothing_bad};  // the newest slice at which good calls cannot trip it
   std::atomic<bool> spared_{false};  // closed with its old window, and nothing bad since: good calls do not trip it
   std::atomic<std::uint64_t> changes_{0};
   bool wants_start_, wants_end_;
