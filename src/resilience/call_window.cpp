@@ -24,6 +24,14 @@ void count_window::add(bool failed, bool slow, bool abandoned) noexcept {
   if (++next_ == ring_.size()) next_ = 0;
 }
 
+void count_window::add_all_of(const count_window& other) noexcept {
+  const std::size_t size = other.ring_.size(), count = static_cast<std::size_t>(other.counts_.calls);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint8_t call = other.ring_[(other.next_ + size - count + i) % size];
+    add((call & failed_bit) != 0, (call & slow_bit) != 0, (call & abandoned_bit) != 0);
+  }
+}
+
 void count_window::clear() noexcept {
   next_ = 0;
   counts_ = {};

@@ -129,7 +129,8 @@ awaitable<admission> circuit_breaker::wait(call& c, policy_slot& slot) {
     const std::uint64_t seen = core_.changes();
     const bool last = c.now() >= until;
     auto why = core_.admit(permit, c.now(), false);
-    const bool may_wait = core_.state() == circuit_state::half_open && why.is_refusal(errc::circuit_open);
+    const bool may_wait =
+        lets_wait() && core_.state() == circuit_state::half_open && why.is_refusal(errc::circuit_open);
     if (why && (last || !may_wait)) why = core_.admit(permit, c.now());  // counted, should it still be refused
     tell();
     if (!why) co_return admission::go;
@@ -163,7 +164,10 @@ void circuit_breaker::tell() noexcept {
 }
 
 void circuit_breaker::wake_waiting() noexcept {
-  if (!lets_wait() || extras_->told.load(std::memory_order_relaxed) == core_.changes()) return;
+  if (lets_wait() && extras_->told.load(std::memory_order_relaxed) != core_.changes()) wake_all();
+}
+
+void circuit_breaker::wake_all() noexcept {
   std::vector<detail::parked_reference> told;
   {
     const std::lock_guard lock(extras_->mutex);
@@ -282,6 +286,16 @@ void circuit_breaker::reset() {
 void circuit_breaker::set_mode(circuit_mode mode) {
   core_.set_mode(mode);
   tell();
+}
+void circuit_breaker::reconfigure(const circuit_breaker_options& options) {
+  static std::mutex one_at_a_time;
+  {
+    const std::lock_guard lock(one_at_a_time);
+    if (!extras_) extras_ = std::make_unique<extras>();  // before options that make use of it
+    core_.reconfigure(options);
+  }
+  core_.drain_events();
+  wake_all();
 }
 void circuit_breaker::end_break() {
   core_.end_break();

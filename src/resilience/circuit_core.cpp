@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
@@ -50,25 +51,21 @@ std::vector<std::string> validate(const circuit_breaker_options& o) {
 namespace detail {
 
 circuit_core::circuit_core(shared_name name, const circuit_breaker_options& options)
-    : state_(0),
-      wants_start_(options.window_calls == 0 || options.record_latency || options.warm_up > duration::zero() ||
-                   options.slow_call_duration > duration::zero()),
-      wants_end_(options.record_latency || options.slow_call_duration > duration::zero()),
-      name_(std::move(name)),
-      options_((require_valid("circuit_breaker '" + *name_ + "'", validate(options)), options)),
-      mode_(options.mode) {
-  if (options_.slow_in_flight > 0) flight_ = std::make_unique<flight_watch>(options_.slow_call_duration);
+    : state_(0), name_(std::move(name)), mode_(options.mode) {
+  require_valid("circuit_breaker '" + *name_ + "'", validate(options));
+  put_in_force_locked(options);
   publish_word_locked(circuit_state::closed, true, false);
 }
 
 circuit_core::~circuit_core() { delete memory_.load(std::memory_order_acquire); }
 
-circuit_core::working_memory::working_memory(const circuit_breaker_options& options) {
-  const bool measures_slow = options.slow_call_duration > duration::zero();
+circuit_core::working_memory::working_memory(const circuit_breaker_options& options, const working_memory* before)
+    : measures_slow(options.slow_call_duration > duration::zero()) {
   const bool by_share = options.abandoned == abandoned_policy::by_share;
   if (options.window_calls > 0) {
     by_count.emplace();
     by_count->resize(options.window_calls);
+    if (before != nullptr && before->by_count) by_count->add_all_of(*before->by_count);
     good.emplace();
   } else {
     const duration width = options.window / static_cast<std::int64_t>(options.buckets);
@@ -77,20 +74,71 @@ circuit_core::working_memory::working_memory(const circuit_breaker_options& opti
   }
   if (measures_slow || options.record_latency) latency = std::make_unique<latency_histogram>();
   probes.reserve(options.probes);
+  if (before == nullptr) return;
+  probes.insert(probes.end(), before->probes.begin(), before->probes.end());
+  in_a_row = before->in_a_row.load();
+  warm_until = before->warm_until.load();
+}
+
+void circuit_core::put_in_force_locked(const circuit_breaker_options& changed) {
+  const auto* before = all_options_.empty() ? nullptr : all_options_.back().get();
+  const auto& o = *all_options_.emplace_back(std::make_unique<const circuit_breaker_options>(changed));
+  const bool measures_slow = o.slow_call_duration > duration::zero();
+  options_.store(&o, std::memory_order_release);
+  wants_start_ = o.window_calls == 0 || o.record_latency || measures_slow || o.warm_up > duration::zero();
+  wants_end_ = o.record_latency || measures_slow;
+  watches_flight_ = o.slow_in_flight > 0;
+  if (o.slow_in_flight == 0) {
+    flight_.reset();
+  } else if (!flight_ || before->slow_call_duration != o.slow_call_duration) {
+    flight_ = std::make_unique<flight_watch>(o.slow_call_duration);
+  }
+}
+
+void circuit_core::reconfigure(const circuit_breaker_options& changed) {
+  require_valid("circuit_breaker '" + *name_ + "'", validate(changed));
+  const std::lock_guard lock(mutex_);
+  const circuit_breaker_options before = options();
+  if (changed == before) return;
+  const auto shape = [](const circuit_breaker_options& o) {
+    return std::tuple(o.window_calls, o.window_calls > 0 && !o.record_latency ? duration() : o.window, o.buckets,
+                      o.slow_call_duration > duration::zero(), o.record_latency,
+                      o.abandoned == abandoned_policy::by_share);
+  };
+  auto* memory = memory_.load(std::memory_order_acquire);
+  std::unique_ptr<working_memory> made;
+  if (memory != nullptr && (shape(changed) != shape(before) || changed.probes > before.probes)) {
+    if (memory->by_count) collect_good_calls_locked(*memory);
+    made = std::make_unique<working_memory>(changed, memory);
+  }
+  put_in_force_locked(changed);
+  if (made) {
+    made->earlier.reset(memory);
+    memory_.store(made.release(), std::memory_order_release);
+  }
+  content_.store(window_content::some, std::memory_order_relaxed);
+  newest_bad_slice_.store(0, std::memory_order_relaxed);  // what the window holds must be judged anew
+  sound_slice_.store(nothing_bad, std::memory_order_relaxed);
+  const circuit_mode mode = effective_mode_locked();
+  if (changed.mode != before.mode) mode_ = changed.mode;
+  change_mode_locked(mode);
+  // Calls that the old watch has counted must not leave the new one.
+  const bool watch_changed = changed.slow_in_flight == 0 || changed.slow_call_duration != before.slow_call_duration;
+  if (before.slow_in_flight > 0 && watch_changed) publish_word_locked(state(), true, false);
 }
 
 // --------------------------------------------------------------------------------------------------- small helpers
 
 std::size_t circuit_core::effective_minimum() const noexcept {
-  return counts_calls() ? std::min(options_.minimum_calls, options_.window_calls) : options_.minimum_calls;
+  return counts_calls() ? std::min(options().minimum_calls, options().window_calls) : options().minimum_calls;
 }
 
 duration circuit_core::probe_deadline() const noexcept {
-  return options_.probe_deadline > duration::zero() ? options_.probe_deadline : options_.break_duration;
+  return options().probe_deadline > duration::zero() ? options().probe_deadline : options().break_duration;
 }
 
 bool circuit_core::has_abandoned_share(std::uint64_t abandoned, std::uint64_t calls) const noexcept {
-  return options_.abandoned == abandoned_policy::by_share && reaches(abandoned, calls, options_.abandoned_ratio);
+  return options().abandoned == abandoned_policy::by_share && reaches(abandoned, calls, options().abandoned_ratio);
 }
 
 window_counts circuit_core::weigh(window_counts seen) const noexcept {
@@ -104,28 +152,30 @@ window_counts circuit_core::weigh(window_counts seen) const noexcept {
 
 /// What the trials so far decide, whatever those still to come will say.
 circuit_cause circuit_core::judge_probes_locked() const noexcept {
-  const std::size_t all = options_.probes;
+  const std::size_t all = options().probes;
   const std::size_t settled = probed_.successes + probed_.failures, missing = all - std::min(all, settled);
-  const double failure_ratio = options_.probe_failure_ratio > 0 ? options_.probe_failure_ratio : options_.failure_ratio;
-  const bool measures_slow = options_.slow_call_duration > duration::zero();
+  const double failure_ratio =
+      options().probe_failure_ratio > 0 ? options().probe_failure_ratio : options().failure_ratio;
+  const bool measures_slow = options().slow_call_duration > duration::zero();
   const std::size_t with_abandoned = settled + probed_.abandoned;
   if (reaches(probed_.failures, all, failure_ratio) ||
-      (measures_slow && reaches(probed_.slow, all, options_.slow_call_ratio)) ||
+      (measures_slow && reaches(probed_.slow, all, options().slow_call_ratio)) ||
       (with_abandoned >= all && has_abandoned_share(probed_.abandoned, with_abandoned))) {
     return circuit_cause::probe_failed;
   }
   const bool may_fail = reaches(probed_.failures + missing, all, failure_ratio);
-  const bool may_be_slow = measures_slow && reaches(probed_.slow + missing, all, options_.slow_call_ratio);
+  const bool may_be_slow = measures_slow && reaches(probed_.slow + missing, all, options().slow_call_ratio);
   return may_fail || may_be_slow ? circuit_cause::none : circuit_cause::probes_succeeded;
 }
 
 circuit_cause circuit_core::judge(const window_counts& counts) const noexcept {
-  if (options_.failures_in_window > 0 && counts.failures >= options_.failures_in_window) {
+  if (options().failures_in_window > 0 && counts.failures >= options().failures_in_window) {
     return circuit_cause::failure_count;
   }
   if (counts.calls < effective_minimum()) return circuit_cause::none;
-  if (reaches(counts.failures, counts.calls, options_.failure_ratio)) return circuit_cause::failure_rate;
-  if (options_.slow_call_duration > duration::zero() && reaches(counts.slow, counts.calls, options_.slow_call_ratio)) {
+  if (reaches(counts.failures, counts.calls, options().failure_ratio)) return circuit_cause::failure_rate;
+  if (options().slow_call_duration > duration::zero() &&
+      reaches(counts.slow, counts.calls, options().slow_call_ratio)) {
     return circuit_cause::slow_rate;
   }
   return circuit_cause::none;
@@ -169,7 +219,7 @@ circuit_core::working_memory* circuit_core::ensure_memory() noexcept {
     return memory;
   std::unique_ptr<working_memory> made;
   try {
-    made = std::make_unique<working_memory>(options_);
+    made = std::make_unique<working_memory>(options(), nullptr);
   } catch (const std::bad_alloc&) {
     return nullptr;
   }
@@ -185,7 +235,7 @@ void circuit_core::tally(working_memory::counter working_memory::* counter) noex
 
 void circuit_core::record_latency(working_memory& memory, duration latency, time_point ended) noexcept {
   if (!memory.latency) return;
-  if (ended.time_since_epoch() / options_.window > memory.latency->period()) {
+  if (ended.time_since_epoch() / options().window > memory.latency->period()) {
     const std::lock_guard lock(mutex_);
     record_latency_locked(memory, latency, ended);
   } else {
@@ -195,7 +245,7 @@ void circuit_core::record_latency(working_memory& memory, duration latency, time
 
 void circuit_core::record_latency_locked(working_memory& memory, duration latency, time_point ended) noexcept {
   if (!memory.latency) return;
-  memory.latency->rotate(ended.time_since_epoch() / options_.window);
+  memory.latency->rotate(ended.time_since_epoch() / options().window);
   memory.latency->record(latency);
 }
 
@@ -223,21 +273,23 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
   if (!permit.recorded) return false;
   if (permit.watched) {
     const std::lock_guard lock(mutex_);
-    if (is_current(permit.word)) flight_->leave(permit.started);
+    if (is_current(permit.word) && flight_) flight_->leave(permit.started);
   }
   auto* memory = ensure_memory();
   if (memory == nullptr) return false;
   const duration latency = ended - permit.started;
-  const bool slow = options_.slow_call_duration > duration::zero() && latency > options_.slow_call_duration;
-  if (permit.probe != 0) return record_probe(*memory, permit, result, slow);
+  const bool slow = memory->measures_slow && options().slow_call_duration > duration::zero() &&
+                    latency > options().slow_call_duration;
+  if (permit.probe != 0) return record_probe(permit, result, slow);
   if (!is_current(permit.word)) {
     note_late(*memory);
     return false;
   }
-  const bool abandoned = result == outcome_class::abandoned && options_.abandoned == abandoned_policy::by_share;
+  const bool abandoned = result == outcome_class::abandoned && options().abandoned == abandoned_policy::by_share &&
+                         (memory->by_count || memory->abandoned_by_time);
   const mark how{
       .failed = result == outcome_class::failure ||
-                (result == outcome_class::abandoned && options_.abandoned == abandoned_policy::as_failure),
+                (result == outcome_class::abandoned && options().abandoned == abandoned_policy::as_failure),
       .slow = slow && !abandoned,
       .abandoned = abandoned,
   };
@@ -245,16 +297,16 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     count(*memory, result, slow);
     return false;
   }
-  if (options_.warm_up > duration::zero()) {
+  if (options().warm_up > duration::zero()) {
     std::int64_t unknown = INT64_MIN;
     memory->warm_until.compare_exchange_strong(
-        unknown, saturating_add(permit.started, options_.warm_up).time_since_epoch().count(),
+        unknown, saturating_add(permit.started, options().warm_up).time_since_epoch().count(),
         std::memory_order_relaxed);
   }
   if (how.is_bad()) spared_.store(false, std::memory_order_relaxed);
   if (memory->by_count) {
     const std::lock_guard lock(mutex_);
-    if (!is_current(permit.word)) {
+    if (!is_current(permit.word) || memory != memory_.load(std::memory_order_relaxed)) {
       memory->late.fetch_add(1, std::memory_order_relaxed);
       return false;
     }
@@ -285,17 +337,17 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
 }
 
 bool circuit_core::count_in_a_row(working_memory& memory, const mark& how) noexcept {
-  if (options_.consecutive_failures == 0 || how.abandoned) return false;
+  if (options().consecutive_failures == 0 || how.abandoned) return false;
   if (!how.failed) {
     memory.in_a_row.store(0, std::memory_order_relaxed);
     return false;
   }
-  return memory.in_a_row.fetch_add(1, std::memory_order_relaxed) + 1 >= options_.consecutive_failures;
+  return memory.in_a_row.fetch_add(1, std::memory_order_relaxed) + 1 >= options().consecutive_failures;
 }
 
 bool circuit_core::has_too_many_in_a_row(const working_memory& memory) const noexcept {
-  return options_.consecutive_failures > 0 &&
-         memory.in_a_row.load(std::memory_order_relaxed) >= options_.consecutive_failures;
+  return options().consecutive_failures > 0 &&
+         memory.in_a_row.load(std::memory_order_relaxed) >= options().consecutive_failures;
 }
 
 bool circuit_core::judge_by_time(const working_memory& memory, unsigned generation, std::int64_t slice, const mark& how,
@@ -333,9 +385,9 @@ void circuit_core::abandon(const circuit_permit& permit) noexcept {
   }
 }
 
-bool circuit_core::record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
-                                bool slow) noexcept {
+bool circuit_core::record_probe(const circuit_permit& permit, outcome_class result, bool slow) noexcept {
   const std::lock_guard lock(mutex_);
+  auto& memory = *memory_.load(std::memory_order_relaxed);
   const auto found = std::ranges::find(memory.probes, permit.probe, &probe::id);
   if (!is_current(permit.word) || found == memory.probes.end()) {
     memory.late.fetch_add(1, std::memory_order_relaxed);
@@ -345,7 +397,7 @@ bool circuit_core::record_probe(working_memory& memory, const circuit_permit& pe
   memory.probes.erase(found);
   count(memory, result, slow);
   const bool abandoned = result == outcome_class::abandoned;
-  if (result == outcome_class::failure || (abandoned && options_.abandoned == abandoned_policy::as_failure)) {
+  if (result == outcome_class::failure || (abandoned && options().abandoned == abandoned_policy::as_failure)) {
     ++probed_.failures;
   } else if (result == outcome_class::success) {
     ++probed_.successes;
@@ -433,7 +485,7 @@ void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time
     }
   }
   spared_.store(to == circuit_state::closed && !clear_window, std::memory_order_relaxed);
-  ramping_ = cause == circuit_cause::probes_succeeded && options_.ramp > duration::zero();
+  ramping_ = cause == circuit_cause::probes_succeeded && options().ramp > duration::zero();
   ramp_from_ = now;
   ramp_credit_ = 0.9;  // the first call goes
   publish_word_locked(to, true, clear_window);
@@ -461,10 +513,10 @@ void circuit_core::open_locked(circuit_cause cause, time_point now, duration len
 /// The next break's length. The user's generator runs without the lock, so the caller must check its epoch again.
 duration circuit_core::next_break_locked(time_point, const window_counts& counts, std::exception_ptr failure,
                                          std::unique_lock<std::mutex>& lock) {
-  const auto longest = static_cast<double>(options_.max_break_duration.count());
+  const auto longest = static_cast<double>(options().max_break_duration.count());
   const double grown =
-      static_cast<double>(options_.break_duration.count()) * std::pow(options_.break_growth, consecutive_opens_);
-  const duration formula = grown < longest ? duration(static_cast<std::int64_t>(grown)) : options_.max_break_duration;
+      static_cast<double>(options().break_duration.count()) * std::pow(options().break_growth, consecutive_opens_);
+  const duration formula = grown < longest ? duration(static_cast<std::int64_t>(grown)) : options().max_break_duration;
   if (!generator_) return formula;
   const auto generator = generator_;
   const break_context context{consecutive_opens_ + 1, counts.calls, counts.failures, std::move(failure)};
@@ -476,7 +528,7 @@ duration circuit_core::next_break_locked(time_point, const window_counts& counts
     // A generator that throws leaves the formula in force.
   }
   lock.lock();
-  return std::clamp(generated, duration(1), options_.max_break_duration);
+  return std::clamp(generated, duration(1), options().max_break_duration);
 }
 
 void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::exception_ptr last_failure) {
@@ -490,7 +542,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     cause = judge_probes_locked();
     if (cause == circuit_cause::none) return;
     if (cause == circuit_cause::probes_succeeded) {
-      transition_locked(circuit_state::closed, cause, now, !options_.keep_window_on_close);
+      transition_locked(circuit_state::closed, cause, now, !options().keep_window_on_close);
       return;
     }
     counts = {probed_.successes + probed_.failures, probed_.failures, probed_.slow, probed_.abandoned};
@@ -503,7 +555,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
     }
-    if (cause == circuit_cause::none && flight_ && flight_->slow(now) >= options_.slow_in_flight) {
+    if (cause == circuit_cause::none && flight_ && flight_->slow(now) >= options().slow_in_flight) {
       cause = circuit_cause::slow_in_flight;
     }
     if (cause == circuit_cause::none) return;
@@ -523,16 +575,16 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
 bool circuit_core::pass(circuit_permit& permit, time_point now) {
   if (!try_admit(permit)) return false;
   permit.started = now;
-  if (flight_ == nullptr || !permit.recorded) return true;
+  if (!watches_flight() || !permit.recorded) return true;
   std::unique_lock lock(mutex_);
-  if (flight_->slow(now) >= options_.slow_in_flight) {
+  if (flight_ && flight_->slow(now) >= options().slow_in_flight) {
     lock.unlock();
     evaluate(permit, now, nullptr);
     if (!try_admit(permit)) return false;  // opened; metrics_only just says so
     permit.started = now;
     lock.lock();
   }
-  permit.watched = is_current(permit.word);
+  permit.watched = flight_ && is_current(permit.word);
   if (permit.watched) flight_->enter(now);
   return true;
 }
@@ -541,7 +593,7 @@ bool circuit_core::pass(circuit_permit& permit, time_point now) {
 failure circuit_core::ramp_up_locked(circuit_permit& permit, time_point now, working_memory& memory, bool counts) {
   constexpr double first_share = 0.1;
   const double share = std::max(
-      first_share, static_cast<double>((now - ramp_from_).count()) / static_cast<double>(options_.ramp.count()));
+      first_share, static_cast<double>((now - ramp_from_).count()) / static_cast<double>(options().ramp.count()));
   ramp_credit_ += share;
   if (ramp_credit_ < 1) return refuse_locked(memory, errc::circuit_open, std::nullopt, counts);
   ramp_credit_ -= 1;
@@ -563,9 +615,9 @@ failure circuit_core::refuse_locked(working_memory& memory, errc code, std::opti
 
 failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts) {
   if (pass(permit, now)) return {};
-  auto* memory = ensure_memory();
-  if (memory == nullptr) throw std::bad_alloc();
+  if (ensure_memory() == nullptr) throw std::bad_alloc();
   const std::lock_guard lock(mutex_);
+  auto* memory = memory_.load(std::memory_order_relaxed);
   newest_ = std::max(newest_, now);
   if (try_admit(permit)) {
     permit.started = now;
@@ -587,7 +639,7 @@ failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts)
   }
   // Half-open: as many trials as may still decide something.
   auto& probes = memory->probes;
-  if (probes.size() + probed_.successes + probed_.failures >= options_.probes) {
+  if (probes.size() + probed_.successes + probed_.failures >= options().probes) {
     const auto oldest = std::ranges::min_element(probes, {}, &probe::started);
     if (oldest == probes.end()) return refuse(errc::circuit_open, std::nullopt);
     const time_point gives_up = saturating_add(oldest->started, probe_deadline());
@@ -608,21 +660,21 @@ void circuit_core::open() {
   const std::lock_guard lock(mutex_);
   if (state() == circuit_state::open) return;
   break_starts_later_ = true;
-  open_locked(circuit_cause::manual, newest_, options_.break_duration, {});
+  open_locked(circuit_cause::manual, newest_, options().break_duration, {});
 }
 
 void circuit_core::close() {
   const std::lock_guard lock(mutex_);
   if (state() == circuit_state::closed) return;
   break_starts_later_ = false;
-  transition_locked(circuit_state::closed, circuit_cause::manual, newest_, !options_.keep_window_on_close);
+  transition_locked(circuit_state::closed, circuit_cause::manual, newest_, !options().keep_window_on_close);
 }
 
 void circuit_core::reset() {
   const std::lock_guard lock(mutex_);
   break_starts_later_ = false;
   last_failure_ = nullptr;
-  mode_ = options_.mode;
+  mode_ = options().mode;
   transition_locked(circuit_state::closed, circuit_cause::manual, newest_, true);
   announce_locked(circuit_event_kind::reset, circuit_state::closed, circuit_state::closed, circuit_cause::manual,
                   newest_);
@@ -737,19 +789,21 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
   const auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr) return s;
   const auto read = [](const working_memory::counter& counter) { return counter.load(std::memory_order_relaxed); };
-  s.successes = memory->successes.sum();
-  s.failed = read(memory->failed);
-  s.slow_calls = read(memory->slow);
-  s.ignored = read(memory->ignored);
-  s.abandoned = read(memory->abandoned);
-  s.rejected = read(memory->rejected);
-  s.late = read(memory->late);
-  s.timeouts = read(memory->timeouts);
-  s.fallbacks = read(memory->fallbacks);
-  s.opens = read(memory->opens);
+  for (const auto* part = memory; part != nullptr; part = part->earlier.get()) {
+    s.successes += part->successes.sum();
+    s.failed += read(part->failed);
+    s.slow_calls += read(part->slow);
+    s.ignored += read(part->ignored);
+    s.abandoned += read(part->abandoned);
+    s.rejected += read(part->rejected);
+    s.late += read(part->late);
+    s.timeouts += read(part->timeouts);
+    s.fallbacks += read(part->fallbacks);
+    s.opens += read(part->opens);
+  }
   s.fires = s.successes + s.failed + s.ignored + s.abandoned + s.rejected + s.late;
   if (memory->latency) {
-    memory->latency->rotate(present.time_since_epoch() / options_.window);
+    memory->latency->rotate(present.time_since_epoch() / options().window);
     s.latency = memory->latency->stats();
   }
   return s;

@@ -1,4 +1,6 @@
 #include <cofferdam/core/units.hpp>
+#include <cofferdam/resilience/bulkhead.hpp>
+#include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/configuration.hpp>
 #include <cofferdam/resilience/detail/json_reader.hpp>
 #include <cofferdam/resilience/rate_limiter.hpp>
@@ -314,6 +316,12 @@ struct configuration::state {
       if (resized != *pool) return nullptr;
       changes.emplace_back([pool = std::static_pointer_cast<bulkhead>(present), limit = resized.max_concurrent] {
         pool->resize(limit);
+      });
+      return present;
+    }
+    if (const auto* options = as<circuit_breaker_options>(wanted)) {
+      changes.emplace_back([breaker = std::static_pointer_cast<circuit_breaker>(present), changed = *options] {
+        breaker->reconfigure(changed);
       });
       return present;
     }

@@ -344,5 +344,23 @@ ASYNC_TEST("a breaker that obeys two switches is free when both are", "[circuit]
   CHECK(modes == std::vector<circuit_mode>{circuit_mode::isolated, circuit_mode::normal});
 }
 
+ASYNC_TEST("calls that wait for the probes are refused when nobody may wait any more", "[circuit]") {
+  probing_breaker p(5s);
+  co_await p.probe(2s, false);
+  std::optional<outcome<int>> result;
+  const auto body = [&]() -> awaitable<void> { result = co_await p.breaker.try_fire(one); };
+  const auto executor = co_await net::this_coro::executor;
+  spawn(executor, body);
+  co_await sleep_for(100ms);
+  CHECK_FALSE(result);
+  auto options = p.breaker.options();
+  options.probe_wait = 0s;
+  p.breaker.reconfigure(options);
+  co_await sleep_for(1ms);
+  REQUIRE(result);
+  CHECK(result->why().is_refusal(errc::circuit_open));
+  co_await sleep_for(3s);
+}
+
 }  // namespace
 }  // namespace circuit_breaker_test

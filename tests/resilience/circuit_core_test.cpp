@@ -1250,6 +1250,142 @@ TEST_CASE("a watch of calls in flight agrees with a list of them", "[circuit]") 
   CHECK(most > 10);
 }
 
+TEST_CASE("other thresholds judge the window that is there", "[circuit]") {
+  for (const std::size_t window_calls : {std::size_t{0}, std::size_t{10}}) {
+    circuit_breaker_options o{.failure_ratio = 0.9, .minimum_calls = 10, .window_calls = window_calls};
+    driven_core c(o);
+    c.calls(5, good);
+    c.calls(5, bad);
+    CHECK(c.core.state() == circuit_state::closed);
+    o.failure_ratio = 0.5;
+    c.core.reconfigure(o);
+    CHECK(c.core.stats(c.now).calls == 10);
+    c.calls(1, good);
+    CHECK(c.core.state() == (window_calls == 0 ? circuit_state::closed : circuit_state::open));  // 5 of 11, 5 of 10
+    if (window_calls == 0) c.calls(1, bad);
+    CHECK(c.core.state() == circuit_state::open);
+    CHECK(c.core.stats(c.now).failed == (window_calls == 0 ? 6 : 5));
+  }
+}
+
+TEST_CASE("a count window of another size keeps the newest calls, one of time begins anew", "[circuit]") {
+  circuit_breaker_options o{.failure_ratio = 1, .minimum_calls = 100, .window_calls = 6};
+  driven_core c(o);
+  c.calls(3, bad);
+  c.calls(5, good);  // some of them still on their way
+  o.window_calls = 20;
+  c.core.reconfigure(o);
+  CHECK(c.core.stats(c.now).calls == 6);
+  CHECK(c.core.stats(c.now).failures == 1);
+  c.calls(2, bad);
+  o.window_calls = 3;
+  c.core.reconfigure(o);
+  CHECK(c.core.stats(c.now).calls == 3);
+  CHECK(c.core.stats(c.now).failures == 2);
+  c.calls(2, good);
+  CHECK(c.core.stats(c.now).failures == 1);
+  o.window_calls = 0;
+  c.core.reconfigure(o);
+  CHECK(c.core.stats(c.now).calls == 0);
+  c.calls(4, bad);
+  CHECK(c.core.stats(c.now).failures == 4);
+  o.buckets = 5;
+  c.core.reconfigure(o);
+  CHECK(c.core.stats(c.now).calls == 0);
+  CHECK(c.core.stats(c.now).failed == 9);  // counters count on
+  CHECK(c.core.stats(c.now).successes == 7);
+}
+
+TEST_CASE("a break, its growth and probes in flight outlast other options", "[circuit]") {
+  circuit_breaker_options o{.minimum_calls = 1, .window_calls = 1, .probes = 2, .break_duration = 10s};
+  driven_core c(o);
+  c.calls(1, bad);
+  o.break_duration = 1s;
+  o.window_calls = 5;
+  o.probes = 3;
+  c.core.reconfigure(o);
+  CHECK(c.core.stats(c.now).remaining_break == 10s);
+  c.now += 10s;
+  circuit_permit probe;
+  REQUIRE(c.enter(probe));
+  o.window_calls = 7;
+  o.slow_call_duration = 1s;
+  o.slow_in_flight = 5;
+  c.core.reconfigure(o);
+  c.leave(probe, good);
+  c.calls(1, good);
+  CHECK(c.core.state() == circuit_state::closed);
+  CHECK(c.core.stats(c.now).late == 0);
+  CHECK(c.core.stats(c.now).opens == 1);
+  c.calls(1, bad);
+  CHECK(c.core.stats(c.now).remaining_break == 1s);
+}
+
+TEST_CASE("bad options change nothing, another mode is told, and a watch that ends forgets the calls in flight",
+          "[circuit]") {
+  circuit_breaker_options o{.slow_call_duration = 1s, .minimum_calls = 10, .slow_in_flight = 2};
+  driven_core c(o);
+  auto broken = o;
+  broken.failure_ratio = 7;
+  CHECK_THROWS_AS(c.core.reconfigure(broken), invalid_options_error);
+  CHECK(c.core.options() == o);
+  std::array<circuit_permit, 2> flying;
+  for (auto& permit : flying) REQUIRE(c.enter(permit));
+  o.slow_call_duration = 2s;
+  c.core.reconfigure(o);
+  c.now += 5s;
+  for (auto& permit : flying) c.leave(permit, good);
+  c.calls(3, good);
+  CHECK(c.core.state() == circuit_state::closed);
+  o.mode = circuit_mode::isolated;
+  c.core.reconfigure(o);
+  c.core.drain_events();
+  CHECK_FALSE(c.call(good));
+  CHECK(c.seen(circuit_event_kind::mode_changed) == 1);
+}
+
+TEST_CASE("a circuit may be reconfigured while threads call it", "[circuit][concurrent]") {
+  circuit_core core(named("shared"), {.window_calls = 20});
+  std::atomic<bool> done{false};
+  std::atomic<std::uint64_t> settled{0};
+  const auto work = [&](unsigned seed) {
+    std::mt19937 random(seed);
+    for (int i = 0; i < 5'000; ++i) {
+      circuit_permit permit;
+      const time_point now = time_point(std::chrono::microseconds(i));
+      if (core.admit(permit, now)) continue;
+      const auto result = static_cast<outcome_class>(random() % 4);
+      const bool clean = result == outcome_class::success && core.record_clean_success(permit);
+      if (!clean && core.record(permit, result, now + 1ms)) core.evaluate(permit, now, nullptr);
+      ++settled;
+    }
+  };
+  const auto meddle = [&] {
+    std::mt19937 random(5);
+    while (!done) {
+      circuit_breaker_options o;
+      o.window_calls = random() % 2 == 0 ? 0 : 5 + random() % 10;
+      o.abandoned = static_cast<abandoned_policy>(random() % 3);
+      o.slow_call_duration = random() % 2 == 0 ? 0ms : 500us;
+      o.slow_in_flight = o.slow_call_duration > 0s ? random() % 3 : 0;
+      o.break_duration = 1us;
+      o.probes = 1 + random() % 5;
+      core.reconfigure(o);
+      (void)core.stats(time_point(1ms));
+      std::this_thread::yield();
+    }
+  };
+  std::vector<std::thread> workers;
+  for (unsigned t = 1; t <= 3; ++t) workers.emplace_back(work, t);
+  std::thread meddler(meddle);
+  for (auto& worker : workers) worker.join();
+  done = true;
+  meddler.join();
+  const auto s = core.stats(std::nullopt);
+  CHECK(s.successes + s.failed + s.ignored + s.abandoned + s.late == settled);
+  CHECK(s.fires == 15'000);
+}
+
 TEST_CASE("a row of failures starts anew after a break, and late ones do not count", "[circuit]") {
   driven_core c(
       {.minimum_calls = 1000, .consecutive_failures = 2, .window_calls = 10, .probes = 1, .break_duration = 1s});

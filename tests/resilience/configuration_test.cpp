@@ -221,9 +221,28 @@ ASYNC_TEST("a reload keeps what has not changed, adapts what can be, and builds 
 
   document["pipelines"]["payments"][1]["circuit_breaker"]["minimum_calls"] = 5;
   config.reload(document);
-  CHECK(payments.all<circuit_breaker>()[0] != breaker);
+  CHECK(payments.all<circuit_breaker>()[0] == breaker);
+  CHECK(breaker->options().minimum_calls == 5);
+  const auto again = payments.all<retry>()[0];
+  document["pipelines"]["payments"][0]["retry"]["max_attempts"] = 7;
+  config.reload(document);
+  CHECK(payments.all<retry>()[0] != again);
   CHECK(payments.all<bulkhead>()[0] == pool);
   co_return;
+}
+
+ASYNC_TEST("a reload with other thresholds leaves an open circuit open", "[configuration]") {
+  configuration config(payments_document());
+  auto payments = config.at("payments");
+  const auto breaker = payments.all<circuit_breaker>()[0];
+  breaker->open();
+  json document = payments_document();
+  document["pipelines"]["payments"][2]["circuit_breaker"]["failure_ratio"] = 0.9;
+  config.reload(document);
+  CHECK(breaker->state() == circuit_state::open);
+  CHECK(breaker->options().failure_ratio == 0.9);
+  const auto refused = co_await payments.try_run(lasting, 1ms);
+  CHECK(refused.why().is_refusal(errc::circuit_open));
 }
 
 ASYNC_TEST("a call in flight ends on what it began with", "[configuration]") {

@@ -125,6 +125,14 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   /// Refuses everything with `circuit_isolated_error` until `set_mode(circuit_mode::normal)`.
   void isolate() { set_mode(circuit_mode::isolated); }
   void set_mode(circuit_mode mode);
+  /// Puts other options in force. State, break in progress, counters and results in flight stay, and so does what the
+  /// window holds, but for a window of time whose length, buckets or kinds of results have changed: it begins anew. The
+  /// next result is judged by the new thresholds, the next break has the new length; another `mode` is set at once.
+  /// Old options, and windows that have another shape, are kept until the breaker ends.
+  /// Errors: `invalid_options_error`; nothing has changed then.
+  void reconfigure(const circuit_breaker_options& options);
+  /// Those in force.
+  [[nodiscard]] const circuit_breaker_options& options() const noexcept { return core_.options(); }
   /// Ends the present break: the next call is a probe. No effect unless open.
   void end_break();
 
@@ -162,6 +170,7 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   /// After anything that may have changed the state: tells listeners, and whoever waits.
   void tell() noexcept;
   void wake_waiting() noexcept;
+  void wake_all() noexcept;
   [[nodiscard]] bool lets_wait() const noexcept { return core_.options().probe_wait > duration::zero(); }
   verdict settle_slowly(call& c, const detail::circuit_permit& permit, outcome_class result,
                         const outcome_view& outcome) noexcept;

@@ -105,9 +105,9 @@ class configuration {
   [[nodiscard]] std::vector<std::string> warnings() const;
 
   /// Puts another configuration in force, or keeps the old one as it is. Policies that have not changed go on with
-  /// their state; a bulkhead of which only the limit has changed is resized, a rate limiter of which only the rate has
-  /// changed goes on with it; others begin anew. Every pipeline there was must still be there: somebody may hold it.
-  /// Errors: `configuration_error`.
+  /// their state; a circuit breaker goes on with other options; a bulkhead of which only the limit has changed is
+  /// resized, a rate limiter of which only the rate has changed goes on with it; others begin anew. Every pipeline
+  /// there was must still be there: somebody may hold it. Errors: `configuration_error`.
   void reload(const nlohmann::json& document, const std::string& source = "configuration");
   void reload_file(const std::string& path);
   /// Tells of every reload, also of refused ones.

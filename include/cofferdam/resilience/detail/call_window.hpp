@@ -21,6 +21,8 @@ class count_window {
  public:
   void resize(std::size_t calls) { ring_.assign(calls, 0); }
   void add(bool failed, bool slow, bool abandoned = false) noexcept;
+  /// Adds the calls of another window, the oldest first.
+  void add_all_of(const count_window& other) noexcept;
   void clear() noexcept;
   [[nodiscard]] const window_counts& counts() const noexcept { return counts_; }
   /// Another good call can only push out an older one.

@@ -51,18 +51,18 @@ class circuit_core {
     permit.recorded = (word & disabled_flag) == 0;
     return true;
   }
-  [[nodiscard]] bool wants_start() const noexcept { return wants_start_; }
-  [[nodiscard]] bool wants_end() const noexcept { return wants_end_; }
+  [[nodiscard]] bool wants_start() const noexcept { return wants_start_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool wants_end() const noexcept { return wants_end_.load(std::memory_order_relaxed); }
   /// Counts a success of an ordinary call whose end needs no time. False when `record` must do it.
   [[nodiscard]] bool record_clean_success(const circuit_permit& permit) noexcept {
     auto* memory = memory_.load(std::memory_order_acquire);
-    if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end_ || !is_current(permit.word))
+    if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end() || !is_current(permit.word))
       return false;
     if (memory->by_time) {
       if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) {
         // Once a slice was found sound, further good calls in it cannot trip; but they end a row of failures.
         if (memory->by_time->slice_of(permit.started) != sound_slice_.load(std::memory_order_relaxed)) return false;
-        if (options_.consecutive_failures > 0) return false;
+        if (options().consecutive_failures > 0) return false;
       }
       if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
     } else {
@@ -88,7 +88,7 @@ class circuit_core {
   /// @param counts  whether a refusal is one: not if the call is going to wait.
   [[nodiscard]] failure admit(circuit_permit& permit, time_point now, bool counts = true);
   /// Calls in flight are watched: then `admit` must be asked for each call.
-  [[nodiscard]] bool watches_flight() const noexcept { return flight_ != nullptr; }
+  [[nodiscard]] bool watches_flight() const noexcept { return watches_flight_.load(std::memory_order_relaxed); }
   /// Grows with every change that may let in a call that was refused.
   [[nodiscard]] std::uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
   /// The trip test and what follows from it. `last_failure` becomes the cause of refusals.
@@ -123,7 +123,12 @@ class circuit_core {
   [[nodiscard]] circuit_stats stats(std::optional<time_point> now) const;
   [[nodiscard]] std::exception_ptr last_failure() const;
   [[nodiscard]] const shared_name& name() const noexcept { return name_; }
-  [[nodiscard]] const circuit_breaker_options& options() const noexcept { return options_; }
+  /// Those in force. They stay where they are for the core's life.
+  [[nodiscard]] const circuit_breaker_options& options() const noexcept {
+    return *options_.load(std::memory_order_acquire);
+  }
+  /// Puts other options in force; see `circuit_breaker::reconfigure`.
+  void reconfigure(const circuit_breaker_options& changed);
   [[nodiscard]] event_channel<circuit_event>& events() noexcept { return events_; }
   void count_timeout() noexcept { tally(&working_memory::timeouts); }
   void count_fallback() noexcept { tally(&working_memory::fallbacks); }
@@ -142,10 +147,13 @@ class circuit_core {
   /// What a breaker needs only once it is used: an idle one stays small.
   struct working_memory {
     using counter = std::atomic<std::uint64_t>;
-    explicit working_memory(const circuit_breaker_options& options);
+    /// @param before  the memory for the options before, whose counters count on.
+    working_memory(const circuit_breaker_options& options, const working_memory* before);
     /// Of the time windows, abandoned calls included.
     [[nodiscard]] window_counts sum(unsigned generation, std::int64_t slice) const noexcept;
 
+    std::unique_ptr<const working_memory> earlier;  // somebody may still be using it
+    bool measures_slow;
     std::optional<time_window> by_time;
     std::optional<count_window> by_count;  // guarded by the mutex
     std::optional<good_calls> good;        // that go into it
@@ -165,7 +173,8 @@ class circuit_core {
   [[nodiscard]] static unsigned generation_of(std::uint64_t word) noexcept {
     return (word & generation_flag) != 0 ? 1 : 0;
   }
-  [[nodiscard]] bool counts_calls() const noexcept { return options_.window_calls > 0; }
+  void put_in_force_locked(const circuit_breaker_options& changed);
+  [[nodiscard]] bool counts_calls() const noexcept { return options().window_calls > 0; }
   [[nodiscard]] std::size_t effective_minimum() const noexcept;
   void collect_good_calls_locked(working_memory& memory) const noexcept;
   [[nodiscard]] window_counts window_at_locked(std::uint64_t word, time_point now) const noexcept;
@@ -193,8 +202,7 @@ class circuit_core {
   }
   void change_mode_locked(circuit_mode before);
   [[nodiscard]] bool is_spared() const noexcept { return spared_.load(std::memory_order_relaxed); }
-  [[nodiscard]] bool record_probe(working_memory& memory, const circuit_permit& permit, outcome_class result,
-                                  bool slow) noexcept;
+  [[nodiscard]] bool record_probe(const circuit_permit& permit, outcome_class result, bool slow) noexcept;
   /// Null when there is no memory to be had; the result then goes uncounted, which beats failing a call that succeeded.
   working_memory* ensure_memory() noexcept;
   void tally(working_memory::counter working_memory::* counter) noexcept;
@@ -229,14 +237,15 @@ class circuit_core {
   std::atomic<std::int64_t> sound_slice_{nothing_bad};  // the newest slice at which good calls cannot trip it
   std::atomic<bool> spared_{false};  // closed with its old window, and nothing bad since: good calls do not trip it
   std::atomic<std::uint64_t> changes_{0};
-  bool wants_start_, wants_end_;
-  std::unique_ptr<flight_watch> flight_;  // null unless slow_in_flight; guarded by the mutex
+  std::atomic<const circuit_breaker_options*> options_;
+  std::atomic<bool> wants_start_{false}, wants_end_{false}, watches_flight_{false};
+  std::unique_ptr<flight_watch> flight_;  // with slow_in_flight; guarded by the mutex
   event_channel<circuit_event> events_;
 
   // Written on unhealthy or rare paths only.
   mutable std::mutex mutex_;
   shared_name name_;
-  circuit_breaker_options options_;
+  std::vector<std::unique_ptr<const circuit_breaker_options>> all_options_;  // that ever were in force, the last one is
   std::shared_ptr<const std::function<duration(const break_context&)>> generator_;  // shared: called without the lock
   std::exception_ptr last_failure_;
   circuit_mode mode_;
