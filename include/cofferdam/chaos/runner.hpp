@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -44,7 +45,11 @@ struct run_result {
 /// Runs one variant under one seed to its end, including what is still under way when the load stops.
 [[nodiscard]] run_result run_variant(const scenario& s, std::size_t variant, std::uint64_t seed);
 
-/// Every variant under every seed, in that order.
-[[nodiscard]] std::vector<run_result> run_scenario(const scenario& s);
+/// How one variant is run under one seed.
+using variant_runner = std::function<run_result(const scenario& s, std::size_t variant, std::uint64_t seed)>;
+
+/// Every variant under every seed, in that order. Where `same_seed_same_trace` is expected, each variant is run a
+/// second time under its first seed: V variants under S seeds cost V * (S + 1) runs.
+[[nodiscard]] std::vector<run_result> run_scenario(const scenario& s, const variant_runner& run = run_variant);
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::chaos
