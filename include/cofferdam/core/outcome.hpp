@@ -176,7 +176,7 @@ class outcome_view {
   [[nodiscard]] const std::type_info& type() const noexcept { return *type_; }
   /// The value if there is one and it is exactly a T.
   template <class T> [[nodiscard]] const T* get_if() const noexcept {
-    return value_ && *type_ == typeid(T) ? static_cast<const T*>(value_) : nullptr;
+    return value_ && has_value() && *type_ == typeid(T) ? static_cast<const T*>(value_) : nullptr;
   }
 
  private:
