@@ -144,6 +144,13 @@ std::string report_json(const scenario& s, const std::vector<run_result>& result
                            {"first_s", static_cast<double>(event.first.count()) * 1e-9},
                            {"last_s", static_cast<double>(event.last.count()) * 1e-9}};
     }
+    const auto ended = [&](call_ending how) { return std::ranges::count(run.calls, how, &call_record::ending); };
+    const auto injected = std::ranges::count(run.calls, true, &call_record::injected);
+    r["calls"] = {{"ok", ended(call_ending::ok)},
+                  {"degraded", ended(call_ending::degraded)},
+                  {"rejected", ended(call_ending::rejected)},
+                  {"failed", ended(call_ending::failed) - injected},
+                  {"failed_by_injection", injected}};
     r["violations"] = run.violations;
     r["timeline"] = nlohmann::ordered_json::array();
     for (duration at{}; at < s.length; at += s.timeline) {

@@ -1,6 +1,7 @@
 #include <cofferdam/chaos/fault_policy.hpp>
 #include <cofferdam/chaos/runner.hpp>
 #include <cofferdam/chaos/service.hpp>
+#include <cofferdam/chaos/weighted_fault.hpp>
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
@@ -55,6 +56,7 @@ class simulation {
   /// A service with the policies its callers use.
   struct target {
     std::unique_ptr<simulated_service> service;
+    fault_switch faults;  // those among the policies
     std::optional<pipeline> calls;
     std::vector<std::shared_ptr<bulkhead>> bulkheads;
     std::vector<std::shared_ptr<fallback>> fallbacks;
@@ -73,6 +75,7 @@ class simulation {
       if (o.queue_limit) spec.queue_limit = o.queue_limit;
       spec.order = o.order.value_or(spec.order);
       spec.drop_expired = o.drop_expired.value_or(spec.drop_expired);
+      spec.idempotent = o.idempotent.value_or(spec.idempotent);
     }
     target& t = targets_[spec.name];
     t.service = std::make_unique<simulated_service>(*context_, spec, result_.seed);
@@ -101,10 +104,30 @@ class simulation {
       return t.fallbacks.back();
     }
     const auto& fault = std::get<fault_policy_spec>(spec);
-    if (fault.kind == "latency") return std::make_shared<latency_fault>(fault.rate, fault.add, fault.jitter);
-    if (fault.kind == "error") return std::make_shared<error_fault>(fault.rate);
-    if (fault.kind == "hang") return std::make_shared<hang_fault>(fault.rate);
-    return std::make_shared<outcome_fault>(fault.rate, [] { return answer::degraded; });
+    return with_fault(fault, [&](auto made) -> std::shared_ptr<fault_policy> {
+      made->obey(t.faults).on_injected([this](const injection&) { note("fault_injected"); });
+      if (!fault.keys.empty()) made->only_for(fault.keys);
+      return made;
+    });
+  }
+
+  /// `use` of the fault, as its own type.
+  template <class Use> static std::shared_ptr<fault_policy> with_fault(const fault_policy_spec& spec, Use use) {
+    if (spec.kind == "latency") return use(std::make_shared<latency_fault>(spec.rate, spec.add, spec.jitter));
+    if (spec.kind == "error") return use(std::make_shared<error_fault>(spec.rate));
+    if (spec.kind == "hang") return use(std::make_shared<hang_fault>(spec.rate));
+    if (spec.kind == "lost_answer") return use(std::make_shared<lost_answer_fault>(spec.rate));
+    if (spec.kind == "duplicate") return use(std::make_shared<duplicate_fault>(spec.rate));
+    if (spec.kind == "weighted") {
+      std::vector<weighted_choice> choices;
+      for (const auto& choice : spec.choices) choices.push_back({choice.weight, make_choice(choice)});
+      return use(std::make_shared<weighted_fault>(spec.rate, std::move(choices)));
+    }
+    return use(std::make_shared<outcome_fault>(spec.rate, [] { return answer::degraded; }));
+  }
+
+  static std::shared_ptr<fault_policy> make_choice(const fault_policy_spec& spec) {
+    return with_fault(spec, [](std::shared_ptr<fault_policy> made) { return made; });
   }
 
   // ------------------------------------------------------------------------------------------------------- running
@@ -136,11 +159,12 @@ class simulation {
     call_record record;
     record.start = present();
     record.load = static_cast<std::uint16_t>(index);
-    ++result_.offered;
+    record.id = result_.offered++;
+    attempts_.push_back(0);
     enter();
     if (load.pool.empty() || free_slots_[load.pool] > 0) {
       if (!load.pool.empty()) --free_slots_[load.pool];
-      record.ending = co_await through_policies(load.target, record.attempts);
+      co_await through_policies(load, record);
       if (!load.pool.empty()) ++free_slots_[load.pool];
     } else {
       record.ending = call_ending::rejected;
@@ -150,21 +174,27 @@ class simulation {
     result_.calls.push_back(record);
   }
 
-  awaitable<call_ending> through_policies(const std::string& service, std::uint32_t& attempts) {
-    target& t = targets_[service];
-    const auto request = [&]() -> awaitable<outcome<answer>> {
-      ++attempts;
+  awaitable<void> through_policies(const load_spec& load, call_record& record) {
+    target& t = targets_[load.target];
+    // What a race or a detached time limit leaves behind outlives this call: it owns its copy of the closure.
+    const auto request = [this, &t, &load, id = record.id]() -> awaitable<outcome<answer>> {
+      ++attempts_[id];
       const inside_guard here(t.inside);
-      auto& highest = result_.max_concurrent[service];
+      auto& highest = result_.max_concurrent[load.target];
       highest = std::max(highest, t.inside);
-      auto answered = co_await t.service->request();
+      auto answered = co_await t.service->request(id);
       if (!answered) co_return answered.why();
       co_return answer::fresh;
     };
-    const auto result = co_await t.calls->try_run(request);
-    if (result) co_return *result == answer::fresh ? call_ending::ok : call_ending::degraded;
+    const call_info info{.key = load.name};
+    const auto result = co_await t.calls->try_run(info, request);
+    if (result) {
+      record.ending = *result == answer::fresh ? call_ending::ok : call_ending::degraded;
+      co_return;
+    }
     if (result.why().is_refusal(errc::timed_out)) note("timed_out");
-    co_return was_rejected(result.why()) ? call_ending::rejected : call_ending::failed;
+    record.ending = was_rejected(result.why()) ? call_ending::rejected : call_ending::failed;
+    record.injected = result.why().is_refusal(errc::injected_fault);
   }
 
   /// Refused by a policy that protects; a time limit and an injected fault stand for a service that does not answer.
@@ -206,11 +236,13 @@ class simulation {
 
   /// Faults of one kind on one target that are on at once act together, and the end of one leaves the others.
   void put_in_force(fault_kind kind, const std::string& whose) {
+    bool any = false;
     double factor = 1, rate = 0;
     duration add{}, jitter{};
     std::optional<std::size_t> workers;
     for (const fault_spec* fault : in_force_) {
       if (fault->kind != kind || fault->target != whose) continue;
+      any = true;
       factor *= fault->factor;
       rate += fault->rate - rate * fault->rate;  // struck by one or the other
       add += fault->add;
@@ -222,6 +254,7 @@ class simulation {
       return;
     }
     auto& service = *targets_[whose].service;
+    auto& faults = targets_[whose].faults;
     switch (kind) {
       case fault_kind::slow:
         service.set_slowdown(factor);
@@ -237,6 +270,9 @@ class simulation {
         break;
       case fault_kind::capacity:
         service.set_workers(workers.value_or(service.normal_workers()));
+        break;
+      case fault_kind::kill_switch:
+        any ? faults.turn_off() : faults.turn_on();
         break;
       case fault_kind::load:
         break;
@@ -268,6 +304,10 @@ class simulation {
       result_.violations.push_back("no_lost_call: " + std::to_string(result_.offered) + " calls began, " +
                                    std::to_string(result_.calls.size()) + " ended");
     }
+    for (auto& call : result_.calls) {
+      call.attempts = attempts_[call.id];
+      call.effects = targets_[scenario_.loads[call.load].target].service->effects_of(call.id);
+    }
     result_.trace = time_->trace();
   }
 
@@ -276,6 +316,7 @@ class simulation {
   run_result result_;
   std::vector<load_state> loads_;
   std::vector<const fault_spec*> in_force_;
+  std::vector<std::uint32_t> attempts_;  // by call
   std::map<std::string, target> targets_;
   std::map<std::string, std::size_t> free_slots_;
   std::size_t under_way_ = 0;

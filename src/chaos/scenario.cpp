@@ -48,6 +48,7 @@ service_spec read_service(reader r) {
     queue->finish();
   }
   r.read("refusal_latency", spec.refusal_latency);
+  r.read("idempotent", spec.idempotent);
   r.finish();
   return spec;
 }
@@ -66,6 +67,7 @@ service_override read_override(reader r) {
     if (const auto drop = queue->find("drop_expired")) spec.drop_expired = drop->as_bool();
     queue->finish();
   }
+  if (const auto idempotent = r.find("idempotent")) spec.idempotent = idempotent->as_bool();
   r.finish();
   return spec;
 }
@@ -95,21 +97,59 @@ load_spec read_load(reader r, const scenario& s) {
   return spec;
 }
 
-fault_policy_spec read_fault_policy(reader r) {
+template <class Spec> std::vector<std::string> names_in(const std::vector<Spec>& list) {
+  std::vector<std::string> names;
+  names.reserve(list.size());
+  for (const auto& spec : list) names.push_back(spec.name);
+  return names;
+}
+
+fault_policy_spec read_fault_policy(reader r, const scenario& s, bool is_choice = false);
+
+std::vector<fault_policy_spec> read_choices(const reader& r, const scenario& s) {
+  std::vector<fault_policy_spec> choices;
+  const auto items = r.items();
+  for (const auto& item : items) choices.push_back(read_fault_policy(item, s, true));
+  if (items.empty()) r.problem("must be a list of at least one fault");
+  if (std::ranges::count(choices, "outcome", &fault_policy_spec::kind) > 1) r.problem("at most one may be an outcome");
+  return choices;
+}
+
+/// @param is_choice  of a weighted one, which has a weight and decides on the rest.
+fault_policy_spec read_fault_policy(reader r, const scenario& s, bool is_choice) {
   fault_policy_spec spec;
+  if (!r.is_object()) return spec;
+  auto kinds = known_fault_policies();
+  if (is_choice) std::erase(kinds, "weighted");
   if (const auto kind = r.require("kind")) {
-    if (kind->as_word({"latency", "error", "hang", "outcome"})) spec.kind = kind->value().get<std::string>();
+    if (const auto index = kind->as_word(kinds)) spec.kind = kinds[*index];
   }
-  r.read("rate", spec.rate, 0, 1);
-  r.read("add", spec.add);
-  r.read("jitter", spec.jitter);
-  r.finish();
+  if (is_choice) {
+    r.read("weight", spec.weight, 1e-6, 1e6);
+  } else {
+    if (const auto rate = r.require("rate")) spec.rate = rate->as_number(0, 1).value_or(0);
+    if (const auto keys = r.find("keys")) {
+      const auto loads = names_in(s.loads);
+      for (const auto& key : keys->items()) {
+        if (const auto index = key.as_word(loads)) spec.keys.push_back(loads[*index]);
+      }
+      if (keys->value().empty()) keys->problem("must name at least one load");
+    }
+  }
+  if (spec.kind == "latency") {
+    if (const auto add = r.require("add")) spec.add = add->as_duration().value_or(duration());
+    r.read("jitter", spec.jitter);
+  }
+  if (spec.kind == "weighted") {
+    if (const auto choices = r.require("choices")) spec.choices = read_choices(*choices, s);
+  }
+  if (!spec.kind.empty()) r.finish();  // which keys there are depends on the kind
   return spec;
 }
 
-std::optional<any_policy_spec> read_any_policy(reader r) {
+std::optional<any_policy_spec> read_any_policy(reader r, const scenario& s) {
   if (r.value().is_object() && r.value().size() == 1) {
-    if (const auto options = r.find("fault")) return read_fault_policy(*options);
+    if (const auto options = r.find("fault")) return read_fault_policy(*options, s);
     if (const auto options = r.find("fallback")) {
       if (options->is_object()) options->finish();
       return fallback_spec{};
@@ -129,7 +169,7 @@ fault_spec read_fault(reader r, const scenario& s, std::size_t index) {
   if (!r.is_object()) return spec;
   r.read("name", spec.name);
   if (const auto kind = r.require("kind")) {
-    const auto word = kind->as_word({"slow", "latency", "error", "hang", "capacity", "load"});
+    const auto word = kind->as_word({"slow", "latency", "error", "hang", "capacity", "load", "kill_switch"});
     if (word) spec.kind = static_cast<fault_kind>(*word);
   }
   if (const auto target = r.require("target")) spec.target = target->as_string().value_or("");
@@ -151,6 +191,8 @@ fault_spec read_fault(reader r, const scenario& s, std::size_t index) {
       break;
     case fault_kind::capacity:
       if (const auto workers = needs("workers")) spec.workers = workers->as_count(0).value_or(0);
+      break;
+    case fault_kind::kill_switch:
       break;
   }
   if (spec.length > s.length || spec.at > s.length - spec.length)
@@ -335,14 +377,8 @@ class parser {
     r.finish();
     add_named(s_.pools, std::move(spec), r);
   }
-  [[nodiscard]] std::vector<std::string> service_names() const {
-    std::vector<std::string> names;
-    names.reserve(s_.services.size());
-    for (const auto& service : s_.services) names.push_back(service.name);
-    return names;
-  }
   void check_service(const std::string& name, const reader& r) const {
-    const auto names = service_names();
+    const auto names = names_in(s_.services);
     if (std::ranges::find(names, name) == names.end()) {
       r.problem("no service is called \"" + name + "\"" + detail::nearest_hint(name, names));
     }
@@ -355,7 +391,7 @@ class parser {
       for (const auto& [service, list] : services.members()) {
         check_service(service, list);
         for (const auto& item : list.items()) {
-          if (auto policy = read_any_policy(item)) variant.policies[service].push_back(std::move(*policy));
+          if (auto policy = read_any_policy(item, s_)) variant.policies[service].push_back(std::move(*policy));
         }
       }
       s_.variants.emplace_back(name, std::move(variant));
@@ -429,15 +465,21 @@ std::string list_of(const std::string& source, const std::vector<std::string>& p
 scenario_error::scenario_error(const std::string& source, std::vector<std::string> problems)
     : std::runtime_error(list_of(source, problems)), problems_(std::move(problems)) {}
 
+const std::vector<std::string>& known_fault_policies() {
+  static const std::vector<std::string> names{"latency",     "error",     "hang",    "outcome",
+                                              "lost_answer", "duplicate", "weighted"};
+  return names;
+}
 const std::vector<std::string>& known_metrics() {
-  static const std::vector<std::string> names{"goodput", "availability", "amplification", "recovery_time", "p50",
-                                              "p95",     "p99",          "max_in_flight", "rejected_ratio"};
+  static const std::vector<std::string> names{
+      "goodput",       "availability",   "amplification",  "recovery_time",   "p50", "p95", "p99",
+      "max_in_flight", "rejected_ratio", "injected_ratio", "duplicated_ratio"};
   return names;
 }
 const std::vector<std::string>& known_events() {
   static const std::vector<std::string> names{"circuit_opened", "circuit_closed", "circuit_half_opened",
                                               "retry_denied",   "fallback_used",  "bulkhead_rejected",
-                                              "timed_out",      "overloaded"};
+                                              "timed_out",      "overloaded",     "fault_injected"};
   return names;
 }
 const std::vector<std::string>& known_invariants() {

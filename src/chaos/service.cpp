@@ -3,13 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 
 /// A request as the service holds it. Outlives its client if that gives up.
 struct simulated_service::job final : detail::counted, timer_entry {
-  explicit job(simulated_service& s) noexcept : service(s) {
+  job(simulated_service& s, std::uint64_t of) noexcept : service(s), call(of) {
     on_due = [](timer_entry& entry) noexcept {
       const detail::reference<job> mine(static_cast<job*>(&entry));
       mine->service.finish(*mine);
@@ -17,6 +18,7 @@ struct simulated_service::job final : detail::counted, timer_entry {
     on_shutdown = [](timer_entry& entry) noexcept { static_cast<job&>(entry).release(); };
   }
   simulated_service& service;
+  std::uint64_t call;
   detail::parked_reference client;  // empty once it has gone or was answered
   bool failed = false;
 };
@@ -54,7 +56,7 @@ duration simulated_service::draw_time() {
   return duration(static_cast<std::int64_t>(std::max(time, 1.0)));
 }
 
-awaitable<outcome<void>> simulated_service::request() {
+awaitable<outcome<void>> simulated_service::request(std::uint64_t call) {
   ++stats_.requests;
   if (hang_rate_ > 0 && random_.uniform() < hang_rate_) {
     co_await sleep_until(never);
@@ -64,7 +66,7 @@ awaitable<outcome<void>> simulated_service::request() {
     co_await sleep_for(spec_.refusal_latency);
     co_return overloaded_;
   }
-  const detail::reference<job> mine(new job(*this));
+  const detail::reference<job> mine(new job(*this, call));
   const auto enlist = [&](const detail::parked_reference& self) {
     mine->client = self;
     queue_.push_back(mine);
@@ -98,6 +100,7 @@ void simulated_service::start_work() {
 
 void simulated_service::finish(job& j) {
   --busy_;
+  if (!j.failed) take_effect(j.call);
   if (j.client) {
     ++(j.failed ? stats_.failed : stats_.answered);
     std::exchange(j.client, {})->wake(wake_reason::woken);
@@ -105,6 +108,12 @@ void simulated_service::finish(job& j) {
     ++stats_.wasted;
   }
   start_work();
+}
+
+void simulated_service::take_effect(std::uint64_t call) {
+  if (effects_.size() <= call) effects_.resize(std::max<std::size_t>(call + 1, 2 * effects_.size()));
+  auto& times = effects_[call];
+  if (times == 0 || (!spec_.idempotent && times < std::numeric_limits<std::uint16_t>::max())) ++times;
 }
 
 void simulated_service::set_workers(std::size_t workers) {

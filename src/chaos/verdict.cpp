@@ -9,7 +9,7 @@ namespace cofferdam::inline COFFERDAM_ABI::chaos {
 namespace {
 
 struct tally {
-  double offered = 0, ok = 0, degraded = 0, rejected = 0, attempts = 0;
+  double offered = 0, ok = 0, degraded = 0, rejected = 0, injected = 0, duplicated = 0, attempts = 0;
 };
 
 std::string number(double value) {
@@ -45,6 +45,8 @@ tally count(const scenario& s, const run_result& run, const std::string& load, d
     if (call.ending == call_ending::ok) ++t.ok;
     if (call.ending == call_ending::degraded) ++t.degraded;
     if (call.ending == call_ending::rejected) ++t.rejected;
+    if (call.injected) ++t.injected;
+    if (call.effects > 1) ++t.duplicated;
   });
   return t;
 }
@@ -99,6 +101,8 @@ std::optional<double> measure(const scenario& s, const run_result& run, const ex
   if (e.subject == "availability") return (t.ok + t.degraded) / t.offered;
   if (e.subject == "amplification") return t.attempts / t.offered;
   if (e.subject == "rejected_ratio") return t.rejected / t.offered;
+  if (e.subject == "injected_ratio") return t.injected / t.offered;
+  if (e.subject == "duplicated_ratio") return t.duplicated / t.offered;
   return std::nullopt;
 }
 
@@ -197,7 +201,8 @@ class judgement {
   void compare(const expectation& e) {
     const auto better = runs_of(e.better), worse = runs_of(e.worse);
     const bool less_is_better = is_time(e.subject) || e.subject == "amplification" || e.subject == "max_in_flight" ||
-                                e.subject == "rejected_ratio";
+                                e.subject == "rejected_ratio" || e.subject == "injected_ratio" ||
+                                e.subject == "duplicated_ratio";
     char by[32];
     std::snprintf(by, sizeof by, "%g", e.by);
     verdict_line line{

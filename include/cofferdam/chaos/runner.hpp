@@ -18,9 +18,12 @@ enum class call_ending : std::uint8_t { ok, degraded, failed, rejected };
 /// One call of a client, as it ended.
 struct call_record {
   duration start{}, latency{};
+  std::uint64_t id = 0;        // counted by start
   std::uint32_t attempts = 0;  // requests that reached the service
   std::uint16_t load = 0;
+  std::uint16_t effects = 0;  // how often its work took effect, see service_spec::idempotent
   call_ending ending = call_ending::failed;
+  bool injected = false;  // failed, since a fault among the policies struck it
 };
 
 struct event_record {

@@ -33,6 +33,7 @@ struct service_spec {
   queue_order order = queue_order::fifo;
   bool drop_expired = false;                                // does not start work whose client has given up
   duration refusal_latency = std::chrono::milliseconds(1);  // of an answer "overloaded"
+  bool idempotent = false;                                  // to do a call's work again has no further effect
 };
 
 /// Slots of the calling process that several loads share, as threads would be.
@@ -50,10 +51,14 @@ struct load_spec {
 
 /// Answers "degraded".
 struct fallback_spec {};
+/// A fault among the policies; see fault_policy.hpp.
 struct fault_policy_spec {
-  std::string kind;  // latency, error, hang, outcome
-  double rate = 0;
+  std::string kind;  // one of `known_fault_policies()`
+  double rate = 1;   // share of calls, 0 to 1
   duration add{}, jitter{};
+  std::vector<std::string> keys;           // loads whose calls may be struck; empty: all of them
+  std::vector<fault_policy_spec> choices;  // of a weighted one
+  double weight = 1;                       // of a choice
 };
 using any_policy_spec = std::variant<policy_spec, fallback_spec, fault_policy_spec>;
 
@@ -61,7 +66,7 @@ using any_policy_spec = std::variant<policy_spec, fallback_spec, fault_policy_sp
 struct service_override {
   std::optional<std::size_t> workers, queue_limit;
   std::optional<queue_order> order;
-  std::optional<bool> drop_expired;
+  std::optional<bool> drop_expired, idempotent;
 };
 
 struct variant_spec {
@@ -69,7 +74,8 @@ struct variant_spec {
   std::map<std::string, service_override> overrides;
 };
 
-enum class fault_kind : std::uint8_t { slow, latency, error, hang, capacity, load };
+/// What happens for a time. The kill switch stops the faults among the policies of a service.
+enum class fault_kind : std::uint8_t { slow, latency, error, hang, capacity, load, kill_switch };
 
 struct fault_spec {
   std::string name, target;
@@ -122,6 +128,8 @@ class scenario_error : public std::runtime_error {
 /// Errors: `scenario_error`, also for a file that cannot be read and for malformed JSON (with line and column).
 [[nodiscard]] scenario load_scenario(const std::string& path);
 
+/// "latency", "lost_answer", ...: the kinds of faults among the policies.
+[[nodiscard]] const std::vector<std::string>& known_fault_policies();
 [[nodiscard]] const std::vector<std::string>& known_metrics();
 [[nodiscard]] const std::vector<std::string>& known_events();
 [[nodiscard]] const std::vector<std::string>& known_invariants();

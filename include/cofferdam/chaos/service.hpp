@@ -13,6 +13,7 @@
 #include <deque>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 
@@ -39,8 +40,9 @@ class simulated_service {
   simulated_service& operator=(const simulated_service&) = delete;
 
   /// One request: queues, is worked on, and is answered.
+  /// @param call  which call it belongs to; requests of one call do the same work. Counted from 0, without large gaps.
   /// Failures, by value: `overloaded_error`, `service_error`. Cancellation: the client leaves; the work stays.
-  [[nodiscard]] awaitable<outcome<void>> request();
+  [[nodiscard]] awaitable<outcome<void>> request(std::uint64_t call);
 
   // --- faults, effective at once (work under way keeps its time)
   void set_slowdown(double factor) noexcept { slowdown_ = factor; }
@@ -50,6 +52,12 @@ class simulated_service {
   void set_workers(std::size_t workers);
   [[nodiscard]] std::size_t normal_workers() const noexcept { return spec_.workers; }
 
+  /// How often the work of a call took effect: once for each request that was worked off, or once in all where the
+  /// service is idempotent.
+  [[nodiscard]] std::uint16_t effects_of(std::uint64_t call) const noexcept {
+    return call < effects_.size() ? effects_[call] : std::uint16_t{0};
+  }
+
   [[nodiscard]] const service_stats& stats() const noexcept { return stats_; }
   [[nodiscard]] std::size_t queued() const noexcept { return queue_.size(); }
 
@@ -58,6 +66,7 @@ class simulated_service {
 
   void start_work();
   void finish(job& j);
+  void take_effect(std::uint64_t call);
   [[nodiscard]] duration draw_time();
 
   net::any_io_executor executor_;
@@ -69,6 +78,7 @@ class simulated_service {
   duration add_{}, jitter_{};
   failure failed_, overloaded_;  // made once: exceptions cost more than everything else here
   std::deque<detail::reference<job>> queue_;
+  std::vector<std::uint16_t> effects_;  // by call
   service_stats stats_;
 };
 

@@ -11,6 +11,7 @@ namespace cofferdam::inline COFFERDAM_ABI::chaos {
 
 /// The metric of one run over calls that began in [e.from, e.to); nothing where it is undefined (no calls, no
 /// recovery). Ratios are of calls offered: goodput (fresh answers), availability (fresh or degraded), rejected_ratio;
+/// injected_ratio (failed by a fault among the policies), duplicated_ratio (whose work took effect more than once);
 /// amplification is requests per call. Times are seconds: p50, p95, p99 of calls with an answer; recovery_time is the
 /// time from the fault's end to the first three seconds with more than 99 % goodput.
 [[nodiscard]] std::optional<double> measure(const scenario& s, const run_result& run, const expectation& e);
