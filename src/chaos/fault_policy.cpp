@@ -45,8 +45,7 @@ void fault_policy::limit_to_keys(std::vector<std::string> keys) {
   keys_.emplace(std::move_iterator(keys.begin()), std::move_iterator(keys.end()));
 }
 
-// ------------------------------------------------------------------------------------------------- which calls it
-// takes
+// ------------------------------------------------------------------------------------------------ which calls it takes
 
 bool fault_policy::is_active() const noexcept {
   return enabled() && all_faults().is_on() && (switch_ == nullptr || switch_->is_on());
@@ -103,8 +102,7 @@ void fault_policy::count_and_tell(const injection& what) noexcept {
   }
 }
 
-// --------------------------------------------------------------------------------------------------- what it does to
-// them
+// ------------------------------------------------------------------------------------------------ what it does to them
 
 admission fault_policy::inject(call&) noexcept { return admission::go; }
 awaitable<admission> fault_policy::delay(call&) { co_return admission::go; }
@@ -116,7 +114,7 @@ latency_fault::latency_fault(const fault_options& options)
 
 awaitable<admission> latency_fault::delay(call& c) {
   const auto extra = static_cast<std::int64_t>(c.random().uniform() * static_cast<double>(jitter_.count()));
-  co_await sleep_for(add_ + duration(extra));
+  co_await sleep_until(saturating_add(saturating_add(c.now(), add_), duration(extra)));
   co_return admission::go;
 }
 

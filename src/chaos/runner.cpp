@@ -148,7 +148,7 @@ class simulation {
       start(one_call(index));
       const double mean = 1e9 / (load.spec->rate * load.surge);
       const double gap = load.spec->poisson ? load.random.exponential(mean) : mean;
-      const auto next = present() + duration(static_cast<std::int64_t>(gap));
+      const auto next = present() + duration(static_cast<std::int64_t>(std::max(gap, 1.0)));
       if (next >= load.spec->to) co_return;
       co_await sleep_until(time_point(next));
     }
@@ -240,13 +240,14 @@ class simulation {
     double factor = 1, rate = 0;
     duration add{}, jitter{};
     std::optional<std::size_t> workers;
+    constexpr duration longest = duration::max() / 2;
     for (const fault_spec* fault : in_force_) {
       if (fault->kind != kind || fault->target != whose) continue;
       any = true;
       factor *= fault->factor;
       rate += fault->rate - rate * fault->rate;  // struck by one or the other
-      add += fault->add;
-      jitter += fault->jitter;
+      add = std::min(add, longest) + std::min(fault->add, longest);
+      jitter = std::min(jitter, longest) + std::min(fault->jitter, longest);
       workers = std::min(workers.value_or(fault->workers), fault->workers);
     }
     if (kind == fault_kind::load) {

@@ -53,7 +53,8 @@ duration simulated_service::draw_time() {
   }
   time = time * slowdown_ + static_cast<double>(add_.count());
   if (jitter_ > duration::zero()) time += random_.uniform() * static_cast<double>(jitter_.count());
-  return duration(static_cast<std::int64_t>(std::max(time, 1.0)));
+  // Slow faults multiply, so that even modest ones may pass what 64 bits of nanoseconds hold.
+  return duration(static_cast<std::int64_t>(std::clamp(time, 1.0, 9e18)));
 }
 
 awaitable<outcome<void>> simulated_service::request(std::uint64_t call) {

@@ -177,6 +177,13 @@ TEST_CASE("a duplicated call, cancelled at every step, starts nothing more and e
   CHECK(started == 2);
 }
 
+ASYNC_TEST("a latency longer than time itself is waited for until the limit", "[chaos]") {
+  auto calls = timeout(1s) | chaos::latency_fault(1.0, duration::max(), duration::max());
+  const auto result = co_await calls.try_run(test::fine);
+  CHECK(result.why().is_refusal(errc::timed_out));
+  CHECK(time.elapsed() == 1s);
+}
+
 // ----------------------------------------------------------------------------------------------------- weighted faults
 
 ASYNC_TEST("a weighted fault strikes a call at most once, in the ratio of the weights", "[chaos]") {
@@ -232,8 +239,7 @@ TEST_CASE("weighted faults that hang or delay, cancelled at every step, end", "[
   CHECK(test::cancel_at_every_step(operation, [] {}) > 5);
 }
 
-// ------------------------------------------------------------------------------------------------------- whom they
-// strike
+// ---------------------------------------------------------------------------------------------------- whom they strike
 
 ASYNC_TEST("only calls with one of the keys are struck, and only those the predicate takes", "[chaos]") {
   auto errors =
@@ -283,8 +289,7 @@ TEST_CASE("equal seeds strike equal calls, in both spellings of a pipeline", "[c
   CHECK(failed < 95);
 }
 
-// --------------------------------------------------------------------------------------------------------------
-// switches
+// ------------------------------------------------------------------------------------------------------------ switches
 
 ASYNC_TEST("a switch spares the calls of its group, and the process's switch those of all", "[chaos]") {
   const all_faults_restored at_end;
@@ -352,8 +357,7 @@ TEST_CASE("switches are turned while calls run on other threads", "[chaos][concu
   CHECK(failed == errors.injected());
 }
 
-// -----------------------------------------------------------------------------------------------------------------
-// marks
+// --------------------------------------------------------------------------------------------------------------- marks
 
 ASYNC_TEST("an injected failure is told from a real one, also with an exception of one's own", "[chaos]") {
   const auto why = [](auto&& calls) -> awaitable<failure> {
@@ -401,8 +405,7 @@ ASYNC_TEST("listeners are told which fault struck which call; one that throws ha
         std::map<std::string, int>{{"duplicate of alice", 1}, {"latency of alice", 2}, {"lost_answer of alice", 2}});
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// options
+// ------------------------------------------------------------------------------------------------------------- options
 
 TEST_CASE("impossible faults are refused, every problem at once", "[chaos]") {
   CHECK(chaos::validate(chaos::fault_options{}).empty());

@@ -67,6 +67,10 @@ TEST_CASE("of two faults at once, the end of one leaves the other in force", "[c
     CHECK(latency_of_call_at(run, 6s) == 50ms);
     CHECK(latency_of_call_at(run, 9500ms) == 10ms);
   }
+  SECTION("slowness beyond all time never answers") {
+    const auto run = overlapping(of("slow", "factor", 1e6), of("slow", "factor", 1e6));
+    CHECK(run.calls.size() < 100);
+  }
   SECTION("latencies add up") {
     const auto run = overlapping(of("latency", "add", "20ms"), of("latency", "add", "30ms"));
     CHECK(latency_of_call_at(run, 2s) == 30ms);
