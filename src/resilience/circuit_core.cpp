@@ -368,7 +368,10 @@ bool circuit_core::judge_by_time(const working_memory& memory, unsigned generati
   if (!how.is_bad() && counts.failures + counts.slow + counts.abandoned == 0) {
     newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_relaxed);
   }
-  if (judge(weigh(counts)) != circuit_cause::none) return true;
+  if (judge(weigh(counts)) != circuit_cause::none) {
+    sound_slice_.store(nothing_bad, std::memory_order_relaxed);  // whether or not it may open now
+    return true;
+  }
   // Until older calls leave the window, good ones only make its ratios better.
   if (counts.calls >= effective_minimum() && counts.abandoned == 0) {
     sound_slice_.store(present, std::memory_order_relaxed);
