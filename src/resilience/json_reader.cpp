@@ -52,7 +52,7 @@ nlohmann::json read_json_file(const std::string& path) {
   if (text.find_first_not_of(" \t\r\n") == std::string::npos) throw std::runtime_error("is empty");
   try {
     return nlohmann::json::parse(text);
-  } catch (const nlohmann::json::parse_error& e) {
+  } catch (const nlohmann::json::exception& e) {  // a number beyond any double is no parse_error
     throw std::runtime_error(std::string("is not JSON: ") + e.what());
   }
 }
@@ -147,8 +147,17 @@ std::optional<double> json_reader::as_number(double least, double most) const {
 }
 
 std::optional<std::size_t> json_reader::as_count(std::size_t least) const {
-  // A document made by a program rather than a parser may hold its numbers signed.
-  if (value_->is_number_integer() && *value_ >= least && *value_ <= 1'000'000'000) return value_->get<std::size_t>();
+  constexpr std::size_t most = 1'000'000'000;
+  // A document made by a program rather than a parser may hold its numbers signed. They are told apart first, since
+  // comparing them as JSON takes the largest unsigned ones for negative.
+  if (value_->is_number_unsigned() || (value_->is_number_integer() && *value_ >= 0)) {
+    const auto count = value_->get<std::size_t>();
+    if (count >= least && count <= most) return count;
+    if (count > most) {
+      problem("must be at most " + std::to_string(most));
+      return std::nullopt;
+    }
+  }
   problem("expected a whole number of at least " + std::to_string(least));
   return std::nullopt;
 }

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -124,6 +125,28 @@ TEST_CASE("every mistake is named by its path, with a hint", "[configuration]") 
   CHECK(mistakes_of(several).size() == 3);
   CHECK(mistakes_of(json::array()) == std::vector<std::string>{"/: expected an object"});
   CHECK(mistakes_of(json::object()).size() == 2);
+}
+
+TEST_CASE("a count beyond a billion is refused, however large, signed or not", "[configuration]") {
+  const char* queue = "/pipelines/payments/3/bulkhead/max_queue";
+  CHECK(mistake(queue, std::int64_t{1'000'000'000}).empty());
+  for (const json& count : {json(1'000'000'001U), json(1'000'000'001), json(INT64_MAX), json(UINT64_MAX)}) {
+    CHECK(mistake(queue, count) == std::string(queue) + ": must be at most 1000000000");
+  }
+  CHECK(mistake(queue, INT64_MIN) == std::string(queue) + ": expected a whole number of at least 0");
+}
+
+TEST_CASE("what a file holds instead of a document is a mistake of the configuration", "[configuration]") {
+  const std::string path = "not_a_document.json";
+  const auto load = [&](const char* text) {
+    std::ofstream(path) << text;
+    (void)configuration::load(path);
+  };
+  const auto says = [](const std::string& what) { return Catch::Matchers::Contains(what); };
+  CHECK_THROWS_WITH(load(" \n"), says(path) && says("is empty"));
+  CHECK_THROWS_WITH(load(R"({"version": 1)"), says(path) && says("is not JSON"));
+  CHECK_THROWS_AS(load(R"({"version": 1e999})"), configuration_error);  // more than a number can be
+  std::remove(path.c_str());
 }
 
 TEST_CASE("policies that contradict each other are refused", "[configuration]") {
