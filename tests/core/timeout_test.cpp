@@ -39,6 +39,17 @@ awaitable<int> stubborn(duration d) {
   }
 }
 
+/// Takes `d` to clean up when it is cancelled.
+awaitable<int> tidy(duration d) {
+  try {
+    co_await sleep_until(never);
+  } catch (const net::asio_system_error&) {  // NOLINT(bugprone-empty-catch): told below
+  }
+  co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+  co_await sleep_for(d);
+  throw net::asio_system_error(net::error::operation_aborted);
+}
+
 struct no_default {
   explicit no_default(int v) : value(v) {}
   int value;
@@ -135,6 +146,21 @@ ASYNC_TEST("the caller's cancellation is never reported as a timeout", "[core][t
   co_await sleep_for(0ms);
   CHECK(aborted);
   CHECK(time.elapsed() == 20ms);
+}
+
+ASYNC_TEST("a task that the caller cancelled did not time out, even if the limit passes before it ends",
+           "[core][timeout]") {
+  failure why;
+  const auto body = [&]() -> awaitable<void> {
+    const auto ended = co_await try_with_timeout(50ms, tidy, 100ms);
+    why = ended.why();
+  };
+  const auto executor = co_await net::this_coro::executor;
+  const auto job = spawn(executor, body);
+  co_await sleep_for(20ms);
+  job.cancel();
+  co_await sleep_for(1s);
+  CHECK(why.is_cancellation());
 }
 
 ASYNC_TEST("a nested limit belongs to whoever set it", "[core][timeout]") {

@@ -33,6 +33,15 @@ std::shared_ptr<policy> quick_breaker(std::string_view key) {
       std::string(key), circuit_breaker_options{.minimum_calls = 1, .window_calls = 1, .break_duration = 1s});
 }
 
+/// Has nothing to lose but that it refuses.
+class closed_door final : public runnable_policy<closed_door> {
+ public:
+  admission admit(call& c, policy_slot&) noexcept override { return c.refuse(errc::circuit_open, nullptr); }
+  verdict settle(call&, policy_slot&, const outcome_view&) noexcept override { return verdict::deliver; }
+  [[nodiscard]] bool is_tripped() const noexcept override { return true; }
+  [[nodiscard]] std::string describe() const override { return "closed door"; }
+};
+
 }  // namespace
 
 ASYNC_TEST("each key has a policy of its own", "[keyed]") {
@@ -67,6 +76,14 @@ ASYNC_TEST("the key used longest ago is forgotten, never an open circuit, nor on
   CHECK(hosts.stats().keys == 3);
   CHECK(hosts.stats().evicted == 2);
   co_await sleep_for(1h);
+}
+
+ASYNC_TEST("whatever refuses calls is not forgotten, even if it calls itself idle", "[keyed]") {
+  keyed hosts("hosts", [](std::string_view) { return std::make_shared<closed_door>(); }, {.max_keys = 1});
+  (void)co_await hosts.try_run(about("a"), fine);
+  (void)co_await hosts.try_run(about("b"), fine);
+  CHECK(hosts.find<closed_door>("a") != nullptr);
+  CHECK(hosts.stats().evicted == 0);
 }
 
 ASYNC_TEST("where nothing can be forgotten, further keys share one policy", "[keyed]") {
