@@ -4,6 +4,7 @@
 #include <cofferdam/resilience/backoff.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
@@ -81,7 +82,7 @@ TEST_CASE("a constant backoff of zero never waits, with any jitter", "[retry][ba
 TEST_CASE("every jitter keeps its bounds and reaches into both halves of them", "[retry][backoff]") {
   const auto check = [](jitter_kind jitter, auto low, auto high) {
     const backoff_options options{.base = 100ms, .jitter = jitter, .cap = 2s};
-    bool lower_half = false, upper_half = false;
+    bool near_least = false, near_most = false;
     for (std::uint64_t seed = 1; seed <= 200; ++seed) {
       const auto drawn = delays(options, 8, seed);
       for (std::size_t i = 0; i < drawn.size(); ++i) {
@@ -91,11 +92,12 @@ TEST_CASE("every jitter keeps its bounds and reaches into both halves of them", 
         const duration least = low(uncapped, previous), most = high(uncapped, previous);
         REQUIRE(drawn[i] >= least);
         REQUIRE(drawn[i] <= most);
-        (drawn[i] < least + (most - least) / 2 ? lower_half : upper_half) = true;
+        near_least |= drawn[i] < least + (most - least) / 10;
+        near_most |= drawn[i] > most - (most - least) / 10;
       }
     }
-    CHECK(lower_half);
-    CHECK(upper_half);
+    CHECK(near_least);
+    CHECK(near_most);
   };
   const auto capped = [](duration d) { return std::min<duration>(d, 2s); };
   check(
@@ -129,6 +131,16 @@ TEST_CASE("the share of a proportional jitter is the widest it goes", "[retry][b
   CHECK(*std::ranges::max_element(drawn) > 1900ms);
 }
 
+TEST_CASE("decorrelated jitter goes up to three times the last delay", "[retry][backoff]") {
+  const auto drawn = delays({.base = 1ms, .jitter = jitter_kind::decorrelated, .cap = 1h}, 20, 3);
+  double most = 0;
+  for (std::size_t i = 1; i < drawn.size(); ++i) {
+    most = std::max(most, static_cast<double>(drawn[i].count()) / static_cast<double>(drawn[i - 1].count()));
+  }
+  CHECK(most > 2.5);
+  CHECK(most <= 3);
+}
+
 TEST_CASE("the smooth jitter has the medians it promises", "[retry][backoff]") {
   const backoff_options options{.base = 100ms, .jitter = jitter_kind::decorrelated_v2, .cap = 1h};
   const double expected[] = {0.9, 1.2, 2, 4, 8};
@@ -138,6 +150,19 @@ TEST_CASE("the smooth jitter has the medians it promises", "[retry][backoff]") {
     std::ranges::nth_element(drawn, drawn.begin() + 1000);
     INFO("retry " << retry + 1);
     CHECK(static_cast<double>(drawn[1000] / 1us) / 100'000 == Approx(expected[retry]).epsilon(0.05));
+  }
+}
+
+TEST_CASE("the smooth jitter follows its published curve", "[retry][backoff]") {
+  const backoff_options options{.base = 100ms, .jitter = jitter_kind::decorrelated_v2, .cap = 1h};
+  const auto drawn = delays(options, 4, 9);
+  random_source random(9);
+  double before = 0;
+  for (std::size_t i = 0; i < 4; ++i) {
+    const double t = static_cast<double>(i) + random.uniform();
+    const double curve = std::pow(2.0, t) * std::tanh(std::sqrt(4.0 * t));
+    CHECK(static_cast<double>(drawn[i].count()) == Approx((curve - before) * 100e6 / 1.4));
+    before = curve;
   }
 }
 
@@ -157,6 +182,8 @@ TEST_CASE("every bad option of a backoff is named", "[retry][backoff]") {
   };
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK(problems_of({}).empty());
+  CHECK(problems_of({.base = 1s, .factor = 1, .jitter_share = 0, .cap = 1s}).empty());
+  CHECK(problems_of({.jitter_share = 1}).empty());
   CHECK(problems_of({.base = -1ns, .cap = -2ns}) == "backoff.base backoff.cap ");
   CHECK(problems_of({.base = 0s}) == "backoff.base ");  // only a constant backoff may be zero
   CHECK(problems_of({.kind = backoff_kind::linear, .base = 0s}) == "backoff.base ");

@@ -305,42 +305,6 @@ ASYNC_TEST("failures may be remembered, cancellations never", "[cache]") {
   CHECK(fourth == 4);
 }
 
-TEST_CASE("lives of values end one by one", "[cache]") {
-  detail::cache_table<int, int, std::hash<int>> table({.ttl = 100s, .jitter = 0.5});
-  for (int i = 0; i < 10; ++i) table.store(i, i, time_point(0s), i / 10.0);
-  for (int i = 0; i < 10; ++i) {
-    const auto* e = table.find(i);
-    CHECK(e->fresh_until == time_point(100s - i * 5s));
-  }
-}
-
-TEST_CASE("the table forgets what was used longest ago, as a plain list does", "[cache]") {
-  detail::cache_table<int, int, std::hash<int>> table({.max_entries = 8});
-  std::vector<int> naive;  // the most recently used last
-  std::mt19937 random(3);
-  const auto touch = [&](int key) {
-    std::erase(naive, key);
-    naive.push_back(key);
-    if (naive.size() > 8) naive.erase(naive.begin());
-  };
-  for (int i = 0; i < 100'000; ++i) {
-    const int key = static_cast<int>(random() % 20);
-    const bool known = std::find(naive.begin(), naive.end(), key) != naive.end();
-    if (random() % 16 == 0) {
-      REQUIRE(table.erase(key) == known);
-      std::erase(naive, key);
-    } else if (random() % 2 == 0) {
-      table.store(key, i, time_point(0s), 0);
-      touch(key);
-    } else {
-      REQUIRE((table.find(key) != nullptr) == known);
-      if (known) touch(key);
-    }
-    REQUIRE(table.size() == naive.size());
-  }
-  CHECK(table.evictions() > 10'000);
-}
-
 TEST_CASE("cache options that cannot work are refused", "[cache]") {
   CHECK(validate(cache_options{}).empty());
   CHECK(validate(cache_options{.max_entries = 0}).size() == 1);

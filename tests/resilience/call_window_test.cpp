@@ -37,6 +37,23 @@ template <class Calls> window_counts counted(const Calls& calls) {
   return counts;
 }
 
+/// Lets this thread write another shard for a while.
+class borrowed_shard {
+ public:
+  explicit borrowed_shard(const detail::shard& other) { detail::cached_shard = other; }
+  borrowed_shard(const borrowed_shard&) = delete;
+  borrowed_shard& operator=(const borrowed_shard&) = delete;
+  ~borrowed_shard() { detail::cached_shard = own_; }
+
+ private:
+  detail::shard own_ = detail::this_shard();
+};
+
+/// The one that all threads beyond the first few share, or this thread's own.
+detail::shard shard_for(bool shared) {
+  return shared ? detail::shard{detail::shard_count() - 1, false} : detail::this_shard();
+}
+
 bool same(const window_counts& a, const window_counts& b) {
   return a.calls == b.calls && a.failures == b.failures && a.slow == b.slow;
 }
@@ -79,6 +96,9 @@ TEST_CASE("a count window of one remembers one call", "[circuit][window]") {
   window.add(true, false);
   window.add(false, true);
   CHECK(same(window.counts(), {1, 0, 1}));
+  window.clear();
+  window.add(true, false);
+  CHECK(same(window.counts(), {1, 1, 0}));
 }
 
 TEST_CASE("what a cleared count window remembered does not count against later calls", "[circuit][window]") {
@@ -143,6 +163,7 @@ TEST_CASE("a window of one bucket tumbles", "[circuit][window]") {
   CHECK(same(window.sum(first, 8), {0, 0, 0}));
   REQUIRE(window.add(first, 8, false, false));
   CHECK(same(window.sum(first, 8), {1, 0, 0}));
+  CHECK_FALSE(window.add(first, 7, true, false));
 }
 
 TEST_CASE("a window works from the start of time", "[circuit][window]") {
@@ -190,10 +211,50 @@ TEST_CASE("a time window counts again after any idle time", "[circuit][window]")
 }
 
 TEST_CASE("a bucket that no call touches for 4095 turns stays forgotten", "[circuit][window]") {
-  time_window window(10, 1s, false);
-  REQUIRE(window.add(first, 13, true, false));
-  for (std::int64_t slice = 20; slice < 13 + 4095 * 10; slice += 5) REQUIRE(window.add(first, slice, false, false));
-  CHECK(window.sum(first, 13 + 4095 * 10).failures == 0);
+  const borrowed_shard place(shard_for(GENERATE(false, true)));
+  for (const std::int64_t start : {20, 22}) {
+    time_window window(10, 1s, false);
+    REQUIRE(window.add(first, 13, true, false));
+    for (std::int64_t slice = start; slice < 13 + 4095 * 10; slice += 5) {
+      REQUIRE(window.add(first, slice, false, false));
+    }
+    CHECK(window.sum(first, 13 + 4095 * 10).failures == 0);
+  }
+}
+
+TEST_CASE("a call counts in every turn", "[circuit][window]") {
+  time_window window(2, 1s, false);
+  for (std::int64_t slice = 1; slice < 20'000; slice += 2) {
+    REQUIRE(window.add(first, slice, true, false));
+    REQUIRE(same(window.sum(first, slice), {1, 1, 0}));
+  }
+}
+
+TEST_CASE("moving one shard on leaves the others as they are", "[circuit][window]") {
+  for (const bool with_slow : {false, true}) {
+    time_window window(10, 1s, with_slow);
+    const auto fill = [&](std::size_t shard) {
+      const borrowed_shard place({shard, true});
+      for (std::int64_t slice = 100; slice < 110; ++slice) {
+        for (const unsigned generation : {first, second}) REQUIRE(window.add(generation, slice, true, with_slow));
+      }
+    };
+    fill(1);
+    fill(0);
+    for (const unsigned generation : {first, second}) {
+      CHECK(same(window.sum(generation, 109), {20, 20, with_slow ? 20U : 0U}));
+    }
+  }
+}
+
+TEST_CASE("slices beyond 32 bits are told apart", "[circuit][window]") {
+  for (const std::int64_t slice : {(std::int64_t{1} << 32) - 3, (std::int64_t{3} << 32) + 7, std::int64_t{1} << 60}) {
+    time_window window(10, 1ns, false);
+    for (std::int64_t i = 0; i < 20; ++i) REQUIRE(window.add(first, slice + i, i % 5 == 0, false));
+    CHECK(same(window.sum(first, slice + 19), {10, 2, 0}));
+    CHECK(same(window.sum(first, slice + 28), {1, 0, 0}));
+    CHECK(same(window.sum(first, slice + 29), {0, 0, 0}));
+  }
 }
 
 TEST_CASE("a slice is the exact quotient of time and width", "[circuit][window]") {
@@ -208,9 +269,12 @@ TEST_CASE("a slice is the exact quotient of time and width", "[circuit][window]"
     time = std::max<std::int64_t>(time, 0);
     REQUIRE(window.slice_of(time_point(duration(time))) == time / width);
   }
+  for (const duration shortest : {1ns, 0ns}) CHECK(time_window(1, shortest, false).slice_of(time_point(7ns)) == 7);
 }
 
-TEST_CASE("a time window agrees with a plain list over 100000 random operations", "[circuit][window]") {
+TEST_CASE("a time window agrees with a plain list over 100000 random operations, with a shard of one's own or not",
+          "[circuit][window]") {
+  const borrowed_shard place(shard_for(GENERATE(false, true)));
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -232,7 +296,11 @@ TEST_CASE("a time window agrees with a plain list over 100000 random operations"
                         random() % 5 == 0};
     newest = std::max(newest, call.slice);
     const bool fits = call.slice > newest - span;
-    REQUIRE(window.add(generation, call.slice, call.failed, call.slow) == fits);
+    const bool is_good = !call.failed && !call.slow;
+    const time_point began(call.slice * 1s + std::chrono::milliseconds(random() % 1000));
+    const bool added =
+        is_good ? window.add_good(generation, began) : window.add(generation, call.slice, call.failed, call.slow);
+    REQUIRE(added == fits);
     if (fits) model[generation].push_back(call);
     for (const unsigned g : {first, second}) {
       std::erase_if(model[g], [&](const one_call& old) { return old.slice <= newest - span; });
@@ -251,6 +319,8 @@ TEST_CASE("four threads: a time window loses no call", "[circuit][window][concur
   for (int t = 0; t < 4; ++t) threads.emplace_back(work, t * each);
   for (auto& thread : threads) thread.join();
   CHECK(same(window.sum(first, 1009), {4 * each, each, 4 * each / 10}));
+  window.clear(first);
+  CHECK(same(window.sum(first, 1009), {0, 0, 0}));
 }
 
 TEST_CASE("forty threads, most of which share a shard, lose no call", "[circuit][window][concurrent]") {

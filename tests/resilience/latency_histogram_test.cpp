@@ -65,6 +65,16 @@ TEST_CASE("quantiles are exact to a sixteenth from one microsecond to two hours"
   }
 }
 
+TEST_CASE("what is longer than the longest bucket counts in it", "[circuit][latency]") {
+  const auto measured_alone = [](duration latency) {
+    const auto histogram = std::make_unique<latency_histogram>();
+    histogram->record(latency);
+    return histogram->stats().p50;
+  };
+  CHECK(about(measured_alone(144min), 144min));
+  CHECK(measured_alone(100h) == measured_alone(144min));
+}
+
 TEST_CASE("longer latencies are never measured as shorter", "[circuit][latency]") {
   duration before = 0ns;
   for (std::int64_t exact = 0; exact < 7'200'000'000'000; exact += 1 + exact / 40) {
@@ -130,6 +140,18 @@ TEST_CASE("percentiles agree with a sorted list of random latencies", "[circuit]
   }
 }
 
+TEST_CASE("a quantile waits for as many latencies as it is told, and for one at least", "[circuit][latency]") {
+  const auto histogram = std::make_unique<latency_histogram>();
+  CHECK(histogram->quantile(0.5, 0) == 0ns);
+  histogram->record(1ms);
+  CHECK(about(histogram->quantile(0.5, 0), 1ms));
+  CHECK(about(histogram->quantile(0.5, 1), 1ms));
+  CHECK(histogram->quantile(0.5, 2) == 0ns);
+  CHECK(about(histogram->quantile(0, 1), 1ms));
+  histogram->record(2ms);
+  CHECK(about(histogram->quantile(0.5, 2), 1ms));
+}
+
 TEST_CASE("a histogram remembers this period and the last, no further", "[circuit][latency]") {
   const auto histogram = std::make_unique<latency_histogram>();
   histogram->rotate(7);
@@ -144,6 +166,8 @@ TEST_CASE("a histogram remembers this period and the last, no further", "[circui
   CHECK(histogram->stats().mean == 2ms);
   histogram->rotate(10);
   CHECK(histogram->stats().count == 0);
+  histogram->record(0ns);
+  CHECK(histogram->stats().max == 0ns);
 }
 
 TEST_CASE("after a gap a histogram remembers nothing, and time does not go back", "[circuit][latency]") {

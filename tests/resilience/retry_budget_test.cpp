@@ -71,6 +71,8 @@ TEST_CASE("a throttle lets retries through above half of its tokens", "[retry][b
   budget.on_success();
   CHECK(budget.stats().balance == 2.5);
   CHECK(budget.try_withdraw(time_point()));
+  CHECK(budget.stats().withdrawals == 2);
+  CHECK(budget.stats().denials == 1);
   for (int i = 0; i < 10; ++i) budget.on_failure();
   CHECK(budget.stats().balance == 0);  // never less
   for (int i = 0; i < 10; ++i) budget.on_success();
@@ -116,6 +118,8 @@ TEST_CASE("a ratio of zero earns nothing, a ratio of one a retry each", "[retry]
 
 TEST_CASE("every bad option of a budget is named", "[retry][budget]") {
   CHECK(validate(retry_budget_options{}).empty());
+  CHECK(validate(retry_budget_options{.ratio = 0, .max_tokens = 1, .min_retries_per_second = 0}).empty());
+  CHECK(validate(retry_budget_options{.ratio = 1, .max_tokens = 1e9, .min_retries_per_second = 1e6}).empty());
   CHECK(validate(retry_budget_options{.ratio = -0.1, .max_tokens = 0.5, .min_retries_per_second = -1}).size() == 3);
   CHECK(validate(retry_budget_options{.ratio = 1.1, .max_tokens = 1e10, .min_retries_per_second = 1e7}).size() == 3);
   CHECK_THROWS_AS(retry_budget({.ratio = 2}), invalid_options_error);
