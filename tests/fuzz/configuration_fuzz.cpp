@@ -2,8 +2,6 @@
 // mistake, or it works: it is written and read back as the same, and its pipelines run a call.
 //
 //     cofferdam_configuration_fuzz [SEED [COUNT]]    the document at work is in configuration_fuzz.json
-//
-// As a libFuzzer target: compile this file with -DCOFFERDAM_LIBFUZZER -fsanitize=fuzzer,address, link the libraries.
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/resilience/configuration.hpp>
@@ -88,7 +86,6 @@ void check_reload(const json& present, const json& next) {
   if (!accepted) require(config.to_json() == before, "a refused reload changed something");
 }
 
-#ifndef COFFERDAM_LIBFUZZER
 // --------------------------------------------------------------------------------------------------- valid documents
 
 /// Every field of a schema's object at its default.
@@ -322,17 +319,8 @@ std::uint64_t run(std::uint64_t seed, std::uint64_t count) {
   return accepted;
 }
 
-#endif
-
 }  // namespace
 
-#ifdef COFFERDAM_LIBFUZZER
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const json document = json::parse(data, data + size, nullptr, false);
-  if (!document.is_discarded()) (void)check([&] { return configuration(document); });
-  return 0;
-}
-#else
 int main(int argc, char** argv) {
   const std::uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   const std::uint64_t count = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 2000;
@@ -345,4 +333,3 @@ int main(int argc, char** argv) {
     return EXIT_FAILURE;
   }
 }
-#endif

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <deque>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -56,6 +57,7 @@ rate_limiter_options options_of(rate_algorithm algorithm, std::size_t permits, d
 TEST_CASE("a token bucket lets a burst go and then one permit per spacing", "[rate_limiter]") {
   detail::rate_core core({.permits = 2, .period = 1s, .burst = 3});
   CHECK(core.available(at(0s)) == 3);
+  CHECK(core.most_at_once() == 3);
   CHECK(served(core, {0s, 0s, 0s, 0s, 499ms, 500ms, 500ms, 1s}, 1, 0s) ==
         std::vector<duration>{0s, 0s, 0s, -1ns, -1ns, 500ms, -1ns, 1s});
   CHECK(core.available(at(2s)) == 2);
@@ -63,6 +65,12 @@ TEST_CASE("a token bucket lets a burst go and then one permit per spacing", "[ra
   const auto refused = core.take(3, at(1s), 0s);
   CHECK_FALSE(refused.given);
   CHECK(refused.wait == 1500ms);
+}
+
+TEST_CASE("a bucket may hold less than a period's permits", "[rate_limiter]") {
+  detail::rate_core core({.permits = 2, .period = 1s, .burst = 1});
+  CHECK(core.most_at_once() == 1);
+  CHECK(served(core, {0s, 0s, 500ms, 500ms}, 1, 0s) == std::vector<duration>{0s, -1ns, 500ms, -1ns});
 }
 
 TEST_CASE("pacing spaces calls evenly, a heavy one keeps the way busy for longer", "[rate_limiter]") {
@@ -82,6 +90,12 @@ TEST_CASE("a fixed window starts anew at each border, promises come out of the n
   CHECK(served(core, {3s, 3s}, 1, 0s) == std::vector<duration>{3s, -1ns});
   CHECK(core.available(at(3s)) == 0);
   CHECK(core.available(at(365 * 24h)) == 2);
+}
+
+TEST_CASE("fixed windows have their borders before the start of time, too", "[rate_limiter]") {
+  detail::rate_core core(options_of(rate_algorithm::fixed_window, 2, 1s));
+  CHECK(served(core, {-1500ms, -1500ms, -1500ms, -1s, -1s, -1s, 0s}, 1, 0s) ==
+        std::vector<duration>{-1500ms, -1500ms, -1ns, -1s, -1s, -1ns, 0s});
 }
 
 TEST_CASE("a sliding window holds in every stretch of time", "[rate_limiter]") {
@@ -193,6 +207,84 @@ TEST_CASE("a changed rate holds from now on", "[rate_limiter]") {
   core.change(options_of(algorithm, 1, 10s));
   CHECK(served_at(15s) == (algorithm == rate_algorithm::token_bucket ? 1 : 0));  // a bucket was full again at 11 s
   CHECK(served_at(30s) == 1);
+}
+
+TEST_CASE("a sliding window that becomes smaller or larger remembers its newest grants", "[rate_limiter]") {
+  const auto sliding = [](std::size_t permits) { return options_of(rate_algorithm::sliding_window, permits, 1s); };
+  detail::rate_core core(sliding(3));
+  CHECK(served(core, {0ms, 300ms, 600ms, 1000ms}, 1, 0s) == std::vector<duration>{0ms, 300ms, 600ms, 1000ms});
+  core.change(sliding(2));
+  CHECK(core.options().permits == 2);
+  CHECK(served(core, {1599ms, 1600ms, 1999ms}, 1, 0s) == std::vector<duration>{-1ns, 1600ms, -1ns});
+  core.change(sliding(5));
+  CHECK(core.available(at(1999ms)) == 3);
+  CHECK(core.available(at(2000ms)) == 4);
+  CHECK(core.available(at(2600ms)) == 5);
+}
+
+TEST_CASE("a window that becomes larger lets nobody pass who has reserved", "[rate_limiter]") {
+  detail::rate_core core(options_of(rate_algorithm::sliding_window, 1, 1s));
+  CHECK(served(core, {0s, 0s}, 1, 10s) == std::vector<duration>{0s, 1s});
+  core.change(options_of(rate_algorithm::sliding_window, 5, 1s));
+  CHECK(core.take(1, at(600ms), 0s).wait == 400ms);
+  CHECK(served(core, {600ms, 600ms}, 1, 10s) == std::vector<duration>{1s, 1s});
+}
+
+TEST_CASE("a reservation of a window goes back once", "[rate_limiter]") {
+  const auto algorithm = GENERATE(rate_algorithm::fixed_window, rate_algorithm::sliding_window);
+  detail::rate_core core(options_of(algorithm, 1, 1s));
+  (void)core.take(1, at(0s), 0s);
+  const auto given_up = core.take(1, at(0s), 10s);
+  CHECK(core.put_back(given_up));
+  CHECK_FALSE(core.put_back(given_up));
+  (void)core.take(1, at(0s), 10s);
+  CHECK_FALSE(core.put_back(given_up));
+}
+
+TEST_CASE("what a returned reservation had pushed out of a sliding window lasts no longer for it", "[rate_limiter]") {
+  detail::rate_core core(options_of(rate_algorithm::sliding_window, 3, 1s));
+  CHECK(served(core, {0ms, 500ms, 900ms}, 1, 0s) == std::vector<duration>{0ms, 500ms, 900ms});
+  const auto given_up = core.take(2, at(900ms), 10s);
+  CHECK(given_up.wait == 600ms);
+  CHECK(core.put_back(given_up));
+  CHECK(core.available(at(1499ms)) == 0);
+  CHECK(core.available(at(1500ms)) == 2);
+  CHECK(core.available(at(1900ms)) == 3);
+}
+
+TEST_CASE("a reservation from before a change does not go back", "[rate_limiter]") {
+  const auto algorithm = GENERATE(rate_algorithm::fixed_window, rate_algorithm::sliding_window);
+  detail::rate_core core(options_of(algorithm, 1, 1s));
+  (void)core.take(1, at(0s), 0s);
+  const auto before = core.take(1, at(0s), 10s);
+  core.change(options_of(algorithm, 1, 1s));
+  CHECK_FALSE(core.put_back(before));
+  (void)core.take(1, at(0s), 10s);
+  CHECK_FALSE(core.put_back(before));
+}
+
+TEST_CASE("the last options that work do", "[rate_limiter]") {
+  const auto of = [](rate_algorithm algorithm, std::size_t permits, duration period, std::size_t burst = 0) {
+    auto options = options_of(algorithm, permits, period);
+    options.burst = burst;
+    std::string all;
+    for (const auto& problem : validate(options)) all += problem.substr(0, problem.find(':')) + " ";
+    return all;
+  };
+  const auto bucket = rate_algorithm::token_bucket, sliding = rate_algorithm::sliding_window;
+  CHECK(of(bucket, 1'000'000'000, 1s).empty());
+  CHECK(of(bucket, 1'000'000'001, 2s) == "permits ");
+  CHECK(of(sliding, 1'000'000, 1s).empty());
+  CHECK(of(sliding, 1'000'001, 1s) == "permits ");
+  CHECK(of(bucket, 1, 366 * 24h).empty());
+  CHECK(of(bucket, 1, 366 * 24h + 1ns) == "period ");
+  CHECK(of(bucket, 1000, 1us).empty());
+  CHECK(of(bucket, 1001, 1us) == "period ");
+  CHECK(of(bucket, 2, 1ns) == "period ");
+  CHECK(of(bucket, 1, 0s) == "period ");
+  CHECK(of(bucket, 1000, 1000s, 1'000'000).empty());
+  CHECK(of(bucket, 1, 1s, 1'000'000'000).empty());
+  CHECK(of(bucket, 1, 1s, 1'000'000'001) == "burst ");
 }
 
 TEST_CASE("options that cannot work are refused, each by its name", "[rate_limiter]") {
