@@ -98,6 +98,17 @@ TEST_CASE("fixed windows have their borders before the start of time, too", "[ra
         std::vector<duration>{-1500ms, -1500ms, -1ns, -1s, -1s, -1ns, 0s});
 }
 
+TEST_CASE("nothing is available where others have reserved", "[rate_limiter]") {
+  detail::rate_core windows(options_of(rate_algorithm::fixed_window, 2, 1s));
+  CHECK(served(windows, {0s, 0s, 0s}, 1, 10s) == std::vector<duration>{0s, 0s, 1s});
+  CHECK(windows.available(at(500ms)) == 0);
+  CHECK(windows.available(at(1s)) == 1);
+  detail::rate_core quick({.permits = 1'000'000'000, .period = 1s, .burst = 1});
+  CHECK(quick.available(at(0s)) == 1);
+  (void)quick.take(1, at(0s), 0s);
+  CHECK(quick.available(at(0s)) == 0);
+}
+
 TEST_CASE("a sliding window holds in every stretch of time", "[rate_limiter]") {
   detail::rate_core core(options_of(rate_algorithm::sliding_window, 2, 1s));
   CHECK(served(core, {900ms, 950ms, 1s, 1899ms, 1900ms, 1949ms, 1950ms}, 1, 0s) ==
@@ -226,6 +237,8 @@ TEST_CASE("a window that becomes larger lets nobody pass who has reserved", "[ra
   detail::rate_core core(options_of(rate_algorithm::sliding_window, 1, 1s));
   CHECK(served(core, {0s, 0s}, 1, 10s) == std::vector<duration>{0s, 1s});
   core.change(options_of(rate_algorithm::sliding_window, 5, 1s));
+  CHECK(core.available(at(600ms)) == 0);
+  CHECK(core.available(at(1s)) == 4);
   CHECK(core.take(1, at(600ms), 0s).wait == 400ms);
   CHECK(served(core, {600ms, 600ms}, 1, 10s) == std::vector<duration>{1s, 1s});
 }
