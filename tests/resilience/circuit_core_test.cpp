@@ -2012,3 +2012,69 @@ TEST_CASE("people, probes and observers may meet in any order", "[circuit][concu
   for (auto& thread : threads) thread.join();
   CHECK(core.stats(std::nullopt).fires + unrecorded == 30'000);
 }
+
+TEST_CASE("a row of failures ends with a reset, and with the break it led to", "[circuit]") {
+  driven_core c({.minimum_calls = 1000,
+                 .consecutive_failures = 3,
+                 .probes = 1,
+                 .break_duration = 1s,
+                 .keep_window_on_close = true});
+  c.calls(2, bad);
+  c.core.reset();
+  c.calls(2, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::open);
+  c.now += 1s;
+  c.calls(1, good);
+  c.calls(2, bad);
+  CHECK(c.core.state() == circuit_state::closed);
+  c.calls(1, bad);
+  CHECK(c.core.state() == circuit_state::open);
+}
+
+TEST_CASE("after a reset a circuit that only measures says again that it would open", "[circuit]") {
+  driven_core c({.minimum_calls = 2, .window_calls = 2, .mode = circuit_mode::metrics_only});
+  c.calls(2, bad);
+  c.core.reset();
+  c.calls(2, bad);
+  CHECK(c.seen(circuit_event_kind::would_open) == 2);
+}
+
+TEST_CASE("slow calls are in the statistics and in the event that they lead to", "[circuit]") {
+  driven_core c({.slow_call_duration = 1s, .slow_call_ratio = 0.5, .minimum_calls = 4});
+  const auto slow_call = [&] {
+    circuit_permit permit;
+    REQUIRE(c.enter(permit));
+    c.now += 2s;
+    c.leave(permit, good);
+  };
+  c.calls(2, good);
+  slow_call();
+  CHECK_FALSE(c.core.stats(c.now).enough_calls);
+  slow_call();
+  CHECK(c.core.stats(c.now).enough_calls);
+  CHECK(c.core.stats(c.now).slow_ratio == 0.5);
+  CHECK(c.core.state() == circuit_state::open);
+  CHECK(c.events.back().slow == 2);
+  CHECK(c.events.back().calls == 4);
+}
+
+TEST_CASE("timeouts and fallbacks are counted as they are told", "[circuit]") {
+  driven_core c({});
+  c.core.count_timeout();
+  for (int i = 0; i < 2; ++i) c.core.count_fallback();
+  CHECK(c.core.stats(c.now).timeouts == 1);
+  CHECK(c.core.stats(c.now).fallbacks == 2);
+}
+
+TEST_CASE("a refused call tells an open circuit the time", "[circuit]") {
+  driven_core c({.break_duration = 30s});
+  c.core.open();
+  CHECK_FALSE(c.call(good));  // the break begins
+  CHECK(c.core.surely_open(c.now + 29s));
+  CHECK_FALSE(c.core.surely_open(c.now + 30s));
+  c.now += 10s;
+  CHECK_FALSE(c.call(good));
+  CHECK(c.core.stats(std::nullopt).remaining_break == 20s);
+}
