@@ -1453,20 +1453,20 @@ TEST_CASE("every bad option is found, and every edge is allowed", "[circuit]") {
   CHECK(validate({.break_growth = nan}).size() == 1);
 
   CHECK(validate(circuit_breaker_options{}).empty());
-  CHECK(validate({.failure_ratio = 1,
-                  .slow_call_duration = 1ns,
-                  .slow_call_ratio = 1,
-                  .minimum_calls = 1,
-                  .window = 1ns,
-                  .buckets = 1,
-                  .window_calls = 1'000'000,
-                  .probes = 1000,
-                  .probe_failure_ratio = 1,
-                  .probe_deadline = 1ns,
-                  .break_duration = 1ns,
-                  .break_growth = 1,
-                  .max_break_duration = 1ns,
-                  .abandoned_ratio = 1})
+  CHECK(validate(circuit_breaker_options{.failure_ratio = 1,
+                                         .slow_call_duration = 1ns,
+                                         .slow_call_ratio = 1,
+                                         .minimum_calls = 1,
+                                         .window = 1ns,
+                                         .buckets = 1,
+                                         .window_calls = 1'000'000,
+                                         .probes = 1000,
+                                         .probe_failure_ratio = 1,
+                                         .probe_deadline = 1ns,
+                                         .break_duration = 1ns,
+                                         .break_growth = 1,
+                                         .max_break_duration = 1ns,
+                                         .abandoned_ratio = 1})
             .empty());
 }
 
@@ -2058,6 +2058,59 @@ TEST_CASE("slow calls are in the statistics and in the event that they lead to",
   CHECK(c.core.state() == circuit_state::open);
   CHECK(c.events.back().slow == 2);
   CHECK(c.events.back().calls == 4);
+  CHECK(c.events.back().at == c.now);
+}
+
+TEST_CASE("the event of a failed probe tells of the probes alone", "[circuit]") {
+  driven_core c({.minimum_calls = 2, .window_calls = 2, .probes = 1, .break_duration = 1s});
+  c.calls(2, bad);
+  c.now += 1s;
+  c.calls(1, bad);
+  CHECK(c.events.back().cause == circuit_cause::probe_failed);
+  CHECK(c.events.back().calls == 1);
+  CHECK(c.events.back().failures == 1);
+  CHECK(c.events.back().slow == 0);
+}
+
+TEST_CASE("a circuit closed by hand is not surely open any more", "[circuit]") {
+  driven_core c({.minimum_calls = 1, .window_calls = 1, .break_duration = 30s});
+  c.calls(1, bad);
+  CHECK(c.core.surely_open(c.now));
+  c.core.close();
+  CHECK_FALSE(c.core.surely_open(c.now));
+}
+
+TEST_CASE("a circuit asks for the time only where it needs it", "[circuit]") {
+  const auto wants = [](const circuit_breaker_options& options) {
+    const circuit_core core(named("test"), options);
+    return std::pair(core.wants_start(), core.wants_end());
+  };
+  CHECK(wants({.window_calls = 10}) == std::pair(false, false));
+  CHECK(wants({.warm_up = 1s, .window_calls = 10}) == std::pair(true, false));
+  CHECK(wants({}) == std::pair(true, false));
+  CHECK(wants({.slow_call_duration = 1s, .window_calls = 10}) == std::pair(true, true));
+  CHECK(wants({.window_calls = 10, .record_latency = true}) == std::pair(true, true));
+}
+
+TEST_CASE("the last options of a circuit that work do", "[circuit]") {
+  CHECK(validate(circuit_breaker_options{.failure_ratio = 1,
+                                         .slow_call_ratio = 1,
+                                         .minimum_calls = 1,
+                                         .window = 100ns,
+                                         .buckets = 100,
+                                         .window_calls = 1'000'000,
+                                         .probes = 1000,
+                                         .probe_failure_ratio = 1,
+                                         .break_duration = 1ns,
+                                         .break_growth = 1,
+                                         .max_break_duration = 1ns,
+                                         .abandoned_ratio = 1})
+            .empty());
+  CHECK(validate(circuit_breaker_options{.window = 1ns, .buckets = 1, .probes = 1}).empty());
+  CHECK(validate(circuit_breaker_options{.window = 99ns, .buckets = 100}).size() == 1);
+  CHECK(validate(circuit_breaker_options{.buckets = 101}).size() == 1);
+  CHECK(validate(circuit_breaker_options{.window_calls = 1'000'001}).size() == 1);
+  CHECK(validate(circuit_breaker_options{.probes = 1001}).size() == 1);
 }
 
 TEST_CASE("timeouts and fallbacks are counted as they are told", "[circuit]") {
