@@ -27,21 +27,33 @@ outcome_class by_load(const failure& why) {
 adaptive_limiter::adaptive_limiter(std::string name, const adaptive_limiter_options& options)
     : pool_(name, pool_options(name, options)), core_(options) {}
 
+/// What a call holds, and since when.
+struct adaptive_limiter::measured_permit {
+  bulkhead::permit held;
+  time_point began;
+};
+
+/// The pool has put its permit into the slot.
+void adaptive_limiter::start_measuring(call& c, policy_slot& slot) noexcept {
+  const bulkhead::permit held = slot.get<bulkhead::permit>();
+  slot.emplace<measured_permit>() = {held, c.now()};
+}
+
 admission adaptive_limiter::admit(call& c, policy_slot& slot) noexcept {
   const admission said = pool_.admit(c, slot);
-  if (said != admission::reject) slot.emplace<time_point>() = c.now();
+  if (said == admission::go) start_measuring(c, slot);
   return said;
 }
 
 awaitable<admission> adaptive_limiter::wait(call& c, policy_slot& slot) {
   const admission said = co_await pool_.wait(c, slot);
   c.forget_time();
-  if (said == admission::go) slot.emplace<time_point>() = c.now();  // waiting here says nothing about the service
+  if (said == admission::go) start_measuring(c, slot);  // waiting here says nothing about the service
   co_return said;
 }
 
 verdict adaptive_limiter::settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept {
-  const time_point began = slot.get<time_point>();
+  const auto [held, began] = slot.get<measured_permit>();
   auto result = classifier_(outcome);
   if (result == outcome_class::failure && classifier_.empty() && !outcome.has_value()) result = by_load(outcome.why());
   std::size_t limit = 0;
@@ -59,8 +71,11 @@ verdict adaptive_limiter::settle(call& c, policy_slot& slot, const outcome_view&
       // No memory to complain with: the next window tries again.
     }
   }
-  return pool_.settle(c, slot, outcome);
+  pool_.give_back(held);
+  return verdict::deliver;
 }
+
+void adaptive_limiter::abandon(policy_slot& slot) noexcept { pool_.give_back(slot.get<measured_permit>().held); }
 
 bool adaptive_limiter::is_idle(time_point) const noexcept {
   const std::lock_guard lock(mutex_);

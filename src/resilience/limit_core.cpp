@@ -20,7 +20,7 @@ std::vector<std::string> validate(const adaptive_limiter_options& o) {
   require(o.tolerance >= 1.0 && o.tolerance <= 100.0, "tolerance: must be between 1 and 100");
   require(o.backoff > 0.0 && o.backoff < 1.0, "backoff: must be above 0 and below 1");
   require(o.max_wait > duration::zero(), "max_wait: must be positive");
-  require(o.order != queue_order::adaptive, "order: must be fifo or lifo");
+  require(o.order == queue_order::fifo || o.order == queue_order::lifo, "order: must be fifo or lifo");
   return problems;
 }
 

@@ -18,7 +18,7 @@ namespace cofferdam::inline COFFERDAM_ABI {
 enum class errc {
   circuit_open = 1,   ///< the circuit is open, or half-open with all probes taken
   circuit_isolated,   ///< the circuit was isolated by an operator
-  bulkhead_full,      ///< no permit free and no place in the queue
+  bulkhead_full,      ///< no permit free and no place in the queue, or that lost to a more important call
   queue_timed_out,    ///< waited longer for a permit than the bulkhead allows
   queue_cleared,      ///< the waiting call was dropped by clear_queue() or by the bulkhead's end
   timed_out,          ///< the time limit passed before the task was done

@@ -53,11 +53,14 @@ class adaptive_limiter final : public runnable_policy<adaptive_limiter> {
   [[nodiscard]] admission admit(call& c, policy_slot& slot) noexcept override;
   [[nodiscard]] awaitable<admission> wait(call& c, policy_slot& slot) override;
   [[nodiscard]] verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept override;
-  void abandon(policy_slot& slot) noexcept override { pool_.abandon(slot); }
+  void abandon(policy_slot& slot) noexcept override;
   [[nodiscard]] bool is_idle(time_point now) const noexcept override;
   [[nodiscard]] std::string describe() const override;
 
  private:
+  struct measured_permit;
+  void start_measuring(call& c, policy_slot& slot) noexcept;
+
   bulkhead pool_;
   classifier classifier_;
   mutable std::mutex mutex_;

@@ -14,6 +14,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
+#include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -28,11 +31,12 @@ enum class queue_order : std::uint8_t {
   fifo,      ///< fair
   lifo,      ///< the newest first: under overload the old ones have given up anyway
   adaptive,  ///< fair, and the newest first while the queue does not empty; needs a `target_delay`
+  priority,  ///< the most important first, fair among equals; in a full queue the least important makes room
 };
 
 struct bulkhead_options {
   std::size_t max_concurrent = 10;      // calls at once; >= 1
-  std::size_t max_queue = 0;            // calls that may wait for a permit
+  std::size_t max_queue = 0;            // calls that may wait for a permit, in each partition
   duration max_wait = duration::max();  // how long each may wait
   queue_order order = queue_order::fifo;
   duration target_delay{};  // > 0: how long calls may wait that come while the queue does not empty; less than max_wait
@@ -40,11 +44,24 @@ struct bulkhead_options {
   friend bool operator==(const bulkhead_options&, const bulkhead_options&) = default;
 };
 
-[[nodiscard]] std::vector<std::string> validate(const bulkhead_options& options);
+inline constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max();
+
+/// What a part of the calls may use of a bulkhead.
+struct partition_limits {
+  std::size_t reserved = 0;         // permits that nobody else gets
+  std::size_t at_most = unlimited;  // permits at once, the reserved ones included; >= 1
+  friend bool operator==(const partition_limits&, const partition_limits&) = default;
+};
+using bulkhead_partitions = std::map<std::string, partition_limits, std::less<>>;  // by name
+
+[[nodiscard]] std::vector<std::string> validate(const bulkhead_options& options,
+                                                const bulkhead_partitions& partitions = {});
 
 struct bulkhead_stats {
-  std::size_t limit = 0, active = 0, queued = 0;
+  std::size_t limit = 0, active = 0;  // permits
+  std::size_t queued = 0;             // calls, as the following
   std::uint64_t rejected = 0, queue_timeouts = 0, cleared = 0;
+  std::uint64_t displaced = 0;  // left a full queue for a more important call
 };
 
 namespace detail {
@@ -65,11 +82,18 @@ template <class T, class F, class Result> struct map_run {
 /// A permit is held from admission until the task really ended, and returns exactly once: on success, error,
 /// cancellation, also while queued, and when the call is destroyed. A free permit never passes a waiting call by.
 ///
+/// A call takes as many permits as its `call_info::weight` says, and waits until it can have them all at once: no
+/// lighter call behind it goes first. What it is refused with is `weight_too_large` if it could never have them.
+///
+/// Partitions divide the permits among calls by their `call_info::key`. What no partition reserves is shared by all, in
+/// the order in which they wait; each partition has a queue of its own.
+///
 /// With a `target_delay` a queue that has not been empty for an `interval` is taken for a standing one: calls that come
 /// then wait no longer than the target, and those that have waited longer are dropped, so that whoever is served is
 /// served in time (Nichols and Jacobson, Controlling Queue Delay, 2012, as simplified by Maurer, Fail at Scale, 2015).
 ///
-/// Errors of calls: `bulkhead_full_error`; `queue_error` (waited longer than `max_wait`, or cleared).
+/// Errors of calls: `bulkhead_full_error`, also for a call that had to leave a full queue for a more important one;
+///                  `queue_error` (waited longer than `max_wait`, or cleared); `rate_limit_error` (`weight_too_large`).
 /// Cancellation:    a waiting call leaves the queue at once.
 /// Thread safety:   every member from any thread. Waiting calls must have ended before the bulkhead is destroyed.
 /// Nested use:      a task that enters the bulkhead it runs in can wait for itself for ever; give it a `max_wait`.
@@ -81,6 +105,11 @@ class bulkhead final : public runnable_policy<bulkhead> {
   bulkhead(const bulkhead&) = delete;
   bulkhead& operator=(const bulkhead&) = delete;
 
+  /// Calls with the key `name` form a partition from now on; to be said before the first call. With partitions every
+  /// call takes a lock, and looks through their names: a handful is fine.
+  /// Errors: `invalid_options_error`.
+  bulkhead& partition(std::string name, const partition_limits& limits);
+
   /// Runs `function(item)` for every item, as many at once as there are permits, and yields the results in the order of
   /// the items. At most `max_concurrent` items are drawn ahead; those wait for their permits as long as it takes,
   /// whatever `max_queue`, `max_wait` and `target_delay` say, and `clear_queue` reaches them.
@@ -91,15 +120,19 @@ class bulkhead final : public runnable_policy<bulkhead> {
 
   /// Completes all waiting calls with `queue_error`; returns how many.
   std::size_t clear_queue();
-  /// Changes the limit now. More: waiting calls are let in. Fewer: running calls are left alone.
-  /// Errors: `invalid_options_error` for 0.
+  /// Changes the limit now. More: waiting calls are let in. Fewer: running calls are left alone, and waiting ones that
+  /// need more than there are now are refused.
+  /// Errors: `invalid_options_error` for 0, and for fewer than the partitions reserve.
   void resize(std::size_t max_concurrent);
 
   [[nodiscard]] std::string_view name() const noexcept { return *name_; }
   [[nodiscard]] std::size_t limit() const noexcept;
-  [[nodiscard]] std::size_t active_count() const noexcept;
-  [[nodiscard]] std::size_t pending_count() const noexcept;
+  [[nodiscard]] std::size_t active_count() const noexcept;   // permits in use
+  [[nodiscard]] std::size_t pending_count() const noexcept;  // calls that wait
   [[nodiscard]] bulkhead_stats stats() const noexcept;
+  /// Of the partition that calls with this key belong to, or of all calls that belong to none. The limit is what it can
+  /// have at most.
+  [[nodiscard]] bulkhead_stats stats(std::string_view key) const noexcept;
 
   // --- the policy
   [[nodiscard]] admission admit(call& c, policy_slot& slot) noexcept override;
@@ -110,15 +143,22 @@ class bulkhead final : public runnable_policy<bulkhead> {
   [[nodiscard]] std::string describe() const override;
 
  private:
+  friend class adaptive_limiter;
   struct waiter;
+  struct lane;
+  /// What a call asks for and then holds; kept in its slot.
+  struct permit {
+    lane* from;
+    std::size_t weight;
+  };
   /// The bulkhead as an item of `map` sees it.
   class for_items final : public runnable_policy<for_items> {
    public:
     explicit for_items(bulkhead& permits) noexcept : permits_(permits) {}
-    [[nodiscard]] admission admit(call&, policy_slot&) noexcept override {
-      return permits_.try_take() ? admission::go : admission::wait;
+    [[nodiscard]] admission admit(call& c, policy_slot& slot) noexcept override { return permits_.admit_item(c, slot); }
+    [[nodiscard]] awaitable<admission> wait(call& c, policy_slot& slot) override {
+      return permits_.queue(c, slot.get<permit>(), true);
     }
-    [[nodiscard]] awaitable<admission> wait(call& c, policy_slot&) override { return permits_.queue(c, true); }
     [[nodiscard]] verdict settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept override {
       return permits_.settle(c, slot, outcome);
     }
@@ -131,27 +171,42 @@ class bulkhead final : public runnable_policy<bulkhead> {
 
   template <class T, class F, class Result>
   static awaitable<void> map_worker(for_items permits, detail::map_run<T, F, Result>& run);
-  [[nodiscard]] awaitable<admission> queue(call& c, bool patient);
-  [[nodiscard]] bool try_take() noexcept;
-  void give_back() noexcept;
-  void give_back_locked() noexcept;
+  [[nodiscard]] awaitable<admission> queue(call& c, permit asked, bool patient);
+  [[nodiscard]] admission admit_item(call& c, policy_slot& slot) noexcept;
+  [[nodiscard]] admission admit_slowly(call& c, permit& asked) noexcept;
+  [[nodiscard]] bool try_pass_in_partition(const call& c, permit& asked) noexcept;
+  void give_back(const permit& held) noexcept;
+  void give_back_slowly(const permit& held) noexcept;
+  [[nodiscard]] lane& lane_of(std::string_view key) const noexcept;
+  [[nodiscard]] bool is_partitioned() const noexcept { return !partitions_.empty(); }
+  [[nodiscard]] std::size_t most_for(const lane& l) const noexcept;
+  [[nodiscard]] bool may_pass_locked(const permit& asked) const noexcept;
+  void take_locked(const permit& taken) noexcept;
+  void put_back_locked(const permit& held) noexcept;
+  void give_back_locked(const permit& held) noexcept;
+  [[nodiscard]] std::int64_t shared_and_free_locked() const noexcept;
+  [[nodiscard]] waiter* next_locked() const noexcept;
   void hand_out_locked() noexcept;
-  void enqueue_locked(waiter& w, bool newest_first, time_point now) noexcept;
+  void enqueue_locked(waiter& w, bool newest_first);
+  void make_room_locked(waiter& newcomer) noexcept;
   void unlink_locked(waiter& w) noexcept;
-  void drop_older_locked(time_point limit) noexcept;
+  void leave_locked(waiter& w) noexcept;
+  void drop_older_locked(lane& l, time_point limit) noexcept;
+  void refuse_heavy_locked() noexcept;
 
-  // Free permits times two; the low bit says that calls wait, and then every change goes through the mutex. Negative
-  // after shrinking: that many must return before anyone is let in.
+  // Free permits times two; with the low bit every change goes through the mutex: calls wait, or there are partitions.
+  // Negative after shrinking: that many must return before anyone is let in.
   std::atomic<std::int64_t> free_;
+  std::unique_ptr<lane> lanes_;  // a list; the first is of all calls that belong to no partition
   shared_name name_;
   bulkhead_options options_;
+  bulkhead_partitions partitions_;
   mutable std::mutex mutex_;
-  waiter* first_ = nullptr;
-  waiter* last_ = nullptr;
   std::size_t queued_ = 0;
-  time_point occupied_since_{};  // the queue
+  std::size_t reserved_ = 0;         // of all partitions...
+  std::int64_t unused_reserve_ = 0;  // ...and what of it nobody uses now
+  std::int64_t oldest_rank_ = 0, newest_rank_ = 0;
   std::atomic<std::size_t> limit_;
-  std::atomic<std::uint64_t> rejected_{0}, queue_timeouts_{0}, cleared_{0};
 };
 
 /// Takes item after item until there is none, or one has failed.
