@@ -127,9 +127,9 @@ class cross_check {
       wrong(at(i, "window"), "must be at least twice the time limit of " + to_string(limit_of(*attempt)) + " at " +
                                  at(*attempt) + ", or calls leave the window before they end");
     }
-    if (const auto pool = below<bulkhead_options>(i)) {
-      const auto* limits = as<bulkhead_options>(policies_[*pool]);
-      if (breaker.probes > limits->max_concurrent + limits->max_queue) {
+    if (const auto pool = below<bulkhead_spec>(i)) {
+      const bulkhead_options& limits = as<bulkhead_spec>(policies_[*pool])->options;
+      if (breaker.probes > limits.max_concurrent + limits.max_queue) {
         wrong(at(i, "probes"), "more than the bulkhead at " + at(*pool) + " lets in: trials would fail for that");
       }
     }
@@ -310,13 +310,12 @@ struct configuration::state {
                                                      const policy_spec& wanted,
                                                      std::vector<std::function<void()>>& changes) {
     if (old == wanted) return present;
-    if (const auto* pool = as<bulkhead_options>(wanted)) {
-      bulkhead_options resized = *as<bulkhead_options>(old);
-      resized.max_concurrent = pool->max_concurrent;
+    if (const auto* pool = as<bulkhead_spec>(wanted)) {
+      bulkhead_spec resized = *as<bulkhead_spec>(old);
+      resized.options.max_concurrent = pool->options.max_concurrent;
       if (resized != *pool) return nullptr;
-      changes.emplace_back([pool = std::static_pointer_cast<bulkhead>(present), limit = resized.max_concurrent] {
-        pool->resize(limit);
-      });
+      const std::size_t limit = pool->options.max_concurrent;
+      changes.emplace_back([pool = std::static_pointer_cast<bulkhead>(present), limit] { pool->resize(limit); });
       return present;
     }
     if (const auto* options = as<circuit_breaker_options>(wanted)) {

@@ -89,13 +89,20 @@ template <class V> void fields(V& v, circuit_breaker_options& o) {
   v.flag("keep_window_on_close", o.keep_window_on_close, "a closed circuit remembers failures from before the break");
 }
 
-template <class V> void fields(V& v, bulkhead_options& o) {
+template <class V> void fields(V& v, partition_limits& o) {
+  v.count("reserved", o.reserved, "permits that nobody else gets");
+  v.count("at_most", o.at_most, "permits at once, the reserved ones included", "unlimited");
+}
+
+template <class V> void fields(V& v, bulkhead_spec& s) {
+  auto& o = s.options;
   v.count("max_concurrent", o.max_concurrent, "calls at once");
-  v.count("max_queue", o.max_queue, "calls that may wait");
+  v.count("max_queue", o.max_queue, "calls that may wait, in each partition");
   v.time("max_wait", o.max_wait, "how long each may wait", "forever");
-  v.word("order", o.order, {"fifo", "lifo", "adaptive"}, "who is next");
+  v.word("order", o.order, {"fifo", "lifo", "adaptive", "priority"}, "who is next");
   v.time("target_delay", o.target_delay, "how long calls may wait while the queue does not empty; 0s = off");
   v.time("interval", o.interval, "a queue that has not been empty for so long is overloaded");
+  v.partitions("partitions", s.partitions);
 }
 
 template <class V> void fields(V& v, rate_limiter_options& o) {
@@ -186,6 +193,16 @@ class from_json {
     target.cap = *cap;
     if (dots == std::string::npos) target.kind = backoff_kind::constant;
   }
+  void partitions(const char* key, bulkhead_partitions& target) {
+    const auto all = reader_.find(key);
+    if (!all) return;
+    for (auto& [name, member] : all->members()) {
+      if (!member.is_object()) continue;
+      from_json inner(member);
+      fields(inner, target[name]);
+      member.finish();
+    }
+  }
   void budget(const char* key, std::optional<budget_spec>& target) {
     const auto member = reader_.find(key);
     if (!member) return;
@@ -225,6 +242,7 @@ class into_json {
     result[key] = known.at(static_cast<std::size_t>(e));
   }
   void backoff(const char* key, backoff_options& o);
+  void partitions(const char* key, bulkhead_partitions& all);
   void budget(const char* key, std::optional<budget_spec>& b) {
     if (b) result[key] = b->shared.empty() ? detail::write_budget(b->own) : json(b->shared);
   }
@@ -246,6 +264,11 @@ template <class Spec> json differences(Spec spec) {
 
 void into_json::backoff(const char* key, backoff_options& o) { result[key] = differences(o); }
 
+void into_json::partitions(const char* key, bulkhead_partitions& all) {
+  result[key] = json::object();
+  for (const auto& [name, limits] : all) result[key][name] = differences(limits);
+}
+
 /// The schema of each field, with its default.
 class into_schema {
  public:
@@ -258,7 +281,8 @@ class into_schema {
   template <class Count> void count(const char* key, Count& n, const char* text, const char* word_for_max = nullptr) {
     json type = {{"type", "integer"}, {"minimum", 0}, {"maximum", 1'000'000'000}};
     if (word_for_max != nullptr) type = {{"anyOf", {type, {{"const", word_for_max}}}}};
-    add(key, std::move(type), n, text);
+    const bool by_word = word_for_max != nullptr && n == std::numeric_limits<Count>::max();
+    add(key, std::move(type), by_word ? json(word_for_max) : json(n), text);
   }
   void number(const char* key, double& n, double least, double most, const char* text) {
     add(key, {{"type", "number"}, {"minimum", least}, {"maximum", most}}, n, text);
@@ -272,6 +296,14 @@ class into_schema {
     fields(inner, o);
     properties[key] = {{"anyOf", {{{"type", "string"}}, inner.object()}},
                        {"description", "\"50ms..1s\", \"50ms\", or an object"}};
+  }
+  void partitions(const char* key, bulkhead_partitions&) {
+    into_schema inner;
+    partition_limits standard;
+    fields(inner, standard);
+    properties[key] = {{"type", "object"},
+                       {"additionalProperties", inner.object()},
+                       {"description", "parts of the calls, by their key, with permits of their own"}};
   }
   void budget(const char* key, std::optional<budget_spec>&) {
     properties[key] = {
@@ -307,6 +339,7 @@ std::vector<std::string> problems_of(const timeout_spec& spec) {
 }
 std::vector<std::string> problems_of(const retry_spec& spec) { return validate(spec.options); }
 std::vector<std::string> problems_of(const hedging_spec& spec) { return validate(spec.options); }
+std::vector<std::string> problems_of(const bulkhead_spec& spec) { return validate(spec.options, spec.partitions); }
 template <class Options> std::vector<std::string> problems_of(const Options& options) { return validate(options); }
 
 /// A problem "field: text" belongs to the field's path, "a.b: text" to a/b.
@@ -434,7 +467,11 @@ std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& 
     return with_budget(std::make_shared<hedging>(s->options), s->budget);
   }
   if (const auto* o = std::get_if<circuit_breaker_options>(&spec)) return std::make_shared<circuit_breaker>(name, *o);
-  if (const auto* o = std::get_if<bulkhead_options>(&spec)) return std::make_shared<bulkhead>(name, *o);
+  if (const auto* s = std::get_if<bulkhead_spec>(&spec)) {
+    auto made = std::make_shared<bulkhead>(name, s->options);
+    for (const auto& [key, limits] : s->partitions) made->partition(key, limits);
+    return made;
+  }
   if (const auto* o = std::get_if<rate_limiter_options>(&spec)) return std::make_shared<rate_limiter>(name, *o);
   if (const auto* o = std::get_if<client_throttle_options>(&spec)) return std::make_shared<client_throttle>(name, *o);
   return std::make_shared<adaptive_limiter>(name, std::get<adaptive_limiter_options>(spec));

@@ -68,14 +68,14 @@ std::vector<std::string> validate(const server_pipeline_options& options) {
 
 pipeline client_pipeline(const std::string& name, const client_pipeline_options& o) {
   detail::require_valid("client_pipeline '" + name + "'", validate(o));
-  return make(name, {o.bulkhead, timeout_spec{o.total_timeout}, retry_spec{o.retry, with(o.budget)}, o.circuit,
-                     timeout_spec{o.attempt_timeout}});
+  return make(name, {bulkhead_spec{o.bulkhead, {}}, timeout_spec{o.total_timeout}, retry_spec{o.retry, with(o.budget)},
+                     o.circuit, timeout_spec{o.attempt_timeout}});
 }
 
 pipeline hedged_client_pipeline(const std::string& name, const hedged_client_pipeline_options& o) {
   detail::require_valid("hedged_client_pipeline '" + name + "'", validate(o));
-  return make(name, {o.bulkhead, timeout_spec{o.total_timeout}, hedging_spec{o.hedging, with(o.budget)}, o.circuit,
-                     timeout_spec{o.attempt_timeout}});
+  return make(name, {bulkhead_spec{o.bulkhead, {}}, timeout_spec{o.total_timeout},
+                     hedging_spec{o.hedging, with(o.budget)}, o.circuit, timeout_spec{o.attempt_timeout}});
 }
 
 pipeline server_pipeline(const std::string& name, const server_pipeline_options& o) {

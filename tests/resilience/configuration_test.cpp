@@ -113,7 +113,7 @@ TEST_CASE("every mistake is named by its path, with a hint", "[configuration]") 
         "/pipelines/payments/2/circuit_breaker/probes: must be between 1 and 1000");
   CHECK(mistake("/pipelines/payments/3/bulkhead/order", "filo") ==
         "/pipelines/payments/3/bulkhead/order: unknown word \"filo\"; did you mean \"fifo\"? (known: fifo, lifo, "
-        "adaptive)");
+        "adaptive, priority)");
   CHECK(mistake("/pipelines/search/0/rate_limiter/permits", 0) ==
         "/pipelines/search/0/rate_limiter/permits: must be at least 1");
   CHECK(mistake("/budgets/shared/ratio", 2).starts_with("/budgets/shared/ratio: expected a number between"));
@@ -203,7 +203,7 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
         "break_duration": "4s", "break_growth": 1.5, "max_break_duration": "5s", "abandoned": "by_share",
         "abandoned_ratio": 0.5, "mode": "metrics_only", "record_latency": true, "keep_window_on_close": true } },
     { "bulkhead": { "max_concurrent": 3, "max_queue": 4, "max_wait": "5s", "order": "adaptive", "target_delay": "20ms",
-        "interval": "200ms" } },
+        "interval": "200ms", "partitions": { "gold": { "reserved": 2 }, "free": { "at_most": 1 } } } },
     { "rate_limiter": { "permits": 3, "period": "2s", "algorithm": "token_bucket", "burst": 4, "max_wait": "5s" } },
     { "client_throttle": { "multiplier": 1.5, "window": "1min", "max_rejection": 0.5, "minimum_calls": 3 } },
     { "adaptive_limiter": { "algorithm": "aimd", "initial_limit": 6, "min_limit": 3, "max_limit": 9, "window": "2s",
@@ -214,6 +214,32 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
   json expected = everything;
   expected["pipelines"]["all"][4]["rate_limiter"].erase("algorithm");  // the default
   CHECK(configuration(everything).to_json() == expected);
+}
+
+ASYNC_TEST("partitions and the order by priority come from a configuration", "[configuration]") {
+  const auto document = [](std::size_t max_concurrent, std::size_t at_most) {
+    json pool = {{"max_concurrent", max_concurrent}, {"max_queue", 4}, {"order", "priority"}};
+    pool["partitions"] = {{"gold", {{"reserved", 2}}}, {"free", {{"reserved", 1}, {"at_most", at_most}}}};
+    json whole = {{"version", 1}};
+    whole["pipelines"]["orders"] = json::array({{{"bulkhead", pool}}});
+    return whole;
+  };
+  configuration config(document(4, 2));
+  const auto pool = config.at("orders").all<bulkhead>()[0];
+  CHECK(pool->describe() ==
+        "orders: bulkhead, 4 at once, free 1 reserved and 2 at most, gold 2 reserved, 4 waiting, the most important "
+        "first");
+  config.reload(document(5, 2));
+  CHECK(config.at("orders").all<bulkhead>()[0] == pool);
+  CHECK(pool->limit() == 5);
+  config.reload(document(5, 1));
+  CHECK(config.at("orders").all<bulkhead>()[0] != pool);
+  CHECK(mistakes_of(document(2, 1)) ==
+        std::vector<std::string>{"/pipelines/orders/0/bulkhead/partitions: reserve 3 permits together, but "
+                                 "max_concurrent is 2"});
+  CHECK(mistakes_of(document(4, 0)).at(0) ==
+        "/pipelines/orders/0/bulkhead/partitions/free/at_most: must be at least 1");
+  co_return;
 }
 
 TEST_CASE("the schema knows every key, and ships", "[configuration]") {

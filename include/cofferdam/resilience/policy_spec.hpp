@@ -51,8 +51,14 @@ struct hedging_spec {
   friend bool operator==(const hedging_spec&, const hedging_spec&) = default;
 };
 
+struct bulkhead_spec {
+  bulkhead_options options;
+  bulkhead_partitions partitions;
+  friend bool operator==(const bulkhead_spec&, const bulkhead_spec&) = default;
+};
+
 /// Which of the alternatives is meant is the JSON object's only key: `{ "circuit_breaker": { "failure_ratio": 0.5 } }`.
-using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_options,
+using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_spec,
                                  rate_limiter_options, client_throttle_options, adaptive_limiter_options>;
 
 /// "timeout", "retry", ...: the key of each alternative, in their order.
