@@ -1,6 +1,7 @@
 // What the policies cost around a task that is done at once.
 #include "support.hpp"
 
+#include <cofferdam/core/parked.hpp>
 #include <cofferdam/resilience/bulkhead.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/client_throttle.hpp>
@@ -14,6 +15,8 @@
 
 #include <stdexcept>
 #include <thread>
+#include <utility>
+#include <vector>
 
 using namespace cofferdam;
 using namespace cofferdam::bench;
@@ -135,6 +138,48 @@ void bulkhead_run(benchmark::State& state) {
   await_in_loop(state, [&] { return pool.run(immediate); });
 }
 BENCHMARK(bulkhead_run);
+
+/// 10,000 calls at once, each of which goes through `enter` and then lets the next one go.
+template <class Enter> void many_calls(benchmark::State& state, Enter enter) {
+  constexpr std::int32_t calls = 10'000;
+  for (auto _ : state) {
+    net::io_context context(1);
+    for (std::int32_t id = 0; id < calls; ++id) net::co_spawn(context, enter(id), net::detached);
+    context.run();
+  }
+  state.SetItemsProcessed(state.iterations() * calls);
+  state.counters["per_call"] = benchmark::Counter(static_cast<double>(state.iterations()) * calls,
+                                                  benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+void wait_in(benchmark::State& state, queue_order order) {
+  bulkhead pool("pool", {.max_concurrent = 1, .max_queue = 10'000, .order = order});
+  const auto yield = [] { return net::post(net::use_awaitable); };
+  many_calls(state, [&](std::int32_t id) -> awaitable<void> {
+    call_info info;
+    info.priority = id % 4;
+    return pool.run(info, yield);
+  });
+}
+void bulkhead_10000_waiters(benchmark::State& state) { wait_in(state, queue_order::fifo); }
+BENCHMARK(bulkhead_10000_waiters);
+void bulkhead_10000_waiters_by_priority(benchmark::State& state) { wait_in(state, queue_order::priority); }
+BENCHMARK(bulkhead_10000_waiters_by_priority);
+
+/// The least that any queue of coroutines costs: each is parked, and woken by the one before it.
+void parked_10000_waiters(benchmark::State& state) {
+  nothing policy;
+  std::vector<detail::parked_reference> parked(10'000);
+  const auto enter = [&](std::size_t id) -> awaitable<void> {
+    const auto enlist = [&](const detail::parked_reference& self) { parked[id] = self; };
+    if (id > 0) (void)co_await park(never, enlist);
+    const auto yield = [] { return net::post(net::use_awaitable); };
+    co_await policy.run(yield);
+    if (id + 1 < parked.size()) std::exchange(parked[id + 1], {})->wake(wake_reason::woken);
+  };
+  many_calls(state, [&](std::int32_t id) { return enter(static_cast<std::size_t>(id)); });
+}
+BENCHMARK(parked_10000_waiters);
 
 void rate_limiter_token_bucket(benchmark::State& state) {
   rate_limiter limiter("limiter", {.permits = 1'000'000'000});
