@@ -114,6 +114,9 @@ ASYNC_TEST("a limit does not touch calls that need no fallback", "[fallback]") {
   const int value = co_await limited.run(fine);
   CHECK(value == 1);
   CHECK(limited.stats().refused == 0);
+  CHECK(limited.stats().active == 1);
+  co_await sleep_for(10ms);
+  CHECK(ends.size() == 1);
 }
 
 ASYNC_TEST("a cancelled fallback hands over to nobody and gives its place back", "[fallback]") {
