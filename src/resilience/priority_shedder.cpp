@@ -1,4 +1,3 @@
-#include <cofferdam/core/units.hpp>
 #include <cofferdam/resilience/detail/validation.hpp>
 #include <cofferdam/resilience/priority_shedder.hpp>
 
