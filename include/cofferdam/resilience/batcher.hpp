@@ -15,6 +15,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -273,8 +274,12 @@ template <class Key, std::copy_constructible Value, class Hash = std::hash<Key>>
 
   static awaitable<void> run_batch(std::shared_ptr<hub> h, std::shared_ptr<batch> b) {
     distribution at_end(h, b);
-    co_await collect(h, b);
-    at_end.result = co_await h->turns.try_run(&ask, h, b);
+    try {
+      co_await collect(h, b);
+      at_end.result = co_await h->turns.try_run(&ask, h, b);
+    } catch (const std::exception& e) {
+      at_end.result = failure::current(e);
+    }
   }
 
   static void start_if_first(const net::any_io_executor& executor, const std::shared_ptr<hub>& h, const place& mine) {
