@@ -307,6 +307,19 @@ TEST_CASE("cancelling a queued call at any step leaks no permit", "[bulkhead]") 
   CHECK(steps >= 4);
 }
 
+ASYNC_TEST("a map of a function without results tells that it ran for each item", "[bulkhead]") {
+  bulkhead pool("pool", {.max_concurrent = 2});
+  int sum = 0;
+  const auto add = [&](int i) -> awaitable<void> {
+    co_await sleep_for(1ms);
+    sum += i;
+  };
+  const std::vector<int> items{1, 2, 3};
+  const auto done = co_await pool.map(items, add);
+  CHECK(done.size() == 3);
+  CHECK(sum == 6);
+}
+
 ASYNC_TEST("items of a map wait for their permits, whatever the queue's limits say", "[bulkhead]") {
   bulkhead pool("pool", {.max_concurrent = 2, .max_queue = 0, .max_wait = 1ms});
   const auto executor = co_await net::this_coro::executor;

@@ -278,3 +278,19 @@ ASYNC_TEST("a fallback for another type is not used, and not counted", "[pipelin
   CHECK(refused.why().is_refusal(errc::circuit_open));
   CHECK(breaker.stats().fallbacks == 0);
 }
+
+ASYNC_TEST("a rule may be noexcept, and a function", "[pipeline]") {
+  struct is_negative {
+    static bool of(const int& value) noexcept { return value < 0; }
+  };
+  retry by_function({.max_attempts = 2, .backoff = {.kind = backoff_kind::constant, .base = 0ns}});
+  by_function.when(&is_negative::of);
+  retry by_closure({.max_attempts = 2, .backoff = {.kind = backoff_kind::constant, .base = 0ns}});
+  by_closure.when([](const int& value) noexcept { return value < 0; });
+  for (auto* policy : {&by_function, &by_closure}) {
+    int begun = 0;
+    const auto task = [&] { return ++begun, -1; };
+    (void)co_await policy->try_run(task);
+    CHECK(begun == 2);
+  }
+}

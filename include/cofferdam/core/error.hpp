@@ -42,7 +42,8 @@ enum class errc {
 /// A policy's name, shared so that an error may outlive its policy.
 using shared_name = std::shared_ptr<const std::string>;
 
-/// Base of every exception the library makes.
+/// Base of every exception that a call of ours can end with, and of `invalid_options_error`. Mistakes in files and
+/// programs have types of their own: `configuration_error`, `deadlock_error`, `chaos::scenario_error`.
 /// Thread safety: immutable after construction.
 class error : public std::system_error {
  public:

@@ -22,7 +22,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -72,7 +74,8 @@ template <class T, class F, class Result> struct map_run {
 
   std::vector<T> items;
   F function;
-  std::vector<std::optional<Result>> results;
+  using kept = std::conditional_t<std::is_void_v<Result>, std::monostate, Result>;
+  std::vector<std::optional<kept>> results;
   std::size_t next = 0;
   std::exception_ptr error;
 };
@@ -110,13 +113,15 @@ class bulkhead final : public runnable_policy<bulkhead> {
   /// Errors: `invalid_options_error`.
   bulkhead& partition(std::string name, const partition_limits& limits);
 
-  /// Runs `function(item)` for every item, as many at once as there are permits, and yields the results in the order of
+  /// Runs `function(item)` for every item, as many at once as there are permits, and yields the results (a
+  /// `std::monostate` for each item where there are none) in the order of
   /// the items. At most `max_concurrent` items are drawn ahead; those wait for their permits as long as it takes,
   /// whatever `max_queue`, `max_wait` and `target_delay` say, and `clear_queue` reaches them.
   /// Errors:       after the first error nothing more is drawn; it is thrown once everything started has ended.
   /// Cancellation: reaches all that is running.
   template <class T, class F, class Result = run_value_t<F, T>>
-  [[nodiscard]] awaitable<std::vector<Result>> map(std::vector<T> items, F function);
+  [[nodiscard]] awaitable<std::vector<typename detail::map_run<T, F, Result>::kept>> map(std::vector<T> items,
+                                                                                         F function);
 
   /// Completes all waiting calls with `queue_error`; returns how many.
   std::size_t clear_queue();
@@ -215,7 +220,12 @@ awaitable<void> bulkhead::map_worker(for_items permits, detail::map_run<T, F, Re
   while (!run.error && run.next < run.items.size()) {
     const std::size_t index = run.next++;
     try {
-      run.results[index].emplace(co_await permits.run(run.function, std::move(run.items[index])));
+      if constexpr (std::is_void_v<Result>) {
+        co_await permits.run(run.function, std::move(run.items[index]));
+        run.results[index].emplace();
+      } else {
+        run.results[index].emplace(co_await permits.run(run.function, std::move(run.items[index])));
+      }
     } catch (...) {  // also Asio's, when this worker was cancelled, the function ignored it, and there is more to do
       if (!run.error) run.error = std::current_exception();
     }
@@ -223,7 +233,8 @@ awaitable<void> bulkhead::map_worker(for_items permits, detail::map_run<T, F, Re
 }
 
 template <class T, class F, class Result>
-awaitable<std::vector<Result>> bulkhead::map(std::vector<T> items, F function) {
+awaitable<std::vector<typename detail::map_run<T, F, Result>::kept>> bulkhead::map(std::vector<T> items, F function) {
+  COFFERDAM_GUARD_TASK(F);
   const auto executor = co_await net::this_coro::executor;
   if (detail::is_bare_pool(executor)) {  // the workers need one strand
     co_return co_await spawn_on(executor, [&] { return map<T, F, Result>(std::move(items), std::move(function)); });
@@ -234,7 +245,7 @@ awaitable<std::vector<Result>> bulkhead::map(std::vector<T> items, F function) {
     co_await detail::run_workers(workers, [&] { return map_worker<T, F, Result>(for_items(*this), run); });
   }
   if (run.error) std::rethrow_exception(run.error);
-  std::vector<Result> values;
+  std::vector<typename detail::map_run<T, F, Result>::kept> values;
   values.reserve(run.results.size());
   for (auto& result : run.results) values.push_back(*std::move(result));
   co_return values;

@@ -1,6 +1,6 @@
 // Hedging: when an answer is late, ask again and take the first good one.
 //
-//     auto calls = hedging({.max_attempts = 2, .percentile = 0.95}) | timeout(1s);
+//     auto calls = hedging({.max_attempts = 2, .delay = 300ms, .percentile = 0.95}) | timeout(1s);
 //     auto page = co_await calls.run(fetch, url);
 #pragma once
 

@@ -31,6 +31,10 @@ template <class R, class C, class A> struct sole_argument<R (C::*)(A) const> {
 template <class R, class C, class A> struct sole_argument<R (C::*)(A)> {
   using type = std::remove_cvref_t<A>;
 };
+template <class R, class A> struct sole_argument<R (*)(A) noexcept> : sole_argument<R (*)(A)> {};
+template <class R, class C, class A>
+struct sole_argument<R (C::*)(A) const noexcept> : sole_argument<R (C::*)(A) const> {};
+template <class R, class C, class A> struct sole_argument<R (C::*)(A) noexcept> : sole_argument<R (C::*)(A)> {};
 
 }  // namespace detail
 
