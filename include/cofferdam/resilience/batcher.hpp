@@ -29,11 +29,10 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 struct batcher_options {
-  duration max_delay =
-      std::chrono::milliseconds(1);            // a batch collects for so long; 0 = until the executor's next turn
-  std::size_t max_size = 100;                  // keys in a batch; a full one starts at once; >= 1
-  std::size_t max_concurrent = 1'000'000'000;  // batches at once; further ones wait and go on collecting; >= 1
-  bool deduplicate = true;                     // equal keys of a batch are asked for once
+  duration max_delay = std::chrono::milliseconds(1);  // of collecting; 0 = until the executor's next turn
+  std::size_t max_size = 100;                         // keys in a batch; a full one starts at once; >= 1
+  std::size_t max_concurrent = 1'000'000'000;         // batches at once; further ones wait and go on collecting; >= 1
+  bool deduplicate = true;                            // equal keys of a batch are asked for once
   friend bool operator==(const batcher_options&, const batcher_options&) = default;
 };
 
