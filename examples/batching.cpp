@@ -31,6 +31,7 @@ class database {
     for (const int id : ids) list += (list.empty() ? "" : ", ") + std::to_string(id);
     co_await query("SELECT name FROM authors WHERE id IN (" + list + ")");
     std::vector<std::string> names;
+    names.reserve(ids.size());
     for (const int id : ids) names.push_back("author " + std::to_string(id));
     co_return names;
   }

@@ -43,6 +43,7 @@ class text_table {
     }
     --mine->running;
     std::vector<std::string> texts;
+    texts.reserve(keys.size());
     for (const int key : keys) texts.push_back(std::to_string(key));
     co_return texts;
   }
