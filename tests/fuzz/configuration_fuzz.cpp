@@ -88,14 +88,20 @@ void check_reload(const json& present, const json& next) {
 
 // --------------------------------------------------------------------------------------------------- valid documents
 
-/// Every field of a schema's object at its default.
+/// Every field of a schema's object at its default. A budget has none, nor has a backoff, of which the long form is
+/// meant, nor have partitions, of which there is one.
 json defaults_of(const json& schema) {
   json object = json::object();
   for (const auto& [key, field] : schema["properties"].items()) {
-    // Only a backoff and a budget have none.
-    object[key] = field.contains("default") ? field["default"]
-                  : key == "budget"         ? json("shared")
-                                            : defaults_of(field["anyOf"][1]);
+    if (field.contains("default")) {
+      object[key] = field["default"];
+    } else if (key == "budget") {
+      object[key] = "shared";
+    } else if (field.contains("additionalProperties")) {
+      object[key]["gold"] = defaults_of(field["additionalProperties"]);
+    } else {
+      object[key] = defaults_of(field["anyOf"][1]);
+    }
   }
   return object;
 }

@@ -3,9 +3,14 @@
 #include "catch.hpp"
 #include "tasks.hpp"
 
+#include <cofferdam/resilience/adaptive_limiter.hpp>
 #include <cofferdam/resilience/bulkhead.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/resilience/client_throttle.hpp>
 #include <cofferdam/resilience/fallback.hpp>
+#include <cofferdam/resilience/keyed.hpp>
+#include <cofferdam/resilience/priority_shedder.hpp>
+#include <cofferdam/resilience/rate_limiter.hpp>
 #include <cofferdam/resilience/retry.hpp>
 
 #include <memory>
@@ -59,4 +64,40 @@ TEST_CASE("at whatever allocation memory runs out, permits return and circuits s
   renew();
   CHECK(fail_at_every_allocation(scenario(fine), check) > 0);
   CHECK(fail_at_every_allocation(scenario(broken), check) > 10);
+}
+
+TEST_CASE("at whatever allocation memory runs out, limits, rates and keys keep their counts",
+          "[pipeline][allocation]") {
+  net::io_context context(1);
+  (void)timers_of(context);
+  (void)random_of(context);
+  adaptive_limiter limiter("limiter", {.initial_limit = 2, .min_limit = 1, .window = 1ns, .minimum_samples = 1});
+  client_throttle throttle("throttle", {.minimum_calls = 1});
+  rate_limiter rate("rate", {.permits = 1'000'000, .algorithm = rate_algorithm::sliding_window});
+  priority_shedder shedder("shedder", {{.priority_below = 1, .above = 0.0, .all_at = 2.0}}, [] { return 0.1; });
+  std::unique_ptr<keyed> hosts;
+  const auto make = [](std::string_view key) {
+    return std::make_shared<circuit_breaker>(std::string(key), circuit_breaker_options{.minimum_calls = 2});
+  };
+  const auto renew = [&] { hosts = std::make_unique<keyed>("hosts", make, keyed_options{.max_keys = 2}); };
+  const auto scenario = [&](auto task) {
+    return [&, task] {
+      auto calls = shedder | throttle | rate | *hosts | limiter;
+      run_now(context, [&]() -> awaitable<void> {
+        for (const char* host : {"first", "second", "third", "first"}) {
+          const call_info info{.key = host};
+          (void)co_await calls.try_run(info, task);
+        }
+      });
+    };
+  };
+  const auto check = [&] {
+    CHECK(limiter.stats().active == 0);
+    CHECK(limiter.stats().queued == 0);
+    CHECK(hosts->stats().keys <= 2);
+    renew();
+  };
+  renew();
+  CHECK(fail_at_every_allocation(scenario(fine), check) > 5);
+  CHECK(fail_at_every_allocation(scenario(broken), check) > 5);
 }
