@@ -120,6 +120,7 @@ class simulation {
     if (spec.kind == "duplicate") return use(std::make_shared<duplicate_fault>(spec.rate));
     if (spec.kind == "weighted") {
       std::vector<weighted_choice> choices;
+      choices.reserve(spec.choices.size());
       for (const auto& choice : spec.choices) choices.push_back({choice.weight, make_choice(choice)});
       return use(std::make_shared<weighted_fault>(spec.rate, std::move(choices)));
     }

@@ -109,6 +109,7 @@ fault_policy_spec read_fault_policy(reader r, const scenario& s, bool is_choice 
 std::vector<fault_policy_spec> read_choices(const reader& r, const scenario& s) {
   std::vector<fault_policy_spec> choices;
   const auto items = r.items();
+  choices.reserve(items.size());
   for (const auto& item : items) choices.push_back(read_fault_policy(item, s, true));
   if (items.empty()) r.problem("must be a list of at least one fault");
   if (std::ranges::count(choices, "outcome", &fault_policy_spec::kind) > 1) r.problem("at most one may be an outcome");

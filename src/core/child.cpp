@@ -100,7 +100,7 @@ void child_base::launch(awaitable<void> body, completion done) {
 
 void child_base::forward_cancellation(net::cancellation_type type) {
   if (type == net::cancellation_type::none || !home_) return;
-  net::dispatch(home_, [self = reference<child_base>::share(*this), type] {
+  net::dispatch(home_, [self = reference<child_base>::share(*this)] {
     self->cancelled_by_caller_ = true;
     // The caller's filter let it through, so it means us, whatever the body would make of its type.
     self->stop(failure::cancelled());

@@ -72,7 +72,7 @@ TEST_CASE("at whatever allocation memory runs out, limits, rates and keys keep t
   (void)timers_of(context);
   (void)random_of(context);
   adaptive_limiter limiter("limiter", {.initial_limit = 2, .min_limit = 1, .window = 1ns, .minimum_samples = 1});
-  client_throttle throttle("throttle", {.minimum_calls = 1});
+  client_throttle throttle("throttle", {.minimum_calls = 1'000'000});
   rate_limiter rate("rate", {.permits = 1'000'000, .algorithm = rate_algorithm::sliding_window});
   priority_shedder shedder("shedder", {{.priority_below = 1, .above = 0.0, .all_at = 2.0}}, [] { return 0.1; });
   std::unique_ptr<keyed> hosts;
