@@ -20,7 +20,7 @@ using detail::window_counts;
 
 namespace {
 
-constexpr unsigned first = 0, second = 1;  // the two generations of a time window
+constexpr unsigned older = 0, newer = 1;  // the two generations of a time window
 
 struct one_call {
   std::int64_t slice;
@@ -141,59 +141,59 @@ TEST_CASE("a time window spans its buckets: a call counts until just before the 
   time_window window(10, 1s, true);
   const auto slice = window.slice_of(time_point(1h + 999'999'999ns));
   CHECK(slice == 3600);
-  REQUIRE(window.add(first, slice, true, true));
-  CHECK(same(window.sum(first, window.slice_of(time_point(1h + 9s + 999'999'999ns))), {1, 1, 1}));
-  CHECK(same(window.sum(first, window.slice_of(time_point(1h + 10s))), {0, 0, 0}));
+  REQUIRE(window.add(older, slice, true, true));
+  CHECK(same(window.sum(older, window.slice_of(time_point(1h + 9s + 999'999'999ns))), {1, 1, 1}));
+  CHECK(same(window.sum(older, window.slice_of(time_point(1h + 10s))), {0, 0, 0}));
 }
 
 TEST_CASE("a slow success and a fast failure are counted apart", "[circuit][window]") {
   time_window window(4, 1s, true);
-  REQUIRE(window.add(first, 100, false, true));
-  REQUIRE(window.add(first, 101, true, false));
-  CHECK(same(window.sum(first, 101), {2, 1, 1}));
-  CHECK(same(window.sum(first, 103), {2, 1, 1}));
-  CHECK(same(window.sum(first, 104), {1, 1, 0}));
+  REQUIRE(window.add(older, 100, false, true));
+  REQUIRE(window.add(older, 101, true, false));
+  CHECK(same(window.sum(older, 101), {2, 1, 1}));
+  CHECK(same(window.sum(older, 103), {2, 1, 1}));
+  CHECK(same(window.sum(older, 104), {1, 1, 0}));
 }
 
 TEST_CASE("a window of one bucket tumbles", "[circuit][window]") {
   time_window window(1, 1s, false);
-  REQUIRE(window.add(first, 7, true, false));
-  REQUIRE(window.add(first, 7, false, false));
-  CHECK(same(window.sum(first, 7), {2, 1, 0}));
-  CHECK(same(window.sum(first, 8), {0, 0, 0}));
-  REQUIRE(window.add(first, 8, false, false));
-  CHECK(same(window.sum(first, 8), {1, 0, 0}));
-  CHECK_FALSE(window.add(first, 7, true, false));
+  REQUIRE(window.add(older, 7, true, false));
+  REQUIRE(window.add(older, 7, false, false));
+  CHECK(same(window.sum(older, 7), {2, 1, 0}));
+  CHECK(same(window.sum(older, 8), {0, 0, 0}));
+  REQUIRE(window.add(older, 8, false, false));
+  CHECK(same(window.sum(older, 8), {1, 0, 0}));
+  CHECK_FALSE(window.add(older, 7, true, false));
 }
 
 TEST_CASE("a window works from the start of time", "[circuit][window]") {
   time_window window(10, 1s, false);
-  REQUIRE(window.add(first, 0, true, false));
-  CHECK(same(window.sum(first, 0), {1, 1, 0}));
-  CHECK(same(window.sum(first, 9), {1, 1, 0}));
-  CHECK(same(window.sum(first, 10), {0, 0, 0}));
+  REQUIRE(window.add(older, 0, true, false));
+  CHECK(same(window.sum(older, 0), {1, 1, 0}));
+  CHECK(same(window.sum(older, 9), {1, 1, 0}));
+  CHECK(same(window.sum(older, 10), {0, 0, 0}));
 }
 
 TEST_CASE("a long call counts where it began, and not at all once that has left the window", "[circuit][window]") {
   time_window window(10, 1s, false);
-  REQUIRE(window.add(first, 1009, false, false));
-  CHECK(window.add(first, 1000, true, false));
-  CHECK(same(window.sum(first, 1009), {2, 1, 0}));
-  CHECK_FALSE(window.add(first, 999, true, false));  // its bucket belongs to 1009 now
-  REQUIRE(window.add(first, 1012, false, false));
-  CHECK_FALSE(window.add(first, 1001, true, false));  // its bucket is empty, but it is too old all the same
-  CHECK(same(window.sum(first, 1012), {2, 0, 0}));
+  REQUIRE(window.add(older, 1009, false, false));
+  CHECK(window.add(older, 1000, true, false));
+  CHECK(same(window.sum(older, 1009), {2, 1, 0}));
+  CHECK_FALSE(window.add(older, 999, true, false));  // its bucket belongs to 1009 now
+  REQUIRE(window.add(older, 1012, false, false));
+  CHECK_FALSE(window.add(older, 1001, true, false));  // its bucket is empty, but it is too old all the same
+  CHECK(same(window.sum(older, 1012), {2, 0, 0}));
 }
 
 TEST_CASE("the generations of a time window do not see each other", "[circuit][window]") {
   time_window window(3, 1s, true);
-  REQUIRE(window.add(first, 5, true, true));
-  REQUIRE(window.add(second, 5, false, false));
-  CHECK(same(window.sum(first, 5), {1, 1, 1}));
-  CHECK(same(window.sum(second, 5), {1, 0, 0}));
-  window.clear(first);
-  CHECK(same(window.sum(first, 5), {0, 0, 0}));
-  CHECK(same(window.sum(second, 5), {1, 0, 0}));
+  REQUIRE(window.add(older, 5, true, true));
+  REQUIRE(window.add(newer, 5, false, false));
+  CHECK(same(window.sum(older, 5), {1, 1, 1}));
+  CHECK(same(window.sum(newer, 5), {1, 0, 0}));
+  window.clear(older);
+  CHECK(same(window.sum(older, 5), {0, 0, 0}));
+  CHECK(same(window.sum(newer, 5), {1, 0, 0}));
 }
 
 TEST_CASE("a time window counts again after any idle time", "[circuit][window]") {
@@ -202,11 +202,11 @@ TEST_CASE("a time window counts again after any idle time", "[circuit][window]")
   for (const std::int64_t idle_turns : {1, 2, 2000, 2046, 2047, 2048, 3000, 4093, 4094, 4095, 4096, 8190, 1'000'000}) {
     CAPTURE(idle_turns);
     time_window window(10, 1s, true);
-    REQUIRE(window.add(first, 103, true, true));
+    REQUIRE(window.add(older, 103, true, true));
     const std::int64_t later = 103 + idle_turns * 10;
-    CHECK(same(window.sum(first, later), {0, 0, 0}));
-    CHECK(window.add(first, later, false, false));
-    CHECK(same(window.sum(first, later), {1, 0, 0}));
+    CHECK(same(window.sum(older, later), {0, 0, 0}));
+    CHECK(window.add(older, later, false, false));
+    CHECK(same(window.sum(older, later), {1, 0, 0}));
   }
 }
 
@@ -214,19 +214,19 @@ TEST_CASE("a bucket that no call touches for 4095 turns stays forgotten", "[circ
   const borrowed_shard place(shard_for(GENERATE(false, true)));
   for (const std::int64_t start : {20, 22}) {
     time_window window(10, 1s, false);
-    REQUIRE(window.add(first, 13, true, false));
+    REQUIRE(window.add(older, 13, true, false));
     for (std::int64_t slice = start; slice < 13 + 4095 * 10; slice += 5) {
-      REQUIRE(window.add(first, slice, false, false));
+      REQUIRE(window.add(older, slice, false, false));
     }
-    CHECK(window.sum(first, 13 + 4095 * 10).failures == 0);
+    CHECK(window.sum(older, 13 + 4095 * 10).failures == 0);
   }
 }
 
 TEST_CASE("a call counts in every turn", "[circuit][window]") {
   time_window window(2, 1s, false);
   for (std::int64_t slice = 1; slice < 20'000; slice += 2) {
-    REQUIRE(window.add(first, slice, true, false));
-    REQUIRE(same(window.sum(first, slice), {1, 1, 0}));
+    REQUIRE(window.add(older, slice, true, false));
+    REQUIRE(same(window.sum(older, slice), {1, 1, 0}));
   }
 }
 
@@ -236,12 +236,12 @@ TEST_CASE("moving one shard on leaves the others as they are", "[circuit][window
     const auto fill = [&](std::size_t shard) {
       const borrowed_shard place({shard, true});
       for (std::int64_t slice = 100; slice < 110; ++slice) {
-        for (const unsigned generation : {first, second}) REQUIRE(window.add(generation, slice, true, with_slow));
+        for (const unsigned generation : {older, newer}) REQUIRE(window.add(generation, slice, true, with_slow));
       }
     };
     fill(1);
     fill(0);
-    for (const unsigned generation : {first, second}) {
+    for (const unsigned generation : {older, newer}) {
       CHECK(same(window.sum(generation, 109), {20, 20, with_slow ? 20U : 0U}));
     }
   }
@@ -250,10 +250,10 @@ TEST_CASE("moving one shard on leaves the others as they are", "[circuit][window
 TEST_CASE("slices beyond 32 bits are told apart", "[circuit][window]") {
   for (const std::int64_t slice : {(std::int64_t{1} << 32) - 3, (std::int64_t{3} << 32) + 7, std::int64_t{1} << 60}) {
     time_window window(10, 1ns, false);
-    for (std::int64_t i = 0; i < 20; ++i) REQUIRE(window.add(first, slice + i, i % 5 == 0, false));
-    CHECK(same(window.sum(first, slice + 19), {10, 2, 0}));
-    CHECK(same(window.sum(first, slice + 28), {1, 0, 0}));
-    CHECK(same(window.sum(first, slice + 29), {0, 0, 0}));
+    for (std::int64_t i = 0; i < 20; ++i) REQUIRE(window.add(older, slice + i, i % 5 == 0, false));
+    CHECK(same(window.sum(older, slice + 19), {10, 2, 0}));
+    CHECK(same(window.sum(older, slice + 28), {1, 0, 0}));
+    CHECK(same(window.sum(older, slice + 29), {0, 0, 0}));
   }
 }
 
@@ -302,7 +302,7 @@ TEST_CASE("a time window agrees with a plain list over 100000 random operations,
         is_good ? window.add_good(generation, began) : window.add(generation, call.slice, call.failed, call.slow);
     REQUIRE(added == fits);
     if (fits) model[generation].push_back(call);
-    for (const unsigned g : {first, second}) {
+    for (const unsigned g : {older, newer}) {
       std::erase_if(model[g], [&](const one_call& old) { return old.slice <= newest - span; });
       REQUIRE(same(window.sum(g, newest), counted(model[g])));
     }
@@ -313,14 +313,14 @@ TEST_CASE("four threads: a time window loses no call", "[circuit][window][concur
   time_window window(10, 1s, true);
   constexpr int each = 50'000;
   const auto work = [&](int start) {
-    for (int i = start; i < start + each; ++i) (void)window.add(first, 1000 + i % 10, i % 4 == 0, i % 10 == 0);
+    for (int i = start; i < start + each; ++i) (void)window.add(older, 1000 + i % 10, i % 4 == 0, i % 10 == 0);
   };
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) threads.emplace_back(work, t * each);
   for (auto& thread : threads) thread.join();
-  CHECK(same(window.sum(first, 1009), {4 * each, each, 4 * each / 10}));
-  window.clear(first);
-  CHECK(same(window.sum(first, 1009), {0, 0, 0}));
+  CHECK(same(window.sum(older, 1009), {4 * each, each, 4 * each / 10}));
+  window.clear(older);
+  CHECK(same(window.sum(older, 1009), {0, 0, 0}));
 }
 
 TEST_CASE("forty threads, most of which share a shard, lose no call", "[circuit][window][concurrent]") {
@@ -328,11 +328,11 @@ TEST_CASE("forty threads, most of which share a shard, lose no call", "[circuit]
   std::atomic<bool> go{false};
   const auto work = [&] {
     while (!go.load()) std::this_thread::yield();
-    for (int i = 0; i < 1'000; ++i) (void)window.add(first, 1000 + i / 100, i % 4 == 0, i % 10 == 0);
+    for (int i = 0; i < 1'000; ++i) (void)window.add(older, 1000 + i / 100, i % 4 == 0, i % 10 == 0);
   };
   std::vector<std::thread> threads;
   for (int t = 0; t < 40; ++t) threads.emplace_back(work);
   go = true;
   for (auto& thread : threads) thread.join();
-  CHECK(same(window.sum(first, 1009), {40'000, 10'000, 4'000}));
+  CHECK(same(window.sum(older, 1009), {40'000, 10'000, 4'000}));
 }
