@@ -91,6 +91,12 @@ struct bulkhead::lane {
   [[nodiscard]] bool is_capped(std::size_t weight) const noexcept {
     return used + static_cast<std::int64_t>(weight) > at_most;
   }
+  void add_counts_to(bulkhead_stats& s) const noexcept {
+    s.rejected += rejected.load(std::memory_order_relaxed);
+    s.queue_timeouts += queue_timeouts.load(std::memory_order_relaxed);
+    s.cleared += cleared.load(std::memory_order_relaxed);
+    s.displaced += displaced.load(std::memory_order_relaxed);
+  }
 
   std::string name;
   std::int64_t reserved = 0, at_most = std::int64_t{most_permits} + 1, used = 0;
@@ -447,10 +453,7 @@ std::size_t bulkhead::pending_count() const noexcept {
 bulkhead_stats bulkhead::stats() const noexcept {
   bulkhead_stats s;
   for (const lane* l = lanes_.get(); l != nullptr; l = l->next.get()) {
-    s.rejected += l->rejected.load(std::memory_order_relaxed);
-    s.queue_timeouts += l->queue_timeouts.load(std::memory_order_relaxed);
-    s.cleared += l->cleared.load(std::memory_order_relaxed);
-    s.displaced += l->displaced.load(std::memory_order_relaxed);
+    l->add_counts_to(s);
   }
   s.limit = limit();
   s.active = active_count();
@@ -470,10 +473,7 @@ bulkhead_stats bulkhead::stats(std::string_view key) const noexcept {
   s.limit = most_for(asked);
   s.active = static_cast<std::size_t>(active);
   s.queued = asked.line.size();
-  s.rejected = asked.rejected.load(std::memory_order_relaxed);
-  s.queue_timeouts = asked.queue_timeouts.load(std::memory_order_relaxed);
-  s.cleared = asked.cleared.load(std::memory_order_relaxed);
-  s.displaced = asked.displaced.load(std::memory_order_relaxed);
+  asked.add_counts_to(s);
   return s;
 }
 

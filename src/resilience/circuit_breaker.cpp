@@ -104,11 +104,11 @@ admission circuit_breaker::admit_slowly(call& c, policy_slot& slot) noexcept {
     // Most refusals happen far from the end of the break, where the cheap clock is good enough.
     const time_point coarse = c.coarse_now();
     const bool surely_open = core_.surely_open(coarse);
-    auto why = core_.admit(mine.permit, surely_open ? coarse : c.now(), !lets_wait() || surely_open);
+    const bool may_wait = !surely_open && lets_wait();
+    auto why = core_.admit(mine.permit, surely_open ? coarse : c.now(), !may_wait);
     tell();
     if (!why) return admission::go;
-    if (!lets_wait() || surely_open) return refuse(c, slot, std::move(why));
-    return admission::wait;
+    return may_wait ? admission::wait : refuse(c, slot, std::move(why));
   } catch (...) {
     return refuse(c, slot, failure::current());
   }
@@ -131,10 +131,12 @@ awaitable<admission> circuit_breaker::wait(call& c, policy_slot& slot) {
     auto why = core_.admit(permit, c.now(), false);
     const bool may_wait =
         lets_wait() && core_.state() == circuit_state::half_open && why.is_refusal(errc::circuit_open);
-    if (why && (last || !may_wait)) why = core_.admit(permit, c.now());  // counted, should it still be refused
     tell();
     if (!why) co_return admission::go;
-    if (last || !may_wait) co_return refuse(c, slot, std::move(why));
+    if (last || !may_wait) {
+      core_.count_rejection();
+      co_return refuse(c, slot, std::move(why));
+    }
 
     detail::parked_reference parked;
     const auto enlist = [&](const detail::parked_reference& self) {

@@ -8,8 +8,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
@@ -81,6 +83,22 @@ template <class Enlist> struct initiate_park {
     self->schedule(until, executor);
   }
 };
+
+/// For `park`: puts the coroutine among those who wait, or lets it go on if `is_over` says, under the lock, that there
+/// is nothing left to wait for. All must outlive the wait.
+template <class Predicate>
+auto wait_among(std::vector<parked_reference>& waiting, std::mutex& mutex, Predicate is_over) {
+  return [&waiting, &mutex, is_over](const parked_reference& self) {
+    {
+      const std::lock_guard lock(mutex);
+      if (!is_over()) {
+        waiting.push_back(self);
+        return;
+      }
+    }
+    self->wake(wake_reason::woken);
+  };
+}
 
 }  // namespace detail
 

@@ -295,16 +295,7 @@ template <class Key, std::copy_constructible Value, class Hash = std::hash<Key>>
 
   /// False when the caller was cancelled.
   static awaitable<bool> answered(std::shared_ptr<hub> h, std::shared_ptr<batch> b) {
-    const auto enlist = [&](const detail::parked_reference& self) {
-      {
-        const std::lock_guard lock(h->mutex);
-        if (!b->result) {
-          b->waiting.push_back(self);
-          return;
-        }
-      }
-      self->wake(wake_reason::woken);
-    };
+    const auto enlist = detail::wait_among(b->waiting, h->mutex, [&] { return b->result.has_value(); });
     const wake_reason reason = co_await park(never, enlist);
     co_return reason == wake_reason::woken;
   }

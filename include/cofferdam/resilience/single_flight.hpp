@@ -156,16 +156,7 @@ template <class Key, std::copy_constructible T, class Hash = std::hash<Key>> cla
       const std::lock_guard lock(h->mutex);
       f->job = job;
     }
-    const auto enlist = [&](const detail::parked_reference& self) {
-      {
-        const std::lock_guard lock(h->mutex);
-        if (!f->result) {
-          f->waiting.push_back(self);
-          return;
-        }
-      }
-      self->wake(wake_reason::woken);
-    };
+    const auto enlist = detail::wait_among(f->waiting, h->mutex, [&] { return f->result.has_value(); });
     const wake_reason reason = co_await park(never, enlist);
     if (reason != wake_reason::woken) co_return failure::cancelled();
     co_return *f->result;

@@ -85,7 +85,7 @@ class circuit_core {
 
   // --- cold; these queue events, `drain_events` delivers them
   /// Empty when the call may go; otherwise why not.
-  /// @param counts  whether a refusal is one: not if the call is going to wait.
+  /// @param counts  whether a refusal is counted: not yet if the call may wait; see `count_rejection`.
   [[nodiscard]] failure admit(circuit_permit& permit, time_point now, bool counts = true);
   /// Calls in flight are watched: then `admit` must be asked for each call.
   [[nodiscard]] bool watches_flight() const noexcept { return watches_flight_.load(std::memory_order_relaxed); }
@@ -130,6 +130,7 @@ class circuit_core {
   /// Puts other options in force; see `circuit_breaker::reconfigure`.
   void reconfigure(const circuit_breaker_options& changed);
   [[nodiscard]] event_channel<circuit_event>& events() noexcept { return events_; }
+  void count_rejection() noexcept { tally(&working_memory::rejected); }
   void count_timeout() noexcept { tally(&working_memory::timeouts); }
   void count_fallback() noexcept { tally(&working_memory::fallbacks); }
 
