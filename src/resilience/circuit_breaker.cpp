@@ -101,11 +101,12 @@ admission circuit_breaker::admit(call& c, policy_slot& slot) noexcept {
 admission circuit_breaker::admit_slowly(call& c, policy_slot& slot) noexcept {
   auto& mine = slot.get<ticket>();
   try {
-    // Most refusals happen far from the end of the break, where the cheap clock is good enough.
     const time_point coarse = c.coarse_now();
-    const bool surely_open = core_.surely_open(coarse);
-    const bool may_wait = !surely_open && lets_wait();
-    auto why = core_.admit(mine.permit, surely_open ? coarse : c.now(), !may_wait);
+    if (core_.surely_open(coarse)) {
+      if (auto why = core_.refuse_while_open(coarse)) return refuse(c, slot, std::move(why));
+    }
+    const bool may_wait = lets_wait();
+    auto why = core_.admit(mine.permit, c.now(), !may_wait);
     tell();
     if (!why) return admission::go;
     return may_wait ? admission::wait : refuse(c, slot, std::move(why));

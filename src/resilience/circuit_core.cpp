@@ -616,6 +616,14 @@ failure circuit_core::refuse_locked(working_memory& memory, errc code, std::opti
   return failure::refused(code, name_, retry_after, last_failure_);
 }
 
+failure circuit_core::refuse_while_open(time_point coarse) {
+  const std::lock_guard lock(mutex_);
+  auto* memory = memory_.load(std::memory_order_relaxed);
+  if (memory == nullptr || !surely_open(coarse)) return {};
+  newest_ = std::max(newest_, coarse);
+  return refuse_locked(*memory, errc::circuit_open, saturating_add(opened_at_, break_duration_) - coarse, true);
+}
+
 failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts) {
   if (pass(permit, now)) return {};
   if (ensure_memory() == nullptr) throw std::bad_alloc();

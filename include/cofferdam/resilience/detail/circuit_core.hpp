@@ -83,6 +83,10 @@ class circuit_core {
     return coarse.time_since_epoch().count() < refuses_until_.load(std::memory_order_relaxed);
   }
 
+  /// Most refusals: those of an open circuit, far from the end of its break, where the cheap clock is good enough.
+  /// Empty when it is not like that any more and `admit` must be asked.
+  [[nodiscard]] failure refuse_while_open(time_point coarse);
+
   // --- cold; these queue events, `drain_events` delivers them
   /// Empty when the call may go; otherwise why not.
   /// @param counts  whether a refusal is counted: not yet if the call may wait; see `count_rejection`.
