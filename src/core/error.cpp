@@ -37,6 +37,32 @@ class category final : public std::error_category {
         return "dropped under overload";
       case errc::invalid_options:
         return "invalid options";
+      case errc::condition_failed:
+        return "a condition of the batch does not hold";
+      case errc::constraint_violated:
+        return "a constraint of the database is violated";
+      case errc::database_busy:
+        return "the database is busy";
+      case errc::database_overloaded:
+        return "too much waits for the database";
+      case errc::database_unavailable:
+        return "the database cannot be reached";
+      case errc::outcome_unknown:
+        return "whether the commit happened is unknown";
+      case errc::database_full:
+        return "the database has no room left";
+      case errc::database_io_error:
+        return "the database cannot read or write";
+      case errc::database_corrupt:
+        return "the database is damaged";
+      case errc::invalid_statement:
+        return "the database rejects the statement";
+      case errc::type_mismatch:
+        return "the cell holds another type";
+      case errc::schema_mismatch:
+        return "the schema is not the one expected";
+      case errc::database_closed:
+        return "the database is closed";
     }
     return "unknown error " + std::to_string(value);
   }

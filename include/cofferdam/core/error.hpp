@@ -30,6 +30,21 @@ enum class errc {
   throttled,          ///< the client holds back, since the server refuses too much
   shed,               ///< dropped under overload
   invalid_options,    ///< options rejected at construction; what() lists every problem
+
+  // storage: see storage_error.hpp for what to do about each
+  condition_failed,      ///< a requirement of the batch does not hold
+  constraint_violated,   ///< UNIQUE, CHECK, NOT NULL or a foreign key
+  database_busy,         ///< locked, a deadlock or a serialisation failure
+  database_overloaded,   ///< too many batches or cursors wait
+  database_unavailable,  ///< cannot be opened or reached
+  outcome_unknown,       ///< the connection broke while the commit was under way
+  database_full,         ///< no room left
+  database_io_error,     ///< the operating system failed
+  database_corrupt,      ///< damaged, or no database
+  invalid_statement,     ///< the database rejects the SQL or its parameters
+  type_mismatch,         ///< a cell holds another type than was asked for
+  schema_mismatch,       ///< the schema has another history than the program
+  database_closed,       ///< close() was called
 };
 
 /// The category "cofferdam" of all `errc` codes.

@@ -1,0 +1,65 @@
+// SQLite as an `operation` sees it: inside the batch, on the writer's thread.
+#pragma once
+
+#include <cofferdam/storage/rows.hpp>
+#include <cofferdam/storage/value.hpp>
+
+#include <span>
+#include <string_view>
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace cofferdam::inline COFFERDAM_ABI::sqlite {
+
+/// A prepared statement in use: bind, step, read; reset when it goes, for the next one to use.
+/// Errors: every function throws `storage_error`. Views are valid until the next step.
+class prepared {
+ public:
+  prepared(prepared&& other) noexcept : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)) {}
+  prepared& operator=(prepared&&) = delete;
+  ~prepared();
+
+  /// Parameters are counted from 1, as `$1` is. A text or blob must live until the next step.
+  prepared& bind(int parameter, std::nullptr_t);
+  prepared& bind(int parameter, std::int64_t integer);
+  prepared& bind(int parameter, double real);
+  prepared& bind(int parameter, std::string_view text);
+  prepared& bind(int parameter, std::span<const std::byte> bytes);
+  prepared& bind(int parameter, const value& any);
+
+  /// To the next row; false at the end.
+  bool step();
+  /// Runs to the end and makes it ready to be bound again.
+  void execute();
+
+  /// Columns are counted from 0.
+  [[nodiscard]] bool is_null(int column) const noexcept;
+  [[nodiscard]] std::int64_t integer(int column) const noexcept;
+  [[nodiscard]] double real(int column) const noexcept;
+  [[nodiscard]] std::string_view text(int column) const noexcept;
+  [[nodiscard]] std::span<const std::byte> bytes(int column) const noexcept;
+  [[nodiscard]] value cell(int column) const;
+  [[nodiscard]] rows fetch(std::size_t limit = static_cast<std::size_t>(-1));
+
+ private:
+  friend class connection;
+  prepared(::sqlite3* db, ::sqlite3_stmt* statement) noexcept : db_(db), statement_(statement) {}
+  ::sqlite3* db_;
+  ::sqlite3_stmt* statement_;
+};
+
+/// One connection, used by one thread at a time. Prepared statements are kept for the next use of the same text.
+class connection {
+ public:
+  virtual ~connection() = default;
+  /// Errors: `storage_error` (`invalid_statement`).
+  [[nodiscard]] virtual prepared prepare(std::string_view sql) = 0;
+  /// Prepares, binds, runs and fetches.
+  rows run(const statement& s);
+  [[nodiscard]] virtual std::int64_t last_insert_id() const noexcept = 0;
+  /// Rows the last statement changed.
+  [[nodiscard]] virtual std::size_t changed() const noexcept = 0;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::sqlite
