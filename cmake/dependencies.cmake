@@ -35,6 +35,9 @@ if(NOT nlohmann_json_FOUND)
   cofferdam_fetch(nlohmann_json https://github.com/nlohmann/json.git v3.11.2)
 endif()
 
+# Optional components: built where their package is installed, and only there.
+find_package(SQLite3 3.35 QUIET)
+
 if(COFFERDAM_BUILD_TESTS)
   find_package(Catch2 QUIET) # 2.13 or 3, see tests/support/catch.hpp
   if(NOT Catch2_FOUND)

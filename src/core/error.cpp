@@ -119,8 +119,7 @@ std::exception_ptr make_exception(errc code, shared_name policy, std::optional<d
     case errc::throttled:
     case errc::shed:
       return std::make_exception_ptr(overload_error(code, std::move(policy), retry_after, std::move(cause)));
-    case errc::cancelled:
-    case errc::invalid_options:
+    default:  // the others are made where they are found out
       break;
   }
   return std::make_exception_ptr(error(code, std::move(policy), retry_after, std::move(cause)));

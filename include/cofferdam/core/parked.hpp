@@ -53,10 +53,11 @@ template <class Handler> class parked_with final : public parked {
  public:
   explicit parked_with(Handler handler) : parked(net::get_associated_executor(handler)), handler_(std::move(handler)) {}
 
-  void heed_cancellation() {
+  /// @param may_leave  asked at a cancellation: false says that the wait will soon end and must not be left.
+  template <class MayLeave> void heed_cancellation(MayLeave may_leave) {
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
-      slot.assign([self = reference<parked_with>::share(*this)](net::cancellation_type type) {
-        if (type != net::cancellation_type::none) self->wake(wake_reason::cancelled);
+      slot.assign([self = reference<parked_with>::share(*this), may_leave](net::cancellation_type type) {
+        if (type != net::cancellation_type::none && may_leave()) self->wake(wake_reason::cancelled);
       });
     }
   }
@@ -77,7 +78,11 @@ template <class Enlist> struct initiate_park {
     const net::any_io_executor executor = net::get_associated_executor(handler);
     auto* object = new parked_with<Handler>(std::move(handler));
     const parked_reference self(object);
-    object->heed_cancellation();
+    if constexpr (requires { enlist.may_leave(); }) {
+      object->heed_cancellation([enlist] { return enlist.may_leave(); });
+    } else {
+      object->heed_cancellation([] { return true; });
+    }
     // The timer comes last: on a thread pool it may resume the coroutine, and end the frame, before we return.
     enlist(self);
     self->schedule(until, executor);
@@ -104,7 +109,8 @@ auto wait_among(std::vector<parked_reference>& waiting, std::mutex& mutex, Predi
 
 /// Suspends the caller until `until`, its cancellation, or `parked_reference::wake`.
 /// @param enlist called once, when the coroutine is safely suspended, with a reference for whoever will wake it.
-/// Cancellation: any type; ends the wait with `wake_reason::cancelled`, nothing is thrown.
+/// Cancellation: any type; ends the wait with `wake_reason::cancelled`, nothing is thrown. An `enlist` that has a member
+/// `bool may_leave() const` is asked first; false lets the wait go on to its end.
 template <class Enlist> awaitable<wake_reason> park(time_point until, Enlist enlist) {
   return net::async_initiate<const net::use_awaitable_t<>&, void(wake_reason)>(detail::initiate_park<Enlist>{},
                                                                                net::use_awaitable, until, enlist);

@@ -42,8 +42,8 @@ struct database_options {
   std::size_t max_cursors = 64;                        ///< open cursors; more are refused with `database_overloaded`
   duration busy_timeout = std::chrono::seconds(5);     ///< SQLite: how long to wait for another process's lock
   duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
-  std::int64_t checkpoint_pages = 4'000;  ///< SQLite: size of the write-ahead log that is moved into the database
-  bool create = true;                     ///< SQLite: make the file when it is not there
+  std::int64_t checkpoint_pages = 10'000;  ///< SQLite: size of the write-ahead log that is moved into the database
+  bool create = true;                      ///< SQLite: make the file when it is not there
 };
 
 /// One step of a schema's history: statements that lead from the version before to this one.
@@ -75,7 +75,6 @@ struct database_event {
   };
   kind what;
   std::size_t batches = 0;
-  duration took{};
   failure why;
 };
 
@@ -97,7 +96,8 @@ class [[nodiscard]] cursor {
   std::unique_ptr<detail::storage_cursor> implementation_;
 };
 
-/// Thread safety: every member from any thread. Must outlive its cursors and the calls that wait.
+/// Thread safety: every member from any thread. Must outlive its cursors and the calls that wait, and go before the
+/// execution contexts of those calls do.
 ///
 /// SQLite: one thread writes, and commits to disk (`synchronous=FULL`) whatever came together while it wrote the commit
 /// before; each batch in a savepoint of its own. Others read, from snapshots. PostgreSQL: a pool of pipelined
@@ -142,7 +142,8 @@ class database {
   /// A number that grows whenever something was committed, here or (soon) by another process.
   [[nodiscard]] std::uint64_t changes() const noexcept;
   /// Waits until `changes()` is no longer `seen`, or the time is over. A hint: look what really changed.
-  /// Returns changes(). Cancellation: any type ends the wait with `operation_aborted`.
+  /// What other processes commit is heard of from the first wait on. Returns changes(). Cancellation: any type ends the
+  /// wait with `operation_aborted`.
   [[nodiscard]] awaitable<std::uint64_t> wait_for_change(std::uint64_t seen, duration limit);
 
   /// Refuses what comes from now on, finishes what was accepted, then lets the database go. Again: no effect.

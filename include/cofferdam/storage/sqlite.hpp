@@ -4,11 +4,11 @@
 #include <cofferdam/storage/rows.hpp>
 #include <cofferdam/storage/value.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string_view>
-
-struct sqlite3;
-struct sqlite3_stmt;
+#include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::sqlite {
 
@@ -16,21 +16,28 @@ namespace cofferdam::inline COFFERDAM_ABI::sqlite {
 /// Errors: every function throws `storage_error`. Views are valid until the next step.
 class prepared {
  public:
-  prepared(prepared&& other) noexcept : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)) {}
+  struct entry;
+
+  explicit prepared(entry& e) noexcept : entry_(&e) {}
+  prepared(prepared&& other) noexcept : entry_(std::exchange(other.entry_, nullptr)) {}
   prepared& operator=(prepared&&) = delete;
   ~prepared();
 
-  /// Parameters are counted from 1, as `$1` is. A text or blob must live until the next step.
+  /// Parameters are counted from 1, as `$1` is. A text or blob must live until the statement is reset.
   prepared& bind(int parameter, std::nullptr_t);
   prepared& bind(int parameter, std::int64_t integer);
   prepared& bind(int parameter, double real);
   prepared& bind(int parameter, std::string_view text);
   prepared& bind(int parameter, std::span<const std::byte> bytes);
   prepared& bind(int parameter, const value& any);
+  /// All parameters of `s`. Errors: `invalid_statement` when it has more or fewer than the text.
+  prepared& bind_all(const statement& s);
 
   /// To the next row; false at the end.
   bool step();
-  /// Runs to the end and makes it ready to be bound again.
+  /// Ready to be bound and run again; parameters keep their values.
+  void reset() noexcept;
+  /// Runs to the end and resets.
   void execute();
 
   /// Columns are counted from 0.
@@ -40,13 +47,13 @@ class prepared {
   [[nodiscard]] std::string_view text(int column) const noexcept;
   [[nodiscard]] std::span<const std::byte> bytes(int column) const noexcept;
   [[nodiscard]] value cell(int column) const;
+  /// Whether the statement only reads.
+  [[nodiscard]] bool is_read_only() const noexcept;
+  /// Up to `limit` further rows. Fewer are the last ones.
   [[nodiscard]] rows fetch(std::size_t limit = static_cast<std::size_t>(-1));
 
  private:
-  friend class connection;
-  prepared(::sqlite3* db, ::sqlite3_stmt* statement) noexcept : db_(db), statement_(statement) {}
-  ::sqlite3* db_;
-  ::sqlite3_stmt* statement_;
+  entry* entry_;
 };
 
 /// One connection, used by one thread at a time. Prepared statements are kept for the next use of the same text.

@@ -43,6 +43,8 @@ class storage_driver {
   virtual awaitable<outcome<std::unique_ptr<storage_cursor>>> open_cursor(statement q, std::size_t page) = 0;
   virtual awaitable<outcome<void>> check_health() = 0;
   virtual awaitable<void> close() = 0;
+  /// Makes `changes` hear of other processes too; called before every wait, cheap but for the first time.
+  virtual void hear_others() = 0;
   [[nodiscard]] virtual sql_dialect dialect() const noexcept = 0;
   [[nodiscard]] virtual const std::string& name() const noexcept = 0;
   [[nodiscard]] virtual database_stats stats() const = 0;

@@ -1,0 +1,76 @@
+// One SQLite connection: opened with our pragmas, statements prepared once, result codes turned into storage errors.
+#pragma once
+
+#include <cofferdam/storage/sqlite.hpp>
+#include <cofferdam/storage/storage_error.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace cofferdam::inline COFFERDAM_ABI::sqlite {
+
+/// What a URL `sqlite:PATH?...` says.
+struct location {
+  std::string path;  ///< empty: in memory
+  std::string vfs;   ///< SQLite's name of a file system; empty: its default
+  bool threads = true;
+};
+/// Errors: `storage_error` (`database_unavailable`).
+[[nodiscard]] location parse_location(const std::string& url);
+
+enum class access : std::uint8_t { read, write, create };
+
+/// A statement of the cache, with the parameter numbers that SQLite gave to `$1`, `$2`, ...
+struct prepared::entry {
+  entry(::sqlite3* database, ::sqlite3_stmt* prepared_statement);
+  entry(const entry&) = delete;
+  entry& operator=(const entry&) = delete;
+  ~entry();
+
+  ::sqlite3* db;
+  ::sqlite3_stmt* handle;
+  std::vector<int> positions;  // [n] is the place of $n; empty when they are in order anyway
+  int parameters;
+  bool in_use = false, is_cached = false;
+};
+
+/// Thread safety: one thread at a time, but for `interrupt`.
+class owned_connection final : public connection {
+ public:
+  owned_connection(const location& where, access mode, std::int64_t busy_milliseconds);
+  ~owned_connection() override;
+  owned_connection(const owned_connection&) = delete;
+  owned_connection& operator=(const owned_connection&) = delete;
+
+  [[nodiscard]] prepared prepare(std::string_view sql) override;
+  [[nodiscard]] std::int64_t last_insert_id() const noexcept override;
+  [[nodiscard]] std::size_t changed() const noexcept override;
+
+  /// As `prepare`. Errors: `invalid_statement` when it would write.
+  [[nodiscard]] prepared prepare_query(std::string_view sql);
+  /// Runs a statement without parameters and without rows.
+  void execute(const char* sql);
+  [[nodiscard]] bool in_transaction() const noexcept;
+  /// Ends what runs now with SQLITE_INTERRUPT. Any thread, while the connection lives.
+  void interrupt() noexcept;
+  [[nodiscard]] ::sqlite3* handle() const noexcept { return db_; }
+
+ private:
+  struct text_hash : std::hash<std::string_view> {
+    using is_transparent = void;
+  };
+
+  ::sqlite3* db_ = nullptr;
+  std::string name_;
+  std::unordered_map<std::string, std::unique_ptr<prepared::entry>, text_hash, std::equal_to<>> cache_;
+};
+
+[[noreturn]] void raise(::sqlite3* db, int result, std::string_view doing);
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::sqlite
