@@ -48,7 +48,7 @@ class category final : public std::error_category {
       case errc::database_unavailable:
         return "the database cannot be reached";
       case errc::outcome_unknown:
-        return "whether the commit happened is unknown";
+        return "nobody can tell whether the commit happened";
       case errc::database_full:
         return "the database has no room left";
       case errc::database_io_error:

@@ -131,37 +131,32 @@ void require_bound(const prepared::entry& e, int result) {
 
 }  // namespace
 
-prepared& prepared::bind(int parameter, std::nullptr_t) {
+void prepared::bind_null(int parameter) {
   require_bound(*entry_, sqlite3_bind_null(entry_->handle, place_of(*entry_, parameter)));
-  return *this;
 }
-prepared& prepared::bind(int parameter, std::int64_t integer) {
+void prepared::bind_integer(int parameter, std::int64_t integer) {
   require_bound(*entry_, sqlite3_bind_int64(entry_->handle, place_of(*entry_, parameter), integer));
-  return *this;
 }
-prepared& prepared::bind(int parameter, double real) {
+void prepared::bind_real(int parameter, double real) {
   require_bound(*entry_, sqlite3_bind_double(entry_->handle, place_of(*entry_, parameter), real));
-  return *this;
 }
-prepared& prepared::bind(int parameter, std::string_view text) {
+void prepared::bind_text(int parameter, std::string_view text) {
   // Never a null pointer, which would bind NULL.
   const char* data = text.data() != nullptr ? text.data() : "";
   require_bound(*entry_, sqlite3_bind_text64(entry_->handle, place_of(*entry_, parameter), data, text.size(),
                                              SQLITE_STATIC, SQLITE_UTF8));
-  return *this;
 }
-prepared& prepared::bind(int parameter, std::span<const std::byte> bytes) {
+void prepared::bind_bytes(int parameter, std::span<const std::byte> bytes) {
   const void* data = bytes.data() != nullptr ? static_cast<const void*>(bytes.data()) : "";
   require_bound(*entry_,
                 sqlite3_bind_blob64(entry_->handle, place_of(*entry_, parameter), data, bytes.size(), SQLITE_STATIC));
-  return *this;
 }
-prepared& prepared::bind(int parameter, const value& any) {
-  if (const auto* integer = any.get_if<std::int64_t>()) return bind(parameter, *integer);
-  if (const auto* real = any.get_if<double>()) return bind(parameter, *real);
-  if (const auto* text = any.get_if<std::string>()) return bind(parameter, std::string_view(*text));
-  if (const auto* bytes = any.get_if<blob>()) return bind(parameter, std::span<const std::byte>(*bytes));
-  return bind(parameter, nullptr);
+void prepared::bind_value(int parameter, const value& any) {
+  if (const auto* integer = any.get_if<std::int64_t>()) return bind_integer(parameter, *integer);
+  if (const auto* real = any.get_if<double>()) return bind_real(parameter, *real);
+  if (const auto* text = any.get_if<std::string>()) return bind_text(parameter, *text);
+  if (const auto* bytes = any.get_if<blob>()) return bind_bytes(parameter, *bytes);
+  bind_null(parameter);
 }
 
 prepared& prepared::bind_all(const statement& s) {
@@ -171,7 +166,7 @@ prepared& prepared::bind_all(const statement& s) {
                                                      " values were given");
   }
   int n = 0;
-  for (const value& parameter : s.parameters()) bind(++n, parameter);
+  for (const value& parameter : s.parameters()) bind_value(++n, parameter);
   return *this;
 }
 
@@ -310,6 +305,15 @@ void owned_connection::execute(const char* sql) {
 std::int64_t owned_connection::last_insert_id() const noexcept { return sqlite3_last_insert_rowid(db_); }
 std::size_t owned_connection::changed() const noexcept { return static_cast<std::size_t>(sqlite3_changes64(db_)); }
 bool owned_connection::in_transaction() const noexcept { return sqlite3_get_autocommit(db_) == 0; }
-void owned_connection::interrupt() noexcept { sqlite3_interrupt(db_); }
+
+owned_connection::interruptible::interruptible(owned_connection& connection, const std::atomic<bool>& flag) noexcept
+    : connection_(connection) {
+  constexpr int steps = 1'000;  // of SQLite's machine, between two looks at the flag: some microseconds
+  const auto look = [](void* which) {
+    return static_cast<const std::atomic<bool>*>(which)->load(std::memory_order_relaxed) ? 1 : 0;
+  };
+  sqlite3_progress_handler(connection_.db_, steps, look, const_cast<std::atomic<bool>*>(&flag));
+}
+owned_connection::interruptible::~interruptible() { sqlite3_progress_handler(connection_.db_, 0, nullptr, nullptr); }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::sqlite

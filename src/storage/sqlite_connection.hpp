@@ -4,6 +4,7 @@
 #include <cofferdam/storage/sqlite.hpp>
 #include <cofferdam/storage/storage_error.hpp>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -40,7 +41,7 @@ struct prepared::entry {
   bool in_use = false, is_cached = false;
 };
 
-/// Thread safety: one thread at a time, but for `interrupt`.
+/// Thread safety: one thread at a time.
 class owned_connection final : public connection {
  public:
   owned_connection(const location& where, access mode, std::int64_t busy_milliseconds);
@@ -57,8 +58,18 @@ class owned_connection final : public connection {
   /// Runs a statement without parameters and without rows.
   void execute(const char* sql);
   [[nodiscard]] bool in_transaction() const noexcept;
-  /// Ends what runs now with SQLITE_INTERRUPT. Any thread, while the connection lives.
-  void interrupt() noexcept;
+  /// While it lives, statements end with SQLITE_INTERRUPT soon after `flag` is set. (sqlite3_interrupt would be lost
+  /// when it comes just before a statement begins.)
+  class interruptible {
+   public:
+    interruptible(owned_connection& connection, const std::atomic<bool>& flag) noexcept;
+    ~interruptible();
+    interruptible(const interruptible&) = delete;
+    interruptible& operator=(const interruptible&) = delete;
+
+   private:
+    owned_connection& connection_;
+  };
   [[nodiscard]] ::sqlite3* handle() const noexcept { return db_; }
 
  private:

@@ -57,24 +57,16 @@ class read_ticket : public ticket {
   void run(const std::function<std::unique_ptr<owned_connection>()>& open, std::unique_ptr<owned_connection>& pooled) {
     try {
       owned_connection& connection = use(open, pooled);
-      {
-        const std::lock_guard lock(mutex_);
-        running_ = &connection;
-      }
+      const owned_connection::interruptible scope(connection, is_cancelled_);
       read(connection);
     } catch (const storage_error& e) {
       why = e.code() == errc::cancelled ? failure::cancelled() : failure::current(e);
     } catch (...) {
       why = failure::current();
     }
-    const std::lock_guard lock(mutex_);
-    running_ = nullptr;
   }
   /// Any thread.
-  void interrupt() noexcept {
-    const std::lock_guard lock(mutex_);
-    if (running_ != nullptr) running_->interrupt();
-  }
+  void interrupt() noexcept { is_cancelled_.store(true, std::memory_order_relaxed); }
 
   rows found;
   failure why;
@@ -87,8 +79,7 @@ class read_ticket : public ticket {
   }
   virtual void read(owned_connection& connection) = 0;
 
-  std::mutex mutex_;
-  owned_connection* running_ = nullptr;
+  std::atomic<bool> is_cancelled_{false};
 };
 
 class query_ticket final : public read_ticket {

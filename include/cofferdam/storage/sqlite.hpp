@@ -4,6 +4,7 @@
 #include <cofferdam/storage/rows.hpp>
 #include <cofferdam/storage/value.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -24,12 +25,22 @@ class prepared {
   ~prepared();
 
   /// Parameters are counted from 1, as `$1` is. A text or blob must live until the statement is reset.
-  prepared& bind(int parameter, std::nullptr_t);
-  prepared& bind(int parameter, std::int64_t integer);
-  prepared& bind(int parameter, double real);
-  prepared& bind(int parameter, std::string_view text);
-  prepared& bind(int parameter, std::span<const std::byte> bytes);
-  prepared& bind(int parameter, const value& any);
+  template <class T> prepared& bind(int parameter, const T& any) {
+    if constexpr (std::integral<T>) {
+      bind_integer(parameter, static_cast<std::int64_t>(any));
+    } else if constexpr (std::floating_point<T>) {
+      bind_real(parameter, static_cast<double>(any));
+    } else if constexpr (std::convertible_to<const T&, std::string_view>) {
+      bind_text(parameter, any);
+    } else if constexpr (std::convertible_to<const T&, std::span<const std::byte>>) {
+      bind_bytes(parameter, any);
+    } else if constexpr (std::same_as<T, std::nullptr_t>) {
+      bind_null(parameter);
+    } else {
+      bind_value(parameter, any);
+    }
+    return *this;
+  }
   /// All parameters of `s`. Errors: `invalid_statement` when it has more or fewer than the text.
   prepared& bind_all(const statement& s);
 
@@ -53,6 +64,13 @@ class prepared {
   [[nodiscard]] rows fetch(std::size_t limit = static_cast<std::size_t>(-1));
 
  private:
+  void bind_integer(int parameter, std::int64_t integer);
+  void bind_real(int parameter, double real);
+  void bind_text(int parameter, std::string_view text);
+  void bind_bytes(int parameter, std::span<const std::byte> bytes);
+  void bind_null(int parameter);
+  void bind_value(int parameter, const value& any);
+
   entry* entry_;
 };
 
