@@ -10,7 +10,11 @@ namespace {
 
 template <class T> awaitable<T> valued(awaitable<outcome<T>> attempt) {
   auto result = co_await std::move(attempt);
-  co_return std::move(result).value();
+  if constexpr (std::is_void_v<T>) {
+    result.value();
+  } else {
+    co_return std::move(result).value();
+  }
 }
 
 /// Enough to notice that somebody edited a step that is long out there.
@@ -81,24 +85,15 @@ database& database::operator=(database&&) noexcept = default;
 database::~database() = default;
 
 awaitable<database> database::open(std::string url, database_options options) {
-  const bool is_postgres = url.starts_with("postgresql://") || url.starts_with("postgres://");
-  if (!is_postgres && !url.starts_with("sqlite:")) {
-    // The URL may hold a password: only its scheme is shown.
-    throw storage_error(errc::database_unavailable, "a database URL begins with sqlite: or postgresql://, not with '" +
-                                                        url.substr(0, url.find(':')) + "'");
-  }
-  std::shared_ptr<detail::storage_driver> driver;
-  if (is_postgres) {
-    driver = co_await detail::open_postgres(std::move(url), options);
-  } else {
-    driver = co_await detail::open_sqlite(std::move(url), options);
-  }
+  auto driver = co_await detail::open_sqlite(std::move(url), options);
   co_return database(std::move(driver));
 }
 
 awaitable<receipt> database::commit(batch b) { return valued(driver_->commit(std::move(b))); }
 awaitable<outcome<receipt>> database::try_commit(batch b) { return driver_->commit(std::move(b)); }
 awaitable<rows> database::query(statement q) { return valued(driver_->query(std::move(q))); }
+
+awaitable<void> database::read(std::shared_ptr<operation> o) { return valued(driver_->read(std::move(o))); }
 
 awaitable<cursor> database::stream(statement q, std::size_t page) {
   auto opened = co_await driver_->open_cursor(std::move(q), page == 0 ? 1 : page);
@@ -140,7 +135,6 @@ awaitable<std::uint64_t> database::wait_for_change(std::uint64_t seen, duration 
 }
 awaitable<void> database::close() { return driver_->close(); }
 awaitable<outcome<void>> database::check_health() { return driver_->check_health(); }
-sql_dialect database::dialect() const noexcept { return driver_->dialect(); }
 const std::string& database::name() const noexcept { return driver_->name(); }
 database_stats database::stats() const { return driver_->stats(); }
 event_channel<database_event>& database::events() noexcept { return driver_->events; }

@@ -62,7 +62,11 @@ location parse_location(const std::string& url) {
     return storage_error(errc::database_unavailable,
                          "'" + url + "' " + why + "; write sqlite:PATH, sqlite::memory: or sqlite:PATH?threads=0");
   };
-  if (!url.starts_with(scheme)) throw wrong("is no SQLite database");
+  if (!url.starts_with(scheme)) {
+    // Whatever this is, it may hold a password: only the beginning is shown.
+    throw storage_error(errc::database_unavailable,
+                        "a database URL begins with 'sqlite:', not with '" + url.substr(0, url.find(':')) + "'");
+  }
   std::string_view rest = std::string_view(url).substr(scheme.size());
   location found;
   const std::size_t mark = rest.find('?');

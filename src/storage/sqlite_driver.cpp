@@ -95,6 +95,15 @@ class query_ticket final : public read_ticket {
   statement query_;
 };
 
+class operation_ticket final : public read_ticket {
+ public:
+  explicit operation_ticket(std::shared_ptr<operation> o) noexcept : operation_(std::move(o)) {}
+
+ private:
+  void read(owned_connection& connection) override { operation_->run(connection); }
+  std::shared_ptr<operation> operation_;
+};
+
 /// A cursor's connection and statement. Shared with the thread that reads for it.
 struct open_query {
   open_query(statement q, std::size_t rows_per_page) noexcept : query(std::move(q)), page(rows_per_page) {}
@@ -187,6 +196,15 @@ class driver final : public detail::storage_driver {
     co_return std::move(asked->found);
   }
 
+  awaitable<outcome<void>> read(std::shared_ptr<operation> o) override {
+    const reference<operation_ticket> asked(new operation_ticket(std::move(o)));
+    const hand_over<operation_ticket> enlist{this, &*asked};
+    const wake_reason reason = co_await park(never, enlist);
+    if (reason == wake_reason::cancelled) co_return failure::cancelled();
+    if (asked->why) co_return std::move(asked->why);
+    co_return outcome<void>();
+  }
+
   awaitable<outcome<std::unique_ptr<detail::storage_cursor>>> open_cursor(statement q, std::size_t page) override;
 
   awaitable<outcome<void>> check_health() override {
@@ -211,7 +229,6 @@ class driver final : public detail::storage_driver {
     if (!watch_) watch_ = std::make_unique<commit_watch>(where_, changes);
   }
 
-  [[nodiscard]] sql_dialect dialect() const noexcept override { return sql_dialect::sqlite; }
   [[nodiscard]] const std::string& name() const noexcept override { return name_; }
   [[nodiscard]] database_stats stats() const override {
     const std::lock_guard lock(mutex_);

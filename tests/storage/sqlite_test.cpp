@@ -67,7 +67,6 @@ class insert_two final : public operation {
     last_id = connection.last_insert_id();
     if (fails) throw std::runtime_error("changed its mind");
   }
-  void run(postgres::pipeline& /*pipeline*/) override {}
 
   int runs = 0;
   std::int64_t last_id = 0;

@@ -23,20 +23,16 @@ namespace cofferdam::inline COFFERDAM_ABI {
 namespace sqlite {
 class connection;
 }
-namespace postgres {
-class pipeline;
-}
 
-/// What a feature of this library does inside a batch beyond plain statements: append events, say. One object serves
-/// one commit; what it found out stays in it for whoever kept a pointer.
+/// What a feature of this library does beyond plain statements: inside a batch (append events, say) or on a snapshot
+/// (read many). One object serves one call; what it found out stays in it for whoever kept a pointer.
 /// Errors: what its functions throw refuses the whole batch, and is what the commit reports.
 class operation {
  public:
   virtual ~operation() = default;
-  /// On the writer's thread, inside the batch's savepoint. May run again from the start: forget an earlier run.
+  /// On the writer's thread, inside the batch's savepoint, or on a reader's. May run again from the start: forget an
+  /// earlier run.
   virtual void run(sqlite::connection& connection) = 0;
-  /// Sends statements, all before the first answer comes; answers arrive through the functions given to the pipeline.
-  virtual void run(postgres::pipeline& pipeline) = 0;
 };
 
 /// Thread safety: as a value. Cheap to move; may be committed once.

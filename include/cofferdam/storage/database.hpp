@@ -1,4 +1,4 @@
-// A database, embedded or served: every write is one atomic batch, reads run beside it.
+// A database: every write is one atomic batch, reads run beside it.
 //
 //     database db = co_await database::open("sqlite:orders.db");
 //     co_await db.migrate("orders", schema);
@@ -32,18 +32,14 @@ class storage_driver;
 class storage_cursor;
 }  // namespace detail
 
-enum class sql_dialect : std::uint8_t { sqlite, postgres };
-
 struct database_options {
-  std::size_t max_batches_per_commit = 256;            ///< how many waiting batches share one commit to disk
-  std::size_t max_waiting_batches = 10'000;            ///< more are refused with `database_overloaded`
-  std::size_t readers = 2;                             ///< SQLite: threads that read
-  std::size_t connections = 4;                         ///< PostgreSQL: size of the pool
-  std::size_t max_cursors = 64;                        ///< open cursors; more are refused with `database_overloaded`
-  duration busy_timeout = std::chrono::seconds(5);     ///< SQLite: how long to wait for another process's lock
-  duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
-  std::int64_t checkpoint_pages = 10'000;  ///< SQLite: size of the write-ahead log that is moved into the database
-  bool create = true;                      ///< SQLite: make the file when it is not there
+  std::size_t max_batches_per_commit = 256;         ///< how many waiting batches share one commit to disk
+  std::size_t max_waiting_batches = 10'000;         ///< more are refused with `database_overloaded`
+  std::size_t readers = 2;                          ///< threads that read
+  std::size_t max_cursors = 64;                     ///< open cursors; more are refused with `database_overloaded`
+  duration busy_timeout = std::chrono::seconds(5);  ///< how long to wait for another process's lock
+  std::int64_t checkpoint_pages = 10'000;           ///< size of the write-ahead log that is moved into the database
+  bool create = true;                               ///< make the file when it is not there
 };
 
 /// One step of a schema's history: statements that lead from the version before to this one.
@@ -62,16 +58,14 @@ struct database_stats {
   std::size_t waiting_batches = 0;  ///< right now
   std::size_t open_cursors = 0;     ///< right now
   std::size_t connections = 0;      ///< right now
-  std::uint64_t log_bytes = 0;      ///< SQLite: size of the write-ahead log
+  std::uint64_t log_bytes = 0;      ///< size of the write-ahead log
 };
 
 struct database_event {
   enum class kind : std::uint8_t {
     committed,      ///< `batches` batches are durable
     commit_failed,  ///< and what became of them is in `why`
-    checkpointed,   ///< SQLite: the write-ahead log was moved into the database
-    disconnected,   ///< PostgreSQL: a connection broke, see `why`
-    reconnected,    ///< PostgreSQL
+    checkpointed,   ///< the write-ahead log was moved into the database
   };
   kind what;
   std::size_t batches = 0;
@@ -100,14 +94,13 @@ class [[nodiscard]] cursor {
 /// execution contexts of those calls do.
 ///
 /// SQLite: one thread writes, and commits to disk (`synchronous=FULL`) whatever came together while it wrote the commit
-/// before; each batch in a savepoint of its own. Others read, from snapshots. PostgreSQL: a pool of pipelined
-/// connections on the executor that opened it; a batch is one transaction in one round trip.
+/// before; each batch in a savepoint of its own. Others read, from snapshots.
 class database {
  public:
-  /// @param url  `sqlite:PATH`, `sqlite::memory:`, or `postgresql://user@host/name?sslmode=...` (libpq's own syntax).
+  /// @param url  `sqlite:PATH` or `sqlite::memory:`.
   /// `sqlite::memory:` lives in this object and works in the calling thread, so it suits virtual time; so does a file
   /// opened as `sqlite:PATH?threads=0`.
-  /// Errors: `storage_error` naming the path, never a password; `invalid_options_error`.
+  /// Errors: `storage_error` naming the path.
   [[nodiscard]] static awaitable<database> open(std::string url, database_options options = {});
 
   database(database&&) noexcept;
@@ -130,6 +123,9 @@ class database {
   }
   [[nodiscard]] awaitable<rows> query(statement q);
 
+  /// Runs `o` on a snapshot, as `query` does, where plain rows would be too slow or too little.
+  [[nodiscard]] awaitable<void> read(std::shared_ptr<operation> o);
+
   /// As `query`, for results of any size. @param page  rows per page.
   [[nodiscard]] awaitable<cursor> stream(statement q, std::size_t page = 1'000);
 
@@ -149,11 +145,10 @@ class database {
   /// Refuses what comes from now on, finishes what was accepted, then lets the database go. Again: no effect.
   [[nodiscard]] awaitable<void> close();
 
-  /// Whether it answers: reads from, and for SQLite also locks, the database. Errors: none, they are in the outcome.
+  /// Whether it answers: reads from the database and locks it for a moment. Errors: none, they are in the outcome.
   [[nodiscard]] awaitable<outcome<void>> check_health();
 
-  [[nodiscard]] sql_dialect dialect() const noexcept;
-  /// The path, or host and name; no password.
+  /// The path; `:memory:` without one.
   [[nodiscard]] const std::string& name() const noexcept;
   [[nodiscard]] database_stats stats() const;
   [[nodiscard]] event_channel<database_event>& events() noexcept;

@@ -40,12 +40,12 @@ class storage_driver {
 
   virtual awaitable<outcome<receipt>> commit(batch b) = 0;
   virtual awaitable<outcome<rows>> query(statement q) = 0;
+  virtual awaitable<outcome<void>> read(std::shared_ptr<operation> o) = 0;
   virtual awaitable<outcome<std::unique_ptr<storage_cursor>>> open_cursor(statement q, std::size_t page) = 0;
   virtual awaitable<outcome<void>> check_health() = 0;
   virtual awaitable<void> close() = 0;
   /// Makes `changes` hear of other processes too; called before every wait, cheap but for the first time.
   virtual void hear_others() = 0;
-  [[nodiscard]] virtual sql_dialect dialect() const noexcept = 0;
   [[nodiscard]] virtual const std::string& name() const noexcept = 0;
   [[nodiscard]] virtual database_stats stats() const = 0;
 
@@ -58,6 +58,5 @@ class storage_driver {
 
 /// Errors: throw `storage_error`.
 awaitable<std::shared_ptr<storage_driver>> open_sqlite(std::string url, database_options options);
-awaitable<std::shared_ptr<storage_driver>> open_postgres(std::string url, database_options options);
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail
