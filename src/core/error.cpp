@@ -63,6 +63,18 @@ class category final : public std::error_category {
         return "the schema is not the one expected";
       case errc::database_closed:
         return "the database is closed";
+      case errc::version_conflict:
+        return "the stream is not as expected";
+      case errc::append_condition_failed:
+        return "an event stands where none may";
+      case errc::stream_deleted:
+        return "the stream was deleted for ever";
+      case errc::event_id_reused:
+        return "the id belongs to another event";
+      case errc::event_rejected:
+        return "the event cannot be stored";
+      case errc::event_undecodable:
+        return "the event cannot be decoded";
     }
     return "unknown error " + std::to_string(value);
   }

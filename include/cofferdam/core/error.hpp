@@ -45,6 +45,14 @@ enum class errc {
   type_mismatch,         ///< a cell holds another type than was asked for
   schema_mismatch,       ///< the schema has another history than the program
   database_closed,       ///< close() was called
+
+  // event sourcing
+  version_conflict,         ///< the stream is not as expected
+  append_condition_failed,  ///< an event stands where none may
+  stream_deleted,           ///< for ever
+  event_id_reused,          ///< an event with this id is there, and it is another one
+  event_rejected,           ///< an event or a name that cannot be stored
+  event_undecodable,        ///< data that is not what its type says, or a type nobody knows
 };
 
 /// The category "cofferdam" of all `errc` codes.

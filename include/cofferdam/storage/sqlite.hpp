@@ -26,7 +26,9 @@ class prepared {
 
   /// Parameters are counted from 1, as `$1` is. A text or blob must live until the statement is reset.
   template <class T> prepared& bind(int parameter, const T& any) {
-    if constexpr (std::integral<T>) {
+    if constexpr (std::same_as<T, std::nullptr_t>) {
+      bind_null(parameter);
+    } else if constexpr (std::integral<T>) {
       bind_integer(parameter, static_cast<std::int64_t>(any));
     } else if constexpr (std::floating_point<T>) {
       bind_real(parameter, static_cast<double>(any));
@@ -34,8 +36,6 @@ class prepared {
       bind_text(parameter, any);
     } else if constexpr (std::convertible_to<const T&, std::span<const std::byte>>) {
       bind_bytes(parameter, any);
-    } else if constexpr (std::same_as<T, std::nullptr_t>) {
-      bind_null(parameter);
     } else {
       bind_value(parameter, any);
     }

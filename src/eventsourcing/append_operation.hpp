@@ -1,0 +1,38 @@
+// One append as part of a batch: the checks, then the rows.
+#pragma once
+
+#include "event_rows.hpp"
+
+#include <cofferdam/storage/batch.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+class append_operation final : public operation {
+ public:
+  /// Errors: throws `storage_error` (`event_rejected`).
+  append_operation(append_request request, const event_store_options& options, random_source& random);
+
+  void run(sqlite::connection& connection) override;
+  [[nodiscard]] const appended& result() const noexcept { return result_; }
+
+ private:
+  /// True when all of it is there already, and `result_` says where.
+  bool find_duplicates(sqlite::connection& connection, const stream_state& stream);
+  void require_expected(sqlite::connection& connection, const stream_state& stream) const;
+  [[noreturn]] void raise_conflict(sqlite::connection& connection, const stream_state& stream) const;
+  void require_conditions(sqlite::connection& connection, const stream_state& stream) const;
+  void insert(sqlite::connection& connection, stream_state& stream);
+  [[nodiscard]] std::vector<recorded_event> read_tail(sqlite::connection& connection, const stream_state& stream) const;
+
+  append_request request_;
+  std::vector<event_id> ids_;
+  std::vector<std::int64_t> digests_;
+  std::int64_t now_;
+  bool has_given_ids_ = false;
+  appended result_;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail

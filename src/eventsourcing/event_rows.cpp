@@ -1,0 +1,173 @@
+#include "event_rows.hpp"
+
+#include <algorithm>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+std::vector<migration> event_schema() {
+  std::vector<migration> history;
+  history.push_back(
+      {1,
+       "events",
+       {"create table cofferdam_streams(id integer primary key, name text not null unique, first_version integer not "
+        "null default 1, is_deleted integer not null default 0)",
+        // autoincrement: positions of removed events are not given to others, whom a reader would then miss
+        "create table cofferdam_events(position integer primary key autoincrement, stream integer not null, version "
+        "integer not null, id blob not null unique, type text not null, schema_version integer not null, recorded_at "
+        "integer not null, digest integer not null, data blob not null, tags text, correlation text, causation text, "
+        "metadata text)",
+        "create unique index cofferdam_events_of_stream on cofferdam_events(stream, version)",
+        "create table cofferdam_tags(tag integer not null, position integer not null, primary key(tag, position)) "
+        "without rowid"}});
+  return history;
+}
+
+std::int64_t hash_of(std::string_view text) noexcept {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+  return static_cast<std::int64_t>(hash);
+}
+
+std::int64_t digest_of(const event& e) noexcept {
+  const auto type = static_cast<std::uint64_t>(hash_of(e.type()));
+  const auto data = static_cast<std::uint64_t>(hash_of(e.data()));
+  return static_cast<std::int64_t>((type * 0x9E3779B97F4A7C15U) ^ data);
+}
+
+std::int64_t to_microseconds(std::chrono::system_clock::time_point at) noexcept {
+  return std::chrono::floor<std::chrono::microseconds>(at.time_since_epoch()).count();
+}
+
+std::string join_tags(const std::vector<std::string>& tags) {
+  std::string lines;
+  for (const auto& tag : tags) {
+    if (!lines.empty()) lines += '\n';
+    lines += tag;
+  }
+  return lines;
+}
+std::vector<std::string> split_tags(std::string_view lines) {
+  std::vector<std::string> tags;
+  while (!lines.empty()) {
+    const std::size_t end = std::min(lines.find('\n'), lines.size());
+    tags.emplace_back(lines.substr(0, end));
+    lines.remove_prefix(std::min(end + 1, lines.size()));
+  }
+  return tags;
+}
+
+stream_state find_stream(sqlite::connection& connection, std::string_view name) {
+  stream_state found;
+  auto stream = connection.prepare("select id, first_version, is_deleted from cofferdam_streams where name = $1");
+  stream.bind(1, name);
+  if (!stream.step()) return found;
+  found.id = stream.integer(0);
+  found.first_version = static_cast<std::uint64_t>(stream.integer(1));
+  found.is_deleted = stream.integer(2) != 0;
+  auto newest =
+      connection.prepare("select version from cofferdam_events where stream = $1 order by version desc limit 1");
+  newest.bind(1, found.id);
+  if (newest.step()) found.version = static_cast<std::uint64_t>(newest.integer(0));
+  return found;
+}
+
+std::uint64_t newest_position(sqlite::connection& connection) {
+  auto newest = connection.prepare("select max(position) from cofferdam_events");
+  return newest.step() ? static_cast<std::uint64_t>(newest.integer(0)) : 0;
+}
+
+recorded_event to_event(const sqlite::prepared& found) {
+  recorded_event e;
+  e.position = static_cast<std::uint64_t>(found.integer(0));
+  e.stream = found.text(1);
+  e.version = static_cast<std::uint64_t>(found.integer(2));
+  event_id::bytes_type id{};
+  const auto bytes = found.bytes(3);
+  std::transform(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(std::min(bytes.size(), id.size())),
+                 id.begin(), [](std::byte b) { return static_cast<std::uint8_t>(b); });
+  e.id = event_id(id);
+  e.type = found.text(4);
+  e.schema = static_cast<std::uint32_t>(found.integer(5));
+  e.at = std::chrono::system_clock::time_point(std::chrono::microseconds(found.integer(6)));
+  const auto data = found.bytes(7);
+  e.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
+  if (!found.is_null(8)) e.tags = split_tags(found.text(8));
+  e.correlation = found.text(9);
+  e.causation = found.text(10);
+  e.metadata = found.text(11);
+  return e;
+}
+
+// ------------------------------------------------------------------------------------------------ matching_positions
+
+bool matching_positions::can_find(const event_query& query) noexcept {
+  return !query.items().empty() &&
+         std::ranges::all_of(query.items(), [](const auto& item) { return !item.tags().empty(); });
+}
+
+matching_positions::matching_positions(sqlite::connection& connection, const event_query& query, std::uint64_t from,
+                                       direction order)
+    : order_(order) {
+  const bool is_forward = order == direction::forward;
+  for (const auto& clause : query.items()) {
+    std::string sql = "select t.position from cofferdam_tags t where t.tag = $1 and t.position ";
+    sql += is_forward ? ">= $2" : "<= $2";
+    for (std::size_t i = 1; i < clause.tags().size(); ++i) {
+      sql += " and exists(select 1 from cofferdam_tags x where x.tag = $" + std::to_string(i + 2) +
+             " and x.position = t.position)";
+    }
+    sql += is_forward ? " order by t.position" : " order by t.position desc";
+    item made{connection.prepare(sql), std::nullopt};
+    made.statement.bind(1, hash_of(clause.tags()[0])).bind(2, static_cast<std::int64_t>(from));
+    for (std::size_t i = 1; i < clause.tags().size(); ++i) {
+      made.statement.bind(static_cast<int>(i) + 2, hash_of(clause.tags()[i]));
+    }
+    step(made);
+    items_.push_back(std::move(made));
+  }
+}
+
+void matching_positions::step(item& i) {
+  if (i.statement.step()) {
+    i.at = static_cast<std::uint64_t>(i.statement.integer(0));
+  } else {
+    i.at.reset();
+  }
+}
+
+std::optional<std::uint64_t> matching_positions::next() {
+  std::optional<std::uint64_t> first;
+  for (const auto& i : items_) {
+    if (!i.at) continue;
+    const bool comes_first = !first || (order_ == direction::forward ? *i.at < *first : *i.at > *first);
+    if (comes_first) first = i.at;
+  }
+  if (!first) return first;
+  for (auto& i : items_) {
+    if (i.at == first) step(i);
+  }
+  return first;
+}
+
+std::optional<std::uint64_t> find_match(sqlite::connection& connection, const event_query& query, std::uint64_t after) {
+  if (matching_positions::can_find(query)) {
+    auto look = connection.prepare("select type, tags from cofferdam_events where position = $1");
+    matching_positions candidates(connection, query, after + 1, direction::forward);
+    while (const auto position = candidates.next()) {
+      look.bind(1, *position);
+      const bool matches = look.step() && query.matches(look.text(0), split_tags(look.text(1)));
+      look.reset();
+      if (matches) return position;
+    }
+    return std::nullopt;
+  }
+  auto scan =
+      connection.prepare("select position, type, tags from cofferdam_events where position > $1 order by position");
+  scan.bind(1, after);
+  while (scan.step()) {
+    if (query.matches(scan.text(1), split_tags(scan.text(2)))) return static_cast<std::uint64_t>(scan.integer(0));
+  }
+  return std::nullopt;
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail

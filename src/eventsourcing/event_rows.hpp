@@ -1,0 +1,72 @@
+// How events lie in the database: one row each, tags once more in an index by hash.
+//
+//     cofferdam_streams  id, name, first_version (reads begin here), is_deleted (for ever)
+//     cofferdam_events   position, stream, version, id, type, ..., tags (one a line)
+//     cofferdam_tags     tag (its hash), position
+#pragma once
+
+#include <cofferdam/eventsourcing/event_store.hpp>
+#include <cofferdam/storage/sqlite.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+[[nodiscard]] std::vector<migration> event_schema();
+
+/// FNV-1a, 64 bits. In an index a collision costs a look at the event, never a wrong answer.
+[[nodiscard]] std::int64_t hash_of(std::string_view text) noexcept;
+/// Of what makes an event the same one.
+[[nodiscard]] std::int64_t digest_of(const event& e) noexcept;
+
+[[nodiscard]] std::int64_t to_microseconds(std::chrono::system_clock::time_point at) noexcept;
+[[nodiscard]] std::string join_tags(const std::vector<std::string>& tags);
+[[nodiscard]] std::vector<std::string> split_tags(std::string_view lines);
+
+struct stream_state {
+  std::int64_t id = 0;  ///< 0: there is no such stream
+  std::uint64_t version = 0, first_version = 1;
+  bool is_deleted = false;
+
+  /// Whether it has events to read.
+  [[nodiscard]] bool is_live() const noexcept { return version >= first_version && version > 0; }
+};
+[[nodiscard]] stream_state find_stream(sqlite::connection& connection, std::string_view name);
+[[nodiscard]] std::uint64_t newest_position(sqlite::connection& connection);
+
+/// What `to_event` reads, in its order, from cofferdam_events e joined with cofferdam_streams s.
+inline constexpr std::string_view event_columns =
+    "e.position, s.name, e.version, e.id, e.type, e.schema_version, e.recorded_at, e.data, e.tags, e.correlation, "
+    "e.causation, e.metadata";
+[[nodiscard]] recorded_event to_event(const sqlite::prepared& found);
+
+/// The positions of the events that match a query, one after the other: from the tags' index where every item of the
+/// query has a tag, otherwise none and the events have to be looked at one by one.
+class matching_positions {
+ public:
+  /// True when the index can answer.
+  [[nodiscard]] static bool can_find(const event_query& query) noexcept;
+  /// @param from  the first position, in the direction of reading.
+  matching_positions(sqlite::connection& connection, const event_query& query, std::uint64_t from, direction order);
+  /// The next candidate; nothing at the end. It may not match: hashes collide, and types are not in the index.
+  [[nodiscard]] std::optional<std::uint64_t> next();
+
+ private:
+  struct item {
+    sqlite::prepared statement;
+    std::optional<std::uint64_t> at;
+  };
+  static void step(item& i);
+  std::vector<item> items_;
+  direction order_;
+};
+
+/// The first event after `after` that matches, if there is one.
+[[nodiscard]] std::optional<std::uint64_t> find_match(sqlite::connection& connection, const event_query& query,
+                                                      std::uint64_t after);
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail

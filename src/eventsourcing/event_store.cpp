@@ -1,0 +1,222 @@
+#include <cofferdam/core/timer_service.hpp>
+#include <cofferdam/eventsourcing/event_store.hpp>
+
+#include "append_operation.hpp"
+#include "read_operation.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+namespace {
+
+/// Moves the beginning of a stream, or ends it.
+class end_operation final : public operation {
+ public:
+  enum class kind : std::uint8_t { truncate, remove, remove_for_ever };
+  end_operation(std::string stream, expected e, kind what, std::uint64_t version = 0) noexcept
+      : stream_(std::move(stream)), expected_(e), kind_(what), version_(version) {}
+
+  void run(sqlite::connection& connection) override {
+    const auto stream = detail::find_stream(connection, stream_);
+    if (stream.is_deleted) throw storage_error(errc::stream_deleted, "'" + stream_ + "'");
+    require(stream);
+    if (kind_ == kind::remove_for_ever) {
+      connection
+          .prepare(
+              "insert into cofferdam_streams(name, is_deleted) values($1, 1) on conflict(name) do update set "
+              "is_deleted = 1")
+          .bind(1, stream_)
+          .execute();
+      return;
+    }
+    // Never beyond the next event, which must be read when it comes, and never back.
+    const std::uint64_t wanted = kind_ == kind::remove ? stream.version + 1 : version_;
+    const std::uint64_t first = std::max(stream.first_version, std::min(wanted, stream.version + 1));
+    connection.prepare("update cofferdam_streams set first_version = $2 where id = $1")
+        .bind(1, stream.id)
+        .bind(2, first)
+        .execute();
+  }
+
+ private:
+  void require(const detail::stream_state& stream) const {
+    const bool is_met = expected_.what() == expected::kind::any ||
+                        (expected_.what() == expected::kind::exists && stream.is_live()) ||
+                        (expected_.what() == expected::kind::none && !stream.is_live()) ||
+                        (expected_.what() == expected::kind::exact && expected_.version() == stream.version);
+    if (is_met) return;
+    throw append_conflict(
+        errc::version_conflict,
+        "'" + stream_ + "' should " + expected_.describe() + ", but has version " + std::to_string(stream.version),
+        stream_, expected_, stream.version, {});
+  }
+
+  std::string stream_;
+  expected expected_;
+  kind kind_;
+  std::uint64_t version_;
+};
+
+}  // namespace
+
+std::string expected::describe() const {
+  switch (kind_) {
+    case kind::none:
+      return "not be there";
+    case kind::exists:
+      return "be there";
+    case kind::exact:
+      return "have version " + std::to_string(version_);
+    case kind::any:
+      break;
+  }
+  return "be as it may";
+}
+
+bool event_query::matches(std::string_view type, const std::vector<std::string>& tags) const {
+  const auto has = [&tags](const std::string& wanted) { return std::ranges::find(tags, wanted) != tags.end(); };
+  return items_.empty() || std::ranges::any_of(items_, [&](const clause& c) {
+           return (c.types().empty() || std::ranges::find(c.types(), type) != c.types().end()) &&
+                  std::ranges::all_of(c.tags(), has);
+         });
+}
+
+append_request& append_request::add(std::vector<event> more) & {
+  events_.insert(events_.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+  return *this;
+}
+append_request& append_request::unless(event_query query, std::uint64_t after) & {
+  conditions_.push_back({std::move(query), after});
+  return *this;
+}
+
+append_conflict::append_conflict(errc code, std::string message, std::string stream, expected wanted,
+                                 std::uint64_t actual, std::vector<recorded_event> tail)
+    : storage_error(code, std::move(message)),
+      stream_(std::move(stream)),
+      wanted_(wanted),
+      actual_(actual),
+      tail_(std::move(tail)) {}
+
+struct event_store::state {
+  state(database& d, event_store_options o, std::uint64_t seed) noexcept : db(d), options(o), random(seed) {}
+  database& db;
+  event_store_options options;
+  random_source random;  // of event ids
+};
+
+event_store::event_store(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
+event_store::event_store(event_store&&) noexcept = default;
+event_store& event_store::operator=(event_store&&) noexcept = default;
+event_store::~event_store() = default;
+database& event_store::storage() const noexcept { return state_->db; }
+
+awaitable<event_store> event_store::open(database& db, event_store_options options) {
+  const auto executor = co_await net::this_coro::executor;
+  auto schema = detail::event_schema();
+  co_await db.migrate("events", std::move(schema));
+  co_return event_store(std::make_unique<state>(db, options, random_of(executor)()));
+}
+
+// --------------------------------------------------------------------------------------------------------- appending
+
+std::shared_ptr<const appended> event_store::append(batch& b, append_request request) {
+  const auto added = std::make_shared<detail::append_operation>(std::move(request), state_->options, state_->random);
+  b.add(added);
+  return {added, &added->result()};
+}
+
+awaitable<outcome<appended>> event_store::try_append(append_request request) {
+  batch b;
+  std::shared_ptr<const appended> done;
+  try {
+    done = append(b, std::move(request));
+  } catch (const storage_error& e) {
+    co_return failure::current(e);
+  }
+  const auto committed = co_await state_->db.try_commit(std::move(b));
+  if (!committed) co_return committed.why();
+  co_return *done;
+}
+
+awaitable<appended> event_store::append(append_request request) {
+  auto done = co_await try_append(std::move(request));
+  co_return std::move(done).value();
+}
+awaitable<appended> event_store::append(std::string stream, expected e, event single) {
+  append_request request(std::move(stream), e);
+  request.add(std::move(single));
+  return append(std::move(request));
+}
+awaitable<appended> event_store::append(std::string stream, expected e, std::vector<event> events) {
+  append_request request(std::move(stream), e);
+  request.add(std::move(events));
+  return append(std::move(request));
+}
+
+// ----------------------------------------------------------------------------------------------------------- reading
+
+awaitable<slice> event_store::read_stream(std::string stream, read_options options) {
+  const auto page = std::make_shared<detail::read_stream_operation>(std::move(stream), options);
+  co_await state_->db.read(page);
+  co_return std::move(page->result);
+}
+
+awaitable<slice> event_store::read_all(read_options options) { return read_all(event_query(), options); }
+awaitable<slice> event_store::read_all(event_query query, read_options options) {
+  const auto page = std::make_shared<detail::read_all_operation>(std::move(query), options);
+  co_await state_->db.read(page);
+  co_return std::move(page->result);
+}
+
+awaitable<std::optional<recorded_event>> event_store::read_event(event_id id) {
+  const auto one = std::make_shared<detail::read_event_operation>(id);
+  co_await state_->db.read(one);
+  co_return std::move(one->result);
+}
+
+awaitable<std::uint64_t> event_store::version_of(std::string stream) {
+  const auto heads = std::make_shared<detail::read_heads_operation>(std::move(stream));
+  co_await state_->db.read(heads);
+  co_return heads->found.is_live() && !heads->found.is_deleted ? heads->found.version : 0;
+}
+
+awaitable<std::uint64_t> event_store::newest_position() {
+  const auto heads = std::make_shared<detail::read_heads_operation>(std::string());
+  co_await state_->db.read(heads);
+  co_return heads->position;
+}
+
+awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration limit) {
+  const auto executor = co_await net::this_coro::executor;
+  auto& timers = timers_of(executor);
+  const time_point until = saturating_add(timers.now(), limit);
+  for (;;) {
+    const std::uint64_t seen = state_->db.changes();  // before the look, so that no change falls in between
+    const std::uint64_t newest = co_await newest_position();
+    if (newest > position) co_return true;
+    if (timers.now() >= until) co_return false;
+    co_await state_->db.wait_for_change(seen, until - timers.now());
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ the end of streams
+
+awaitable<void> event_store::truncate(std::string stream, std::uint64_t version) {
+  batch b;
+  b.add(std::make_shared<end_operation>(std::move(stream), expected::any(), end_operation::kind::truncate, version));
+  co_await state_->db.commit(std::move(b));
+}
+awaitable<void> event_store::remove(std::string stream, expected e) {
+  batch b;
+  b.add(std::make_shared<end_operation>(std::move(stream), e, end_operation::kind::remove));
+  co_await state_->db.commit(std::move(b));
+}
+awaitable<void> event_store::remove_for_ever(std::string stream, expected e) {
+  batch b;
+  b.add(std::make_shared<end_operation>(std::move(stream), e, end_operation::kind::remove_for_ever));
+  co_await state_->db.commit(std::move(b));
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

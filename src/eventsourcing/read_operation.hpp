@@ -1,0 +1,73 @@
+// Reading pages of events, on one snapshot each.
+#pragma once
+
+#include "event_rows.hpp"
+
+#include <cofferdam/storage/batch.hpp>
+
+#include <optional>
+#include <string>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+/// Everything a read sees is of one moment.
+class snapshot_operation : public operation {
+ public:
+  void run(sqlite::connection& connection) final;
+
+ private:
+  virtual void read(sqlite::connection& connection) = 0;
+};
+
+class read_stream_operation final : public snapshot_operation {
+ public:
+  read_stream_operation(std::string stream, read_options options) noexcept
+      : stream_(std::move(stream)), options_(options) {}
+  slice result;
+
+ private:
+  void read(sqlite::connection& connection) override;
+  std::string stream_;
+  read_options options_;
+};
+
+class read_all_operation final : public snapshot_operation {
+ public:
+  read_all_operation(event_query query, read_options options) noexcept : query_(std::move(query)), options_(options) {}
+  slice result;
+
+ private:
+  void read(sqlite::connection& connection) override;
+  void scan(sqlite::connection& connection, std::uint64_t from);
+  void look_up(sqlite::connection& connection, std::uint64_t from);
+  /// False when the page is full.
+  bool add(recorded_event e);
+
+  event_query query_;
+  read_options options_;
+  std::size_t bytes_ = 0;
+};
+
+class read_event_operation final : public snapshot_operation {
+ public:
+  explicit read_event_operation(const event_id& id) noexcept : id_(id) {}
+  std::optional<recorded_event> result;
+
+ private:
+  void read(sqlite::connection& connection) override;
+  event_id id_;
+};
+
+class read_heads_operation final : public snapshot_operation {
+ public:
+  /// @param stream  may be empty.
+  explicit read_heads_operation(std::string stream) noexcept : stream_(std::move(stream)) {}
+  std::uint64_t position = 0;
+  stream_state found;
+
+ private:
+  void read(sqlite::connection& connection) override;
+  std::string stream_;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail
