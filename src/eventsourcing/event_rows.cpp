@@ -19,6 +19,14 @@ std::vector<migration> event_schema() {
         "create unique index cofferdam_events_of_stream on cofferdam_events(stream, version)",
         "create table cofferdam_tags(tag integer not null, position integer not null, primary key(tag, position)) "
         "without rowid"}});
+  history.push_back(
+      {2,
+       "snapshots, projections",
+       {"create table cofferdam_snapshots(stream text not null, schema_version integer not null, version "
+        "integer not null, data text not null, primary key(stream, schema_version)) without rowid",
+        "create table cofferdam_projections(name text primary key, position integer not null) without rowid",
+        "create table cofferdam_parked(projection text not null, stream text not null, position integer "
+        "not null, reason text not null, primary key(projection, stream, position)) without rowid"}});
   return history;
 }
 

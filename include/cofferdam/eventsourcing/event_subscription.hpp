@@ -1,0 +1,53 @@
+// Reading on: events as they were, then as they come.
+//
+//     event_subscription news(store, query, checkpoint);
+//     for (;;) {
+//       const recorded_event e = co_await news.next();
+//     }
+#pragma once
+
+#include <cofferdam/eventsourcing/event_store.hpp>
+
+#include <cstdint>
+#include <deque>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+struct event_subscription_options {
+  std::size_t page = 500;  ///< events read at once
+  /// How long to believe that nothing has happened when no commit is heard of.
+  duration look_at_least_every = std::chrono::seconds(5);
+};
+
+/// One way of reading from the first page to the newest event, so nothing is missed where the past ends. Reads no
+/// further while nobody asks.
+/// Thread safety: none. Refers to the store, which must outlive it.
+class event_subscription {
+ public:
+  /// @param after  events after this position; 0: from the beginning.
+  event_subscription(event_store& store, event_query query, std::uint64_t after = 0,
+                     event_subscription_options options = {})
+      : store_(&store), query_(std::move(query)), scanned_to_(after), options_(options) {}
+
+  /// The next event that matches; waits for it as long as it takes.
+  /// Errors: `storage_error`; it may be asked again. Cancellation: any type, `operation_aborted`; nothing is lost.
+  [[nodiscard]] awaitable<recorded_event> next();
+  /// What is there already, up to a page; empty when everything was read.
+  [[nodiscard]] awaitable<std::vector<recorded_event>> next_page();
+
+  /// Everything up to here was given out, or does not match: where to begin another time.
+  [[nodiscard]] std::uint64_t position() const noexcept;
+
+ private:
+  awaitable<void> read_page();
+
+  event_store* store_;
+  event_query query_;
+  std::uint64_t scanned_to_;  // behind the page
+  event_subscription_options options_;
+  std::deque<recorded_event> page_;
+  std::uint64_t given_to_ = 0;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

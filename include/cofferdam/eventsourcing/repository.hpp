@@ -1,0 +1,191 @@
+// Aggregates: a state that is the sum of its stream's events, and decisions that add to them.
+//
+//     struct account {
+//       using event = std::variant<opened, deposited, withdrawn>;
+//       std::int64_t balance = 0;
+//       void apply(const opened&) {}
+//       void apply(const deposited& e) { balance += e.amount; }
+//       void apply(const withdrawn& e) { balance -= e.amount; }
+//     };
+//     repository<account> accounts(store, codec, "account-");
+//     const auto withdraw = [&](const account& a) { ... return std::vector<account::event>{withdrawn{5}}; };
+//     co_await accounts.decide("ada", withdraw);
+#pragma once
+
+#include <cofferdam/core/task.hpp>
+#include <cofferdam/eventsourcing/event_codec.hpp>
+#include <cofferdam/eventsourcing/event_store.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+namespace detail {
+template <class A, class Event>
+concept applies = requires(A state, const Event& e) { state.apply(e); };
+template <class A, class Variant> inline constexpr bool applies_each = false;
+template <class A, class... Events>
+inline constexpr bool applies_each<A, std::variant<Events...>> = (applies<A, Events> && ...);
+}  // namespace detail
+
+/// Default-constructible state with a variant of its events and an `apply` for each.
+template <class A>
+concept aggregate = std::default_initializable<A> && detail::applies_each<A, typename A::event>;
+
+struct repository_options {
+  std::uint32_t max_attempts = 3;     ///< of a decision that meets a conflict; then the conflict is thrown
+  std::uint64_t snapshot_every = 0;   ///< events between two snapshots of a stream; 0: none
+  std::uint32_t snapshot_schema = 1;  ///< of the state's form; snapshots of another are not used
+  bool ignore_unknown = false;        ///< events of types the aggregate does not have; else `event_undecodable`
+};
+
+namespace detail {
+
+struct found_snapshot {
+  std::uint64_t version = 0;  ///< 0: none
+  std::string data;
+};
+awaitable<found_snapshot> load_snapshot(database& db, std::string stream, std::uint32_t schema);
+/// Errors: none; a snapshot that cannot be stored is made another time.
+awaitable<void> save_snapshot(database& db, std::string stream, std::uint32_t schema, std::uint64_t version,
+                              std::string data);
+[[noreturn]] void raise_unknown(const recorded_event& e);
+
+template <class A>
+concept has_snapshots = requires(const A& state, nlohmann::json data) {
+  nlohmann::json(state);
+  { data.get<A>() } -> std::same_as<A>;
+};
+
+}  // namespace detail
+
+/// Thread safety: as the store. Refers to store and codec, which must outlive it.
+template <aggregate A> class repository {
+ public:
+  using event_type = typename A::event;
+  struct loaded {
+    A state;
+    std::uint64_t version = 0;  ///< 0: no events
+  };
+
+  repository(event_store& store, const event_codec& codec, std::string prefix, repository_options options = {})
+      : store_(&store), codec_(&codec), prefix_(std::move(prefix)), options_(options) {}
+
+  /// Adds to every event that a decision makes: tags, correlation, a metadata.
+  repository& decorate(std::function<void(event&, const event_type&)> change) {
+    decorate_ = std::move(change);
+    return *this;
+  }
+
+  /// The state now, from the newest snapshot and what came after it.
+  /// Errors: `storage_error` (`event_undecodable` names the event).
+  [[nodiscard]] awaitable<loaded> load(std::string id) {
+    loaded present;
+    const std::string stream = prefix_ + id;
+    if constexpr (detail::has_snapshots<A>) {
+      if (options_.snapshot_every > 0) {
+        auto snapshot = co_await detail::load_snapshot(store_->storage(), stream, options_.snapshot_schema);
+        start_from(snapshot, present);
+      }
+    }
+    const bool is_baseline = present.version > 0;
+    const std::uint64_t head = co_await catch_up(stream, present);
+    if (is_baseline && head < present.version) {  // the events were restored from an older backup: start anew
+      present = {};
+      co_await catch_up(stream, present);
+    }
+    co_return present;
+  }
+
+  /// Loads, asks `decide(const A&)` for the events that follow, and appends them if nothing else came in between;
+  /// otherwise applies what came and asks again. No events: nothing is written.
+  /// @param decide  returns std::vector<A::event>; what it throws ends the call unchanged.
+  /// Errors: `append_conflict` after `max_attempts`, and those of `load`. Returns the new state.
+  template <class Decide>
+    requires std::convertible_to<std::invoke_result_t<Decide&, const A&>, std::vector<event_type>>
+  [[nodiscard]] awaitable<loaded> decide(std::string id, Decide&& decide) {
+    COFFERDAM_GUARD_TASK(Decide);
+    return run<std::decay_t<Decide>>(std::move(id), std::forward<Decide>(decide));
+  }
+
+ private:
+  template <class Decide> awaitable<loaded> run(std::string id, Decide decide) {
+    loaded present = co_await load(id);
+    for (std::uint32_t attempt = 1;; ++attempt) {
+      const std::vector<event_type> decided = decide(std::as_const(present.state));
+      if (decided.empty()) co_return present;
+      append_request request(prefix_ + id, expected::version(present.version));
+      for (const auto& e : decided) request.add(encode(e));
+      const auto done = co_await store_->try_append(std::move(request));
+      if (done) {
+        const std::uint64_t before = present.version;
+        for (const auto& e : decided) apply(present.state, e);
+        present.version = done->last_version;
+        if constexpr (detail::has_snapshots<A>) co_await snapshot(prefix_ + id, before, present);
+        co_return present;
+      }
+      if (attempt >= options_.max_attempts || done.code() != errc::version_conflict) done.why().raise();
+      co_await catch_up(prefix_ + id, present);
+    }
+  }
+
+  [[nodiscard]] event encode(const event_type& e) const {
+    event made = codec_->encode_variant(e);
+    if (decorate_) decorate_(made, e);
+    return made;
+  }
+  static void apply(A& state, const event_type& e) {
+    std::visit([&state](const auto& alternative) { state.apply(alternative); }, e);
+  }
+
+  /// Returns the stream's version, of whatever it has.
+  awaitable<std::uint64_t> catch_up(std::string stream, loaded& present) {
+    for (;;) {
+      read_options options;
+      options.from = present.version + 1;
+      slice page = co_await store_->read_stream(stream, options);
+      for (const auto& e : page.events) {
+        const auto decoded = codec_->decode<event_type>(e);
+        if (decoded) apply(present.state, *decoded);
+        if (!decoded && !options_.ignore_unknown) detail::raise_unknown(e);
+        present.version = e.version;
+      }
+      if (!page.is_end) continue;
+      // Removed events still count.
+      if (present.version < page.version && page.events.empty()) present.version = page.version;
+      co_return page.version;
+    }
+  }
+
+  void start_from(const detail::found_snapshot& snapshot, loaded& present) const {
+    if (snapshot.version == 0) return;
+    const auto data = nlohmann::json::parse(snapshot.data, nullptr, false);
+    try {
+      present.state = data.template get<A>();
+      present.version = snapshot.version;
+    } catch (const nlohmann::json::exception&) {
+      present = {};  // of another form: the events say it all
+    }
+  }
+
+  awaitable<void> snapshot(std::string stream, std::uint64_t before, const loaded& present) {
+    const std::uint64_t every = options_.snapshot_every;
+    if (every == 0 || before / every == present.version / every) co_return;
+    std::string data = nlohmann::json(present.state).dump();
+    co_await detail::save_snapshot(store_->storage(), std::move(stream), options_.snapshot_schema, present.version,
+                                   std::move(data));
+  }
+
+  event_store* store_;
+  const event_codec* codec_;
+  std::string prefix_;
+  repository_options options_;
+  std::function<void(event&, const event_type&)> decorate_;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

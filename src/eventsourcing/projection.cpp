@@ -1,0 +1,183 @@
+#include <cofferdam/core/timer_service.hpp>
+#include <cofferdam/eventsourcing/event_subscription.hpp>
+#include <cofferdam/eventsourcing/projection.hpp>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+projection::projection(event_store& store, std::string name, projection_options options)
+    : store_(&store), name_(std::move(name)), options_(options) {}
+
+projection& projection::filter(event_query query) {
+  query_ = std::move(query);
+  return *this;
+}
+projection& projection::apply(handler h) {
+  handler_ = std::move(h);
+  return *this;
+}
+
+awaitable<std::uint64_t> projection::start() {
+  if (!handler_) throw std::logic_error("the projection '" + name_ + "' has nothing to apply: call apply() first");
+  batch b;
+  b.execute("insert into cofferdam_projections(name, position) values($1, 0) on conflict do nothing", name_);
+  co_await store_->storage().commit(std::move(b));
+  co_return co_await position();
+}
+
+awaitable<std::uint64_t> projection::position() {
+  const rows found =
+      co_await store_->storage().query("select position from cofferdam_projections where name = $1", name_);
+  co_return found.empty() ? 0 : found.front().get<std::uint64_t>(0);
+}
+
+awaitable<void> projection::run() {
+  for (;;) {
+    const std::uint64_t seen = store_->storage().changes();
+    (void)co_await catch_up();
+    (void)co_await store_->storage().wait_for_change(seen, options_.look_at_least_every);
+  }
+}
+
+awaitable<std::size_t> projection::catch_up() {
+  std::uint64_t done = co_await start();
+  std::size_t applied = 0;
+  event_subscription_options paging;
+  paging.page = options_.page;
+  event_subscription events(*store_, query_, done, paging);
+  for (;;) {
+    const auto page = co_await events.next_page();
+    const std::uint64_t to = events.position();
+    if (to == done) co_return applied;
+    co_await apply_all(done, page, 0, page.size(), to);
+    applied += page.size();
+    done = to;
+  }
+}
+
+/// The batch that moves the position on, if nobody else did.
+batch projection::moved(std::uint64_t from, std::uint64_t to) const {
+  batch b;
+  b.require("'" + name_ + "' is followed by nobody else",
+            "select position = $2 from cofferdam_projections where name = $1", name_, from);
+  b.execute("update cofferdam_projections set position = $2 where name = $1", name_, to);
+  return b;
+}
+
+/// Applies events [begin, end). One that fails is looked for by halves, so that the others cost few commits.
+awaitable<void> projection::apply_all(std::uint64_t from, const std::vector<recorded_event>& events, std::size_t begin,
+                                      std::size_t end, std::uint64_t to) {
+  batch b = moved(from, to);
+  failure why;
+  std::size_t waiting = 0;  // behind a parked one
+  for (std::size_t i = begin; i < end && !why; ++i) {
+    if (options_.parks_failures) {
+      const bool must_wait = co_await is_parked(events[i].stream);
+      if (must_wait) ++waiting;
+      if (must_wait) continue;
+    }
+    try {
+      handler_(b, events[i]);
+    } catch (const std::exception& e) {
+      why = failure::current(e);
+    } catch (...) {
+      why = failure::current();
+    }
+  }
+  const bool is_alone = end - begin == 1;
+  if (waiting > 0 && !is_alone) why = failure::refused(errc::condition_failed);  // apart, one by one
+  if (waiting > 0 && is_alone) {
+    co_await park(from, events[begin], to, {});
+    co_return;
+  }
+  if (!why) {
+    const auto done = co_await store_->storage().try_commit(std::move(b));
+    if (done) co_return;
+    why = done.why();
+    const bool is_the_events =
+        why.code() == errc::constraint_violated || why.code() == errc::invalid_statement || !is_ours(why.code());
+    if (!is_the_events) why.raise();
+  }
+  if (is_alone || begin == end) {
+    if (!options_.parks_failures || begin == end) why.raise();
+    co_await park(from, events[begin], to, why.message());
+    co_return;
+  }
+  const std::size_t middle = begin + (end - begin) / 2;
+  const std::uint64_t half = events[middle - 1].position;
+  co_await apply_all(from, events, begin, middle, half);
+  co_await apply_all(half, events, middle, end, to);
+}
+
+// ----------------------------------------------------------------------------------------------------------- parking
+
+awaitable<bool> projection::is_parked(std::string stream) {
+  const rows found = co_await store_->storage().query(
+      "select 1 from cofferdam_parked where projection = $1 and stream = $2 limit 1", name_, std::move(stream));
+  co_return !found.empty();
+}
+
+awaitable<void> projection::park(std::uint64_t from, const recorded_event& e, std::uint64_t to, std::string reason) {
+  batch b = moved(from, to);
+  b.require("'" + name_ + "' has put aside no more than max_parked = " + std::to_string(options_.max_parked),
+            "select count(*) < $2 from cofferdam_parked where projection = $1", name_, options_.max_parked);
+  b.execute("insert into cofferdam_parked(projection, stream, position, reason) values($1, $2, $3, $4)", name_,
+            e.stream, e.position, std::move(reason));
+  co_await store_->storage().commit(std::move(b));
+}
+
+awaitable<std::vector<parked_event>> projection::parked() {
+  const rows found = co_await store_->storage().query(
+      "select position, reason from cofferdam_parked where projection = $1 order by position", name_);
+  std::vector<parked_event> all;
+  for (const row r : found) {
+    read_options one;
+    one.from = r.get<std::uint64_t>(0);
+    one.limit = 1;
+    slice page = co_await store_->read_all(one);
+    if (page.events.empty() || page.events[0].position != one.from) continue;
+    all.push_back({std::move(page.events[0]), r.get<std::string>(1)});
+  }
+  co_return all;
+}
+
+awaitable<std::size_t> projection::replay(std::string stream) {
+  for (std::size_t applied = 0;; ++applied) {
+    const auto waiting = co_await parked();
+    const auto first =
+        std::ranges::find_if(waiting, [&stream](const parked_event& p) { return p.event.stream == stream; });
+    if (first == waiting.end()) co_return applied;
+    batch b;
+    b.require("it is still put aside",
+              "select count(*) = 1 from cofferdam_parked where projection = $1 and stream = $2 and position = $3",
+              name_, stream, first->event.position);
+    handler_(b, first->event);
+    b.execute("delete from cofferdam_parked where projection = $1 and stream = $2 and position = $3", name_, stream,
+              first->event.position);
+    co_await store_->storage().commit(std::move(b));
+  }
+}
+
+awaitable<std::size_t> projection::discard(std::string stream) {
+  batch b;
+  b.execute("delete from cofferdam_parked where projection = $1 and stream = $2", name_, std::move(stream));
+  const receipt done = co_await store_->storage().commit(std::move(b));
+  co_return done[0].affected();
+}
+
+awaitable<bool> projection::wait_for(std::uint64_t wanted, duration limit) {
+  const auto executor = co_await net::this_coro::executor;
+  auto& timers = timers_of(executor);
+  const time_point until = saturating_add(timers.now(), limit);
+  for (;;) {
+    const std::uint64_t seen = store_->storage().changes();
+    const std::uint64_t done = co_await position();
+    if (done >= wanted) co_return true;
+    if (timers.now() >= until) co_return false;
+    (void)co_await store_->storage().wait_for_change(seen, until - timers.now());
+  }
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,0 +1,32 @@
+#include <cofferdam/eventsourcing/repository.hpp>
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+awaitable<found_snapshot> load_snapshot(database& db, std::string stream, std::uint32_t schema) {
+  const rows found =
+      co_await db.query("select version, data from cofferdam_snapshots where stream = $1 and schema_version = $2",
+                        std::move(stream), schema);
+  found_snapshot newest;
+  if (!found.empty()) {
+    newest.version = found.front().get<std::uint64_t>(0);
+    newest.data = found.front().get<std::string>(1);
+  }
+  co_return newest;
+}
+
+awaitable<void> save_snapshot(database& db, std::string stream, std::uint32_t schema, std::uint64_t version,
+                              std::string data) {
+  batch b;
+  b.execute(
+      "insert into cofferdam_snapshots(stream, schema_version, version, data) values($1, $2, $3, $4) on "
+      "conflict(stream, schema_version) do update set version = $3, data = $4 where version < $3",
+      std::move(stream), schema, version, std::move(data));
+  (void)co_await db.try_commit(std::move(b));
+}
+
+void raise_unknown(const recorded_event& e) {
+  throw storage_error(errc::event_undecodable, "'" + e.type + "', version " + std::to_string(e.version) + " of '" +
+                                                   e.stream + "', is of a type that the aggregate does not have");
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail

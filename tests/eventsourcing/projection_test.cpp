@@ -1,0 +1,238 @@
+#include "async_test.hpp"
+
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/eventsourcing/event_subscription.hpp>
+#include <cofferdam/eventsourcing/projection.hpp>
+
+#include <stdexcept>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace projected {
+
+event amount_of(int n) { return event("deposited", std::to_string(n)); }
+
+awaitable<void> make_balances(database& db) {
+  batch b;
+  b.execute("create table balances(account text primary key, amount integer not null check(amount < 1000))");
+  co_await db.commit(std::move(b));
+}
+
+void add_to_balance(batch& b, const recorded_event& e) {
+  b.execute("insert into balances(account, amount) values($1, $2) on conflict do update set amount = amount + $2",
+            e.stream, std::stoi(e.data));
+}
+
+awaitable<int> balance_of(database& db, std::string account) {
+  const rows found = co_await db.query("select amount from balances where account = $1", std::move(account));
+  co_return found.empty() ? -1 : found.front().get<int>(0);
+}
+
+}  // namespace projected
+
+ASYNC_TEST("a subscription gives what was and what comes, each once, in order") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  for (int i = 1; i <= 7; ++i) co_await store.append("s", expected::any(), event(i % 2 == 0 ? "even" : "odd", "{}"));
+  event_query odd;
+  odd.item().type("odd");
+  event_subscription news(store, odd, 0, {.page = 2});
+  std::vector<std::uint64_t> got;
+  for (int i = 0; i < 4; ++i) {
+    const recorded_event e = co_await news.next();
+    got.push_back(e.position);
+    if (i == 0) CHECK(news.position() == 1);
+  }
+  CHECK(got == std::vector<std::uint64_t>{1, 3, 5, 7});
+
+  const auto executor = co_await net::this_coro::executor;
+  const auto append_later = [&]() -> awaitable<void> {
+    co_await sleep_for(1h);
+    co_await store.append("s", expected::any(), event("even", "{}"));
+    co_await sleep_for(1h);
+    co_await store.append("s", expected::any(), event("odd", "{}"));
+  };
+  spawn(executor, append_later);
+  const recorded_event late = co_await news.next();
+  CHECK(late.position == 9);
+  CHECK(time.elapsed() == 2h);
+  CHECK(news.position() == 9);
+  event_subscription resumed(store, odd, 5);
+  const recorded_event next = co_await resumed.next();
+  CHECK(next.position == 7);
+}
+
+ASYNC_TEST("a projection applies every event once and remembers how far it got") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await projected::make_balances(db);
+  for (int i = 1; i <= 10; ++i) co_await store.append("a", expected::any(), projected::amount_of(i));
+  {
+    projection balances(store, "balances", {.page = 3});
+    balances.apply(projected::add_to_balance);
+    const auto applied = co_await balances.catch_up();
+    CHECK(applied == 10);
+    const auto again = co_await balances.catch_up();
+    CHECK(again == 0);
+  }
+  co_await store.append("b", expected::any(), projected::amount_of(5));
+  projection balances(store, "balances");
+  balances.apply(projected::add_to_balance);
+  const auto applied = co_await balances.catch_up();
+  CHECK(applied == 1);
+  const auto a = co_await projected::balance_of(db, "a");
+  const auto b = co_await projected::balance_of(db, "b");
+  const auto position = co_await balances.position();
+  CHECK(a == 55);
+  CHECK(b == 5);
+  CHECK(position == 11);
+}
+
+ASYNC_TEST("what was appended can be read once the projection has it") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await projected::make_balances(db);
+  projection balances(store, "balances");
+  balances.apply(projected::add_to_balance);
+  const auto executor = co_await net::this_coro::executor;
+  const appended first = co_await store.append("a", expected::any(), projected::amount_of(1));
+  const auto too_early = co_await balances.wait_for(first.position, 1s);
+  CHECK_FALSE(too_early);
+  const auto follow = [&] { return balances.run(); };
+  const auto running = spawn(executor, follow);
+  const appended second = co_await store.append("a", expected::any(), projected::amount_of(2));
+  const auto in_time = co_await balances.wait_for(second.position, 1min);
+  CHECK(in_time);
+  const auto amount = co_await projected::balance_of(db, "a");
+  CHECK(amount == 3);
+  running.cancel();
+  co_await sleep_for(1s);
+}
+
+ASYNC_TEST("a second follower of the same name stops, and nothing counts twice") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await projected::make_balances(db);
+  for (int i = 0; i < 4; ++i) co_await store.append("a", expected::any(), projected::amount_of(1));
+  projection one(store, "balances", {.page = 2}), other(store, "balances", {.page = 2});
+  int handled = 0;
+  one.apply(projected::add_to_balance);
+  // While the first half of `other`'s work is prepared, `one` does it all.
+  other.apply([&](batch& b, const recorded_event& e) {
+    projected::add_to_balance(b, e);
+    if (++handled > 1) return;
+    b.execute("update cofferdam_projections set position = 4 where name = 'balances'");
+    b.require("sees it", "select 0");
+  });
+  errc code = errc();
+  try {
+    co_await other.catch_up();
+  } catch (const storage_error& e) {
+    code = static_cast<errc>(e.code().value());
+  }
+  CHECK(code == errc::condition_failed);
+  const auto applied = co_await one.catch_up();
+  CHECK(applied == 4);
+  const auto amount = co_await projected::balance_of(db, "a");
+  CHECK(amount == 4);
+}
+
+ASYNC_TEST("an event that cannot be applied stops the projection where it is") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await projected::make_balances(db);
+  for (int i = 1; i <= 6; ++i) co_await store.append("a", expected::any(), projected::amount_of(i == 4 ? 5000 : 1));
+  projection balances(store, "balances");
+  balances.apply(projected::add_to_balance);
+  errc code = errc();
+  try {
+    co_await balances.catch_up();
+  } catch (const storage_error& e) {
+    code = static_cast<errc>(e.code().value());
+  }
+  CHECK(code == errc::constraint_violated);
+  const auto position = co_await balances.position();
+  const auto amount = co_await projected::balance_of(db, "a");
+  CHECK(position == 3);
+  CHECK(amount == 3);
+}
+
+ASYNC_TEST("an event put aside takes along what follows in its stream, the others flow, and replay keeps the order") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await projected::make_balances(db);
+  const std::vector<std::pair<std::string, std::string>> all{{"a", "1"}, {"b", "1"}, {"a", "oops"}, {"b", "2"},
+                                                             {"a", "4"}, {"b", "4"}, {"c", "7"}};
+  for (const auto& [stream, data] : all) {
+    event e("deposited", data);
+    co_await store.append(stream, expected::any(), e);
+  }
+  bool is_mended = false;
+  std::vector<std::string> order;
+  projection balances(store, "balances", {.parks_failures = true});
+  balances.apply([&](batch& b, const recorded_event& e) {
+    if (e.data == "oops" && !is_mended) throw std::runtime_error("no number");
+    if (e.stream == "a") order.push_back(e.data);
+    if (e.data != "oops") projected::add_to_balance(b, e);
+  });
+  co_await balances.catch_up();
+  const auto a = co_await projected::balance_of(db, "a");
+  const auto b = co_await projected::balance_of(db, "b");
+  const auto c = co_await projected::balance_of(db, "c");
+  CHECK(a == 1);
+  CHECK(b == 7);
+  CHECK(c == 7);
+  const auto aside = co_await balances.parked();
+  REQUIRE(aside.size() == 2);
+  CHECK(aside[0].event.data == "oops");
+  CHECK(aside[0].reason == "no number");
+  CHECK(aside[1].event.data == "4");
+  CHECK(aside[1].reason.empty());
+
+  event later("deposited", "8");
+  co_await store.append("a", expected::any(), later);
+  co_await balances.catch_up();
+  const auto waiting = co_await balances.parked();
+  CHECK(waiting.size() == 3);
+  std::string still_broken;
+  try {
+    co_await balances.replay("a");
+  } catch (const std::runtime_error& e) {
+    still_broken = e.what();
+  }
+  CHECK(still_broken == "no number");
+  is_mended = true;
+  order.clear();
+  const auto replayed = co_await balances.replay("a");
+  CHECK(replayed == 3);
+  CHECK(order == std::vector<std::string>{"oops", "4", "8"});
+  const auto mended = co_await projected::balance_of(db, "a");
+  CHECK(mended == 13);
+  event normal("deposited", "16");
+  co_await store.append("a", expected::any(), normal);
+  co_await balances.catch_up();
+  const auto flowing = co_await projected::balance_of(db, "a");
+  CHECK(flowing == 29);
+}
+
+ASYNC_TEST("a projection that may put aside no more stops rather than lose an event") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  for (int i = 0; i < 3; ++i) co_await store.append("a", expected::any(), projected::amount_of(1));
+  projection broken(store, "broken", {.parks_failures = true, .max_parked = 2});
+  broken.apply([](batch&, const recorded_event&) { throw std::runtime_error("always"); });
+  std::string message;
+  try {
+    co_await broken.catch_up();
+  } catch (const storage_error& e) {
+    message = e.what();
+  }
+  CHECK(message.find("max_parked = 2") != std::string::npos);
+  const auto aside = co_await broken.parked();
+  CHECK(aside.size() == 2);
+  const auto given_up = co_await broken.discard("a");
+  CHECK(given_up == 2);
+  const auto position = co_await broken.position();
+  CHECK(position == 2);
+}
