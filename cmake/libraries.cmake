@@ -99,6 +99,10 @@ function(cofferdam_install_pkg_config)
 
   set(libraries ${ARGV})
   list(REVERSE libraries) # static libraries: users before what they use
+  set(pc_requires "")
+  if("storage" IN_LIST libraries)
+    set(pc_requires sqlite3)
+  endif()
   list(TRANSFORM libraries PREPEND "-lcofferdam_")
   list(JOIN libraries " " pc_libs)
 

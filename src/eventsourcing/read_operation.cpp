@@ -12,6 +12,11 @@ const std::string& select_events() {
   return text;
 }
 
+std::string replaced_name() {
+  std::string columns(event_columns);
+  return columns.replace(columns.find("s.name"), 6, "''");
+}
+
 std::uint64_t first_of(const read_options& options, std::uint64_t newest) noexcept {
   if (options.order == direction::forward) return std::max<std::uint64_t>(1, options.from);
   return options.from == 0 ? newest : std::min(options.from, newest);
@@ -41,9 +46,11 @@ void read_stream_operation::read(sqlite::connection& connection) {
   const bool is_forward = options_.order == direction::forward;
   const std::uint64_t from =
       is_forward ? std::max(options_.from, stream.first_version) : first_of(options_, stream.version);
-  static const std::string forward = select_events() + "e.stream = $1 and e.version >= $2 order by e.version";
+  // The name is known, so it is not joined: it stands for itself.
+  static const std::string select = "select " + replaced_name() + " from cofferdam_events e where ";
+  static const std::string forward = select + "e.stream = $1 and e.version >= $2 order by e.version";
   static const std::string backward =
-      select_events() + "e.stream = $1 and e.version <= $2 and e.version >= $3 order by e.version desc";
+      select + "e.stream = $1 and e.version <= $2 and e.version >= $3 order by e.version desc";
   auto found = connection.prepare(is_forward ? forward : backward);
   found.bind(1, stream.id).bind(2, from);
   if (!is_forward) found.bind(3, stream.first_version);
@@ -54,6 +61,7 @@ void read_stream_operation::read(sqlite::connection& connection) {
       return;
     }
     result.events.push_back(to_event(found));
+    result.events.back().stream = stream_;
     bytes += result.events.back().data.size();
   }
 }
