@@ -159,6 +159,12 @@ time_point timer_service::now() const noexcept {
   return time_point(duration(static_cast<std::int64_t>(steady_now())));
 }
 
+std::chrono::system_clock::time_point timer_service::date() const noexcept {
+  using system = std::chrono::system_clock;
+  if (!is_virtual()) return system::now();
+  return system::time_point(std::chrono::duration_cast<system::duration>(now().time_since_epoch()));
+}
+
 time_point timer_service::coarse_now() const noexcept {
 #if defined(CLOCK_MONOTONIC_COARSE)
   if (!is_virtual()) [[likely]] {

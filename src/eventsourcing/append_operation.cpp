@@ -68,15 +68,14 @@ void bind_text_or_null(sqlite::prepared& statement, int parameter, const std::st
 
 }  // namespace
 
-append_operation::append_operation(append_request request, const event_store_options& options, random_source& random)
-    : request_(std::move(request)) {
+append_operation::append_operation(append_request request, const event_store_options& options, random_source& random,
+                                   std::chrono::system_clock::time_point now)
+    : request_(std::move(request)), now_(to_microseconds(now)) {
   require_name(request_.stream(), "name of the stream");
   if (request_.events().size() > options.max_events) {
     reject(std::to_string(request_.events().size()) + " events for '" + request_.stream() + "'; max_events is " +
            std::to_string(options.max_events));
   }
-  const auto now = std::chrono::system_clock::now();
-  now_ = to_microseconds(now);
   for (const auto& e : request_.events()) {
     require_event(e, options);
     has_given_ids_ = has_given_ids_ || e.id().has_value();

@@ -13,7 +13,8 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 class append_operation final : public operation {
  public:
   /// Errors: throws `storage_error` (`event_rejected`).
-  append_operation(append_request request, const event_store_options& options, random_source& random);
+  append_operation(append_request request, const event_store_options& options, random_source& random,
+                   std::chrono::system_clock::time_point now);
 
   void run(sqlite::connection& connection) override;
   [[nodiscard]] const appended& result() const noexcept { return result_; }

@@ -100,10 +100,12 @@ append_conflict::append_conflict(errc code, std::string message, std::string str
       tail_(std::move(tail)) {}
 
 struct event_store::state {
-  state(database& d, event_store_options o, std::uint64_t seed) noexcept : db(d), options(o), random(seed) {}
+  state(database& d, event_store_options o, const timer_service& t, std::uint64_t seed) noexcept
+      : db(d), options(o), timers(t), random(seed) {}
   database& db;
   event_store_options options;
-  random_source random;  // of event ids
+  const timer_service& timers;  // tells the date
+  random_source random;         // of event ids
 };
 
 event_store::event_store(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
@@ -116,13 +118,14 @@ awaitable<event_store> event_store::open(database& db, event_store_options optio
   const auto executor = co_await net::this_coro::executor;
   auto schema = detail::event_schema();
   co_await db.migrate("events", std::move(schema));
-  co_return event_store(std::make_unique<state>(db, options, random_of(executor)()));
+  co_return event_store(std::make_unique<state>(db, options, timers_of(executor), random_of(executor)()));
 }
 
 // --------------------------------------------------------------------------------------------------------- appending
 
 std::shared_ptr<const appended> event_store::append(batch& b, append_request request) {
-  const auto added = std::make_shared<detail::append_operation>(std::move(request), state_->options, state_->random);
+  const auto added = std::make_shared<detail::append_operation>(std::move(request), state_->options, state_->random,
+                                                                state_->timers.date());
   b.add(added);
   return {added, &added->result()};
 }

@@ -73,6 +73,11 @@ ASYNC_TEST("events come back as they were appended") {
   CHECK(found->position == 1);
   const auto nothing = co_await store.read_event(event_id());
   CHECK_FALSE(nothing);
+
+  co_await sleep_for(90s);
+  co_await store.append("order-43", expected::none(), store_cases::simple("order.placed"));
+  const slice dated = co_await store.read_stream("order-43");
+  CHECK(dated.events[0].at.time_since_epoch() == 90s);
 }
 
 // Rows of the table: the state of the stream; columns: what is expected of it.

@@ -109,8 +109,8 @@ auto wait_among(std::vector<parked_reference>& waiting, std::mutex& mutex, Predi
 
 /// Suspends the caller until `until`, its cancellation, or `parked_reference::wake`.
 /// @param enlist called once, when the coroutine is safely suspended, with a reference for whoever will wake it.
-/// Cancellation: any type; ends the wait with `wake_reason::cancelled`, nothing is thrown. An `enlist` that has a member
-/// `bool may_leave() const` is asked first; false lets the wait go on to its end.
+/// Cancellation: any type; ends the wait with `wake_reason::cancelled`, nothing is thrown. An `enlist` that has a
+/// member `bool may_leave() const` is asked first; false lets the wait go on to its end.
 template <class Enlist> awaitable<wake_reason> park(time_point until, Enlist enlist) {
   return net::async_initiate<const net::use_awaitable_t<>&, void(wake_reason)>(detail::initiate_park<Enlist>{},
                                                                                net::use_awaitable, until, enlist);

@@ -82,6 +82,9 @@ class timer_service final : public net::execution_context::service {
   /// A present that may lag by one kernel tick (up to 4 ms) and costs a quarter; equals now() in virtual time.
   [[nodiscard]] time_point coarse_now() const noexcept;
 
+  /// The date, for what is stored. In virtual time the clock's own time since 1970, so that runs are alike.
+  [[nodiscard]] std::chrono::system_clock::time_point date() const noexcept;
+
   /// Makes `entry` pending. `executor` is any executor of this service's context. `never` waits for cancel or shutdown.
   void schedule(timer_entry& entry, time_point due, const net::any_io_executor& executor);
   /// True when the entry was pending and will not fire; false when it fired, fires right now, or was never scheduled.

@@ -149,7 +149,8 @@ struct event_store_options {
   std::size_t max_tags = 1'000;                    ///< of one event
 };
 
-/// Thread safety: every member from any thread. Refers to the database, which must outlive it.
+/// Thread safety: every member from any thread. Refers to the database, and to the execution context that opened it:
+/// both must outlive it.
 ///
 /// Appending is all or nothing. Checks, in this order: limits; the stream was not deleted for ever; ids that are there
 /// already; the expected version; conditions. Errors of every append: `append_conflict` (`version_conflict`,
