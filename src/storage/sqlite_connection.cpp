@@ -220,6 +220,7 @@ value prepared::cell(int column) const {
 rows prepared::fetch(std::size_t limit) {
   const int count = sqlite3_column_count(entry_->handle);
   std::vector<std::string> columns;
+  columns.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) columns.emplace_back(sqlite3_column_name(entry_->handle, i));
   rows found(std::move(columns));
   for (std::size_t n = 0; n < limit && step(); ++n) {
