@@ -75,6 +75,14 @@ class category final : public std::error_category {
         return "the event cannot be stored";
       case errc::event_undecodable:
         return "the event cannot be decoded";
+      case errc::command_invalid:
+        return "the command is not valid";
+      case errc::command_forbidden:
+        return "the command is not allowed";
+      case errc::command_key_reused:
+        return "the key belongs to another command";
+      case errc::stale_read:
+        return "what is read lags behind";
     }
     return "unknown error " + std::to_string(value);
   }

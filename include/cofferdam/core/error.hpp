@@ -53,6 +53,12 @@ enum class errc {
   event_id_reused,          ///< an event with this id is there, and it is another one
   event_rejected,           ///< an event or a name that cannot be stored
   event_undecodable,        ///< data that is not what its type says, or a type nobody knows
+
+  // commands and queries
+  command_invalid,     ///< validation found something; what() lists all of it
+  command_forbidden,   ///< not authorised
+  command_key_reused,  ///< the idempotency key belongs to a command with other content
+  stale_read,          ///< the table has not got as far as the reader asked for
 };
 
 /// The category "cofferdam" of all `errc` codes.
