@@ -85,7 +85,12 @@ database& database::operator=(database&&) noexcept = default;
 database::~database() = default;
 
 awaitable<database> database::open(std::string url, database_options options) {
-  auto driver = co_await detail::open_sqlite(std::move(url), options);
+  std::shared_ptr<detail::storage_driver> driver;
+  if (url.starts_with("postgresql://") || url.starts_with("postgres://")) {
+    driver = co_await detail::open_postgres(std::move(url), options);
+  } else {
+    driver = co_await detail::open_sqlite(std::move(url), options);
+  }
   co_return database(std::move(driver));
 }
 
@@ -106,7 +111,13 @@ awaitable<void> database::migrate(std::string component, std::vector<migration> 
   table.execute(
       "create table if not exists cofferdam_migrations(component text not null, version bigint not null, name text not "
       "null, fingerprint text not null, primary key(component, version))");
-  co_await commit(std::move(table));
+  // PostgreSQL may let one of two who create it at once fail at a key of its own: then the table is there.
+  for (int attempt = 0;; ++attempt) {
+    batch again = table;
+    const auto made = co_await try_commit(std::move(again));
+    if (made) break;
+    if (attempt == 10 || made.code() != errc::constraint_violated) made.why().raise();
+  }
   for (;;) {
     const rows applied = co_await query(
         "select version, fingerprint from cofferdam_migrations where component = $1 order by version", component);

@@ -1,5 +1,6 @@
 // What every database must do, whichever it is: each case runs once per driver.
 #include "async_test.hpp"
+#include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
 
@@ -27,6 +28,12 @@ void on_every_database(const std::function<awaitable<void>(database&)>& body) {
     const test::temporary_directory directory;
     test::run_in_real_time(open_and_run, "sqlite:" + directory.file("test.db") + "?threads=0");
   }
+  if (test::postgres_server* server = test::postgres_server::shared()) {
+    SECTION("PostgreSQL") {
+      server->clear();
+      test::run_in_real_time(open_and_run, server->url());
+    }
+  }
   SECTION("SQLite file") {
     const test::temporary_directory directory;
     test::run_in_real_time(open_and_run, "sqlite:" + directory.file("test.db"));
@@ -49,7 +56,8 @@ awaitable<std::int64_t> count_items(database& db) {
 TEST_CASE("what was committed is read back, every type as it was") {
   contract::on_every_database([](database& db) -> awaitable<void> {
     batch b;
-    b.execute("create table cells(i bigint, r double precision, t text, b blob, n text)");
+    const std::string bytes_type = db.name().starts_with("postgresql:") ? "bytea" : "blob";
+    b.execute("create table cells(i bigint, r double precision, t text, b " + bytes_type + ", n text)");
     const blob bytes{std::byte{0}, std::byte{255}, std::byte{'\''}};
     b.execute("insert into cells(i, r, t, b, n) values($1, $2, $3, $4, $5)", -7, 2.5, "na\u00efve \"quoted\" 'text'",
               bytes, nullptr);

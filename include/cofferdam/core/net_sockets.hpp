@@ -1,4 +1,4 @@
-// TCP sockets and the operations on them, of whichever Asio flavour `net.hpp` chose.
+// TCP sockets, file descriptors and the operations on them, of whichever Asio flavour `net.hpp` chose.
 #pragma once
 
 #include <cofferdam/core/net.hpp>
@@ -7,6 +7,7 @@
 #include COFFERDAM_ASIO_HEADER(buffer.hpp)
 #include COFFERDAM_ASIO_HEADER(connect.hpp)
 #include COFFERDAM_ASIO_HEADER(ip/tcp.hpp)
+#include COFFERDAM_ASIO_HEADER(posix/stream_descriptor.hpp)
 #include COFFERDAM_ASIO_HEADER(read.hpp)
 #include COFFERDAM_ASIO_HEADER(read_until.hpp)
 #include COFFERDAM_ASIO_HEADER(signal_set.hpp)

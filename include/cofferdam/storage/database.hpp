@@ -33,13 +33,15 @@ class storage_cursor;
 }  // namespace detail
 
 struct database_options {
-  std::size_t max_batches_per_commit = 256;         ///< how many waiting batches share one commit to disk
-  std::size_t max_waiting_batches = 10'000;         ///< more are refused with `database_overloaded`
-  std::size_t readers = 2;                          ///< threads that read
-  std::size_t max_cursors = 64;                     ///< open cursors; more are refused with `database_overloaded`
-  duration busy_timeout = std::chrono::seconds(5);  ///< how long to wait for another process's lock
-  std::int64_t checkpoint_pages = 10'000;           ///< size of the write-ahead log that is moved into the database
-  bool create = true;                               ///< make the file when it is not there
+  std::size_t max_batches_per_commit = 256;            ///< how many waiting batches share one commit to disk
+  std::size_t max_waiting_batches = 10'000;            ///< more are refused with `database_overloaded`
+  std::size_t readers = 2;                             ///< threads that read
+  std::size_t max_cursors = 64;                        ///< open cursors; more are refused with `database_overloaded`
+  duration busy_timeout = std::chrono::seconds(5);     ///< how long to wait for another process's lock
+  std::int64_t checkpoint_pages = 10'000;              ///< size of the write-ahead log that is moved into the database
+  bool create = true;                                  ///< make the file when it is not there
+  std::size_t connections = 4;                         ///< PostgreSQL: connections that write; `readers` others read
+  duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
 };
 
 /// One step of a schema's history: statements that lead from the version before to this one.
@@ -95,12 +97,18 @@ class [[nodiscard]] cursor {
 ///
 /// SQLite: one thread writes, and commits to disk (`synchronous=FULL`) whatever came together while it wrote the commit
 /// before; each batch in a savepoint of its own. Others read, from snapshots.
+///
+/// PostgreSQL: one thread serves a pool of connections; a batch is one transaction, sent in one round trip. Batches of
+/// one caller that did not wait for each other may commit in any order. The types of parameters are those that the
+/// server infers, so `$1` in two places of different types needs a cast; numeric and times come back as text; text may
+/// not hold a zero byte. `commit` of a batch with an `operation` is refused: those there are speak SQLite.
 class database {
  public:
-  /// @param url  `sqlite:PATH` or `sqlite::memory:`.
+  /// @param url  `sqlite:PATH`, `sqlite::memory:`, or `postgresql://user@host/name?sslmode=...`, all of which libpq
+  /// gets as it is.
   /// `sqlite::memory:` lives in this object and works in the calling thread, so it suits virtual time; so does a file
   /// opened as `sqlite:PATH?threads=0`.
-  /// Errors: `storage_error` naming the path.
+  /// Errors: `storage_error` naming the path, never a password.
   [[nodiscard]] static awaitable<database> open(std::string url, database_options options = {});
 
   database(database&&) noexcept;
@@ -148,7 +156,7 @@ class database {
   /// Whether it answers: reads from the database and locks it for a moment. Errors: none, they are in the outcome.
   [[nodiscard]] awaitable<outcome<void>> check_health();
 
-  /// The path; `:memory:` without one.
+  /// The path; `:memory:` without one; or host, port and name, no password.
   [[nodiscard]] const std::string& name() const noexcept;
   [[nodiscard]] database_stats stats() const;
   [[nodiscard]] event_channel<database_event>& events() noexcept;

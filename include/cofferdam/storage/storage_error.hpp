@@ -14,9 +14,9 @@ namespace cofferdam::inline COFFERDAM_ABI {
 /// |---|---|---|
 /// | `condition_failed` | a requirement of the batch does not hold | after reading anew |
 /// | `constraint_violated` | UNIQUE, CHECK, NOT NULL or a foreign key | no |
-/// | `database_busy` | locked by another process | yes |
+/// | `database_busy` | locked by another process, a deadlock or a serialisation failure | yes |
 /// | `database_overloaded` | the queue of waiting batches is full | yes, later |
-/// | `database_unavailable` | cannot be opened | yes |
+/// | `database_unavailable` | cannot be opened or reached | yes |
 /// | `outcome_unknown` | the connection broke after the commit was sent: it may have happened | only what is idempotent
 /// | | `database_full` | the disk or the allowed size is used up | when there is room | | `database_io_error` | the
 /// operating system failed reading or writing | no | | `database_corrupt` | the file is damaged or is no database | no
@@ -26,7 +26,7 @@ namespace cofferdam::inline COFFERDAM_ABI {
 /// Nothing of the batch has happened, except perhaps with `outcome_unknown`.
 class storage_error : public error {
  public:
-  /// @param native  SQLite's extended result code as a number; may be empty.
+  /// @param native  SQLite's extended result code as a number, PostgreSQL's SQLSTATE; may be empty.
   storage_error(errc code, std::string message, std::string native = {}, std::exception_ptr cause = nullptr);
 
   [[nodiscard]] const char* what() const noexcept override { return message_.c_str(); }

@@ -58,5 +58,6 @@ class storage_driver {
 
 /// Errors: throw `storage_error`.
 awaitable<std::shared_ptr<storage_driver>> open_sqlite(std::string url, database_options options);
+awaitable<std::shared_ptr<storage_driver>> open_postgres(std::string url, database_options options);
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

@@ -1,0 +1,101 @@
+// One PostgreSQL connection: libpq without blocking, many transactions in one round trip, statements prepared once.
+#pragma once
+
+#include <cofferdam/core/net_sockets.hpp>
+#include <cofferdam/storage/batch.hpp>
+#include <cofferdam/storage/storage_error.hpp>
+
+#include <libpq-fe.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::postgres {
+
+/// What the server said against a statement.
+struct complaint {
+  std::string state, message;
+  bool is_stale_plan = false;  ///< the schema changed under a prepared statement
+};
+/// @param sql  what was run, for the message.
+[[nodiscard]] storage_error to_error(const complaint& what, const std::string& sql);
+
+/// What is sent up to one synchronisation point: at an error the server skips the rest.
+struct unit {
+  struct step {
+    std::string sql;
+    const statement* parameters = nullptr;  ///< may be null
+    rows found = {};
+  };
+  std::vector<step> steps;
+
+  std::size_t answered = 0;          ///< steps that succeeded
+  std::optional<complaint> refusal;  ///< of the step after these
+  bool is_complete = false;          ///< answered to the end, by success or refusal
+};
+
+/// The first cell of `query`, which must be true; otherwise the server fails, in a way that `is_condition` knows.
+[[nodiscard]] std::string condition_sql(const std::string& query);
+[[nodiscard]] bool is_condition(const complaint& what) noexcept;
+
+/// Thread safety: the executor's one thread; what `canceller` gave, any thread.
+class connection {
+ public:
+  connection(net::any_io_executor executor, std::string url);
+  ~connection();
+  connection(const connection&) = delete;
+  connection& operator=(const connection&) = delete;
+
+  /// Connects anew unless connected. Errors: `storage_error` (`database_unavailable`).
+  awaitable<void> ensure_open(duration limit, bool is_read_only);
+  /// Whether a fresh look at the socket says that the server is still there.
+  [[nodiscard]] bool is_alive();
+  /// Whether a transaction is open, failed or not.
+  [[nodiscard]] bool in_transaction() const noexcept;
+  void close() noexcept;
+
+  /// Sends all and reads all answers. A lost connection closes itself; units that were not answered say so.
+  /// Errors: `storage_error` for parameters that cannot be sent, and then nothing was.
+  awaitable<void> run(std::vector<unit>& units);
+  /// Ends waits of `run` and `ensure_open`: the connection counts as lost.
+  void abandon() noexcept;
+
+  /// Waits until the server sends something, or `limit`. @return whether somebody else notified.
+  awaitable<bool> wait_for_notification(duration limit);
+
+  /// For PQcancel, which blocks.
+  [[nodiscard]] std::shared_ptr<PGcancel> canceller() const;
+
+ private:
+  class time_limit;
+  struct expected {
+    std::size_t unit, step;
+    bool is_prepare;
+  };
+
+  void end_waits() noexcept;
+  void follow_socket();
+  [[nodiscard]] complaint last_complaint() const;
+  awaitable<bool> wait(bool to_read, bool to_write);
+  awaitable<bool> flush();
+  awaitable<bool> read_answers(std::vector<unit>& units, const std::vector<expected>& all);
+  bool take_answer(PGresult* result, unit& of, const expected& what);
+  bool send(const unit::step& s, std::vector<expected>& all, std::size_t unit, std::size_t step);
+
+  net::any_io_executor executor_;
+  std::string url_;
+  PGconn* connection_ = nullptr;
+  net::posix::stream_descriptor socket_;
+  int descriptor_ = -1;
+  bool is_abandoned_ = false;
+  std::unordered_map<std::string, std::string> prepared_;  // by SQL
+  std::unordered_set<std::string> seen_;                   // worth preparing the next time
+  std::uint64_t names_ = 0;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::postgres

@@ -1,0 +1,696 @@
+// The PostgreSQL driver: one thread serves a pool of connections, each a coroutine that takes what waits. Batches that
+// came together go out in one flight, each a transaction and a synchronisation point of its own.
+#if defined(COFFERDAM_HAS_POSTGRES)
+#include "postgres_connection.hpp"
+
+#include <cofferdam/storage/detail/driver.hpp>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <thread>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI::postgres {
+namespace {
+
+using detail::counted;
+using detail::parked_reference;
+using detail::reference;
+
+/// A call that waits for a connection to do its work.
+class call : public counted {
+ public:
+  bool begin() noexcept { return move_on(state::running); }
+  bool withdraw() noexcept { return move_on(state::withdrawn); }
+  void finish() noexcept { waiter->wake(wake_reason::woken); }
+
+  parked_reference waiter;  // set before the call is given to anybody
+
+ private:
+  enum class state : std::uint8_t { waiting, running, withdrawn };
+  bool move_on(state to) noexcept {
+    state expected = state::waiting;
+    return state_.compare_exchange_strong(expected, to, std::memory_order_acq_rel);
+  }
+  std::atomic<state> state_{state::waiting};
+};
+
+struct write_call final : call {
+  explicit write_call(batch b) noexcept : work(std::move(b)) {}
+  batch work;
+  std::optional<outcome<receipt>> result;
+};
+
+/// A cursor's connection. The driver's thread only.
+struct open_query {
+  open_query(statement q, std::size_t rows_per_page) noexcept : query(std::move(q)), page(rows_per_page) {}
+  statement query;
+  std::size_t page;
+  std::unique_ptr<connection> own;
+  bool has_begun = false, has_ended = false;
+};
+
+struct read_call final : call {
+  explicit read_call(statement q) noexcept : query(std::move(q)) {}
+  explicit read_call(std::shared_ptr<open_query> c) noexcept : query(c->query), cursor(std::move(c)) {}
+  statement query;
+  std::shared_ptr<open_query> cursor;  // empty: an ordinary query
+  rows found;
+  failure why;
+  connection* running_on = nullptr;  // the driver's thread
+  bool is_cancelled = false;         // the driver's thread
+  std::size_t cancels = 0;           // under way, the driver's thread
+};
+
+class driver;
+
+/// What `park` is given: hands the call over once the caller is safely suspended.
+template <class Call> struct hand_over {
+  driver* to;
+  Call* which;  // the caller's frame keeps it
+
+  void operator()(const parked_reference& self) const;
+  [[nodiscard]] bool may_leave() const;
+};
+
+failure as_failure(storage_error e) { return failure::thrown(std::make_exception_ptr(std::move(e))); }
+
+bool controls_transaction(const std::string& sql) {
+  const auto begin = sql.find_first_not_of(" \t\r\n;");
+  if (begin == std::string::npos) return false;
+  std::string word = sql.substr(begin, sql.find_first_of(" \t\r\n;", begin) - begin);
+  for (char& c : word) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return word == "commit" || word == "rollback" || word == "begin" || word == "end" || word == "abort" ||
+         word == "start" || word == "prepare";
+}
+
+/// Errors: `storage_error` for what cannot be part of a batch.
+unit unit_of(const batch& work) {
+  unit made;
+  made.steps.push_back({"begin"});
+  for (const auto& step : work.steps()) {
+    if (const auto* own = std::get_if<statement>(&step)) {
+      if (controls_transaction(own->sql())) {
+        throw storage_error(errc::invalid_statement, "a batch is a transaction already; in: " + own->sql());
+      }
+      made.steps.push_back({own->sql(), own});
+    } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
+      made.steps.push_back({condition_sql(condition->query.sql()), &condition->query});
+    } else {
+      throw storage_error(errc::invalid_statement, "this operation works on SQLite only");
+    }
+  }
+  made.steps.push_back({"commit"});
+  return made;
+}
+
+class driver final : public detail::storage_driver {
+ public:
+  driver(std::string url, database_options options)
+      : url_(std::move(url)), options_(options), name_(name_of(url_)), alive_(io_, forever), notifier_(io_, forever) {
+    alive_.async_wait([](const net::asio_error_code&) {});
+    const std::size_t writers = std::max<std::size_t>(1, options_.connections);
+    const std::size_t readers = std::max<std::size_t>(1, options_.readers);
+    workers_ = writers + readers;
+    stats_.connections = workers_;
+    for (std::size_t i = 0; i < writers; ++i) start(&driver::write_loop);
+    for (std::size_t i = 0; i < readers; ++i) start(&driver::read_loop);
+    start(&driver::notify_loop);
+    thread_ = std::thread([this] { io_.run(); });
+  }
+
+  ~driver() override {
+    stop();
+    net::post(io_, [this] { may_end(); });
+    thread_.join();
+    helpers_.join();
+  }
+
+  awaitable<outcome<receipt>> commit(batch b) override {
+    if (b.empty()) co_return receipt();
+    const reference<write_call> written(new write_call(std::move(b)));
+    const hand_over<write_call> enlist{this, &*written};
+    const wake_reason reason = co_await park(never, enlist);
+    if (reason == wake_reason::cancelled) co_return failure::cancelled();
+    co_return *std::move(written->result);
+  }
+
+  awaitable<outcome<rows>> query(statement q) override {
+    const reference<read_call> asked(new read_call(std::move(q)));
+    return ask(asked);
+  }
+
+  awaitable<outcome<void>> read(std::shared_ptr<operation> /*o*/) override {
+    co_return as_failure({errc::invalid_statement, "this operation works on SQLite only"});
+  }
+
+  awaitable<outcome<std::unique_ptr<detail::storage_cursor>>> open_cursor(statement q, std::size_t page) override;
+
+  awaitable<outcome<void>> check_health() override {
+    batch b;
+    b.require("the database answers", "select 1");
+    const auto written = co_await commit(std::move(b));
+    if (!written) co_return written.why();
+    statement one("select 1");
+    const auto answered = co_await query(std::move(one));
+    if (!answered) co_return answered.why();
+    co_return outcome<void>();
+  }
+
+  awaitable<void> close() override {
+    stop();
+    const auto enlist = detail::wait_among(closing_, mutex_, [this] { return workers_ == 0; });
+    co_await park(never, enlist);
+  }
+
+  void hear_others() override {
+    if (!is_listening_.exchange(true)) net::post(io_, [this] { start(&driver::listen_loop); });
+  }
+
+  [[nodiscard]] const std::string& name() const noexcept override { return name_; }
+  [[nodiscard]] database_stats stats() const override {
+    const std::lock_guard lock(mutex_);
+    database_stats s = stats_;
+    s.waiting_batches = writes_.size();
+    return s;
+  }
+
+  awaitable<outcome<rows>> ask(reference<read_call> asked) {
+    const hand_over<read_call> enlist{this, &*asked};
+    const wake_reason reason = co_await park(never, enlist);
+    if (reason == wake_reason::cancelled) co_return failure::cancelled();
+    if (asked->why) co_return std::move(asked->why);
+    co_return std::move(asked->found);
+  }
+
+  void accept(reference<write_call> written) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (is_closing_) {
+        written->result = refused(errc::database_closed);
+      } else if (writes_.size() >= options_.max_waiting_batches) {
+        written->result = refused(errc::database_overloaded);
+      } else {
+        writes_.push_back(std::move(written));
+        return wake_locked();
+      }
+    }
+    written->finish();
+  }
+
+  void accept(reference<read_call> asked) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!is_closing_) {
+        reads_.push_back(std::move(asked));
+        ++stats_.queries;
+        return wake_locked();
+      }
+      asked->why = refused(errc::database_closed);
+    }
+    asked->finish();
+  }
+
+  void interrupt(reference<read_call> asked) {
+    net::post(io_, [this, asked] { cancel(asked); });
+  }
+
+  bool open_one_cursor() {
+    const std::lock_guard lock(mutex_);
+    if (stats_.open_cursors >= options_.max_cursors) return false;
+    ++stats_.open_cursors;
+    return true;
+  }
+  void cursor_closed(std::shared_ptr<open_query> q) {
+    {
+      const std::lock_guard lock(mutex_);
+      --stats_.open_cursors;
+    }
+    net::post(io_, [held = std::move(q)] { held->own.reset(); });
+  }
+  [[nodiscard]] failure refused(errc code) const {
+    const std::string text = code == errc::database_closed ? "'" + name_ + "' was closed"
+                                                           : "'" + name_ + "' has as many waiting as its options allow";
+    return as_failure({code, text});
+  }
+
+ private:
+  static constexpr auto forever = net::steady_timer::time_point::max();
+  static constexpr std::size_t max_flight = 16;  // batches that one connection has under way
+
+  /// Without user and password.
+  static std::string name_of(const std::string& url) {
+    const std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> parsed(PQconninfoParse(url.c_str(), nullptr),
+                                                                              &PQconninfoFree);
+    // What libpq says may quote the password.
+    if (!parsed) throw storage_error(errc::database_unavailable, "libpq does not understand the database's URL");
+    std::string host, port, database;
+    for (const auto* option = parsed.get(); option->keyword != nullptr; ++option) {
+      const std::string_view keyword = option->keyword;
+      const std::string text = option->val == nullptr ? "" : option->val;
+      if (keyword == "host") host = text;
+      if (keyword == "port") port = ":" + text;
+      if (keyword == "dbname") database = text;
+    }
+    return "postgresql://" + host + (port == ":" ? "" : port) + "/" + database;
+  }
+
+  void start(awaitable<void> (driver::*loop)()) { net::co_spawn(io_, (this->*loop)(), net::detached); }
+
+  void wake_locked() {
+    if (!std::exchange(is_wake_posted_, true)) net::post(io_, [this] { wake_idle(); });
+  }
+  void wake_idle() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_wake_posted_ = false;
+    }
+    for (auto* idle : std::exchange(idle_, {})) idle->cancel();
+  }
+  awaitable<void> idle(net::steady_timer& timer) {
+    timer.expires_at(forever);
+    idle_.push_back(&timer);
+    co_await timer.async_wait(net::as_tuple(net::use_awaitable));
+  }
+
+  void stop() {
+    const std::lock_guard lock(mutex_);
+    is_closing_ = true;
+    wake_locked();
+  }
+  [[nodiscard]] bool is_closing() const {
+    const std::lock_guard lock(mutex_);
+    return is_closing_;
+  }
+
+  void worker_ended() {
+    std::vector<parked_reference> woken;
+    {
+      const std::lock_guard lock(mutex_);
+      stats_.connections = --workers_;
+      if (workers_ > 0) return;
+      woken.swap(closing_);
+    }
+    for (const auto& waiter : woken) waiter->wake(wake_reason::woken);
+    end_helpers();
+  }
+  /// What only listens and notifies goes when the work is done.
+  void end_helpers() {
+    notifier_.cancel();
+    if (listening_ != nullptr) listening_->abandon();
+  }
+  void may_end() { alive_.cancel(); }
+
+  // --- writing
+
+  std::vector<reference<write_call>> take_writes() {
+    std::vector<reference<write_call>> group;
+    const std::lock_guard lock(mutex_);
+    const std::size_t writers = std::max<std::size_t>(1, options_.connections);
+    // A fair share, so that the others have something to do meanwhile.
+    const std::size_t share = std::min({(writes_.size() + writers - 1) / writers, max_flight,
+                                        std::max<std::size_t>(1, options_.max_batches_per_commit)});
+    while (!writes_.empty() && group.size() < share) {
+      if (writes_.front()->begin()) group.push_back(std::move(writes_.front()));
+      writes_.pop_front();
+    }
+    return group;
+  }
+
+  awaitable<void> write_loop() {
+    connection own(io_.get_executor(), url_);
+    net::steady_timer timer(io_);
+    for (;;) {
+      auto group = take_writes();
+      if (group.empty()) {
+        if (is_closing() && !has_writes()) break;
+        if (!has_writes()) co_await idle(timer);
+        continue;
+      }
+      while (!group.empty()) group = co_await write(own, std::move(group));
+    }
+    own.close();
+    worker_ended();
+  }
+  [[nodiscard]] bool has_writes() const {
+    const std::lock_guard lock(mutex_);
+    return !writes_.empty();
+  }
+
+  /// Returns those that surely have not begun and are to be tried again.
+  awaitable<std::vector<reference<write_call>>> write(connection& own, std::vector<reference<write_call>> group) {
+    std::vector<unit> units;
+    std::vector<reference<write_call>> sent;
+    for (auto& w : group) {
+      try {
+        units.push_back(unit_of(w->work));
+        sent.push_back(std::move(w));
+      } catch (...) {
+        settle(*w, failure::current());
+      }
+    }
+    group.clear();
+    if (sent.empty()) co_return group;
+    failure why;
+    try {
+      co_await own.ensure_open(options_.connect_timeout, false);
+      co_await own.run(units);
+    } catch (...) {
+      why = failure::current();
+    }
+    if (why) {
+      // One that cannot be sent must not fail the others.
+      if (sent.size() > 1 && why.code() == errc::invalid_statement) {
+        for (auto& alone : sent) {
+          std::vector<reference<write_call>> one(1, alone);
+          while (!one.empty()) one = co_await write(own, std::move(one));
+        }
+        co_return group;
+      }
+      for (const auto& w : sent) settle(*w, why);
+      co_return group;
+    }
+    std::size_t committed = 0;
+    bool has_ended = false, has_refused = false;  // the server left, or refused, at one of those before
+    for (std::size_t i = 0; i < sent.size(); ++i) {
+      // Its "begin" met the failed transaction of one before.
+      const bool has_not_begun = has_ended || (has_refused && units[i].answered == 0 && units[i].refusal);
+      if (has_not_begun) {
+        group.push_back(std::move(sent[i]));
+        continue;
+      }
+      auto result = outcome_of(sent[i]->work, units[i]);
+      if (result) ++committed;
+      has_refused = has_refused || units[i].refusal;
+      has_ended = has_ended || (units[i].refusal && !units[i].is_complete);
+      sent[i]->result.emplace(std::move(result));
+      count(*sent[i]->result);
+    }
+    if (committed > 0) {
+      changes.raise();
+      has_news_ = true;
+      notifier_.cancel();
+      if (events.has_listeners()) events.publish({database_event::kind::committed, committed, {}});
+    }
+    for (const auto& w : sent) {
+      if (w) w->finish();
+    }
+    if (own.in_transaction()) co_await roll_back(own);
+    co_return group;
+  }
+
+  awaitable<void> roll_back(connection& own) {
+    std::vector<unit> undo(1);
+    undo[0].steps.push_back({"rollback"});
+    co_await own.run(undo);
+  }
+
+  outcome<receipt> outcome_of(const batch& work, unit& u) {
+    const std::size_t last = u.steps.size() - 1;  // the commit
+    if (!u.refusal && u.answered == u.steps.size()) {
+      std::vector<rows> results;
+      for (std::size_t i = 0; i < work.steps().size(); ++i) {
+        if (std::holds_alternative<statement>(work.steps()[i])) results.push_back(std::move(u.steps[i + 1].found));
+      }
+      return receipt(std::move(results));
+    }
+    if (!u.refusal || (u.answered == last && u.refusal->state.starts_with("57P"))) {
+      return as_failure({errc::outcome_unknown, "the connection to '" + name_ + "' broke while the batch was under way",
+                         u.refusal ? u.refusal->state : ""});
+    }
+    if (u.answered > 0 && u.answered < last) {
+      const auto& step = work.steps()[u.answered - 1];
+      if (const auto* condition = std::get_if<batch::requirement>(&step)) {
+        if (is_condition(*u.refusal)) return as_failure({errc::condition_failed, condition->name});
+        return as_failure(to_error(*u.refusal, condition->query.sql()));
+      }
+    }
+    return as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
+  }
+
+  void settle(write_call& w, failure why) {
+    w.result.emplace(std::move(why));
+    count(*w.result);
+    w.finish();
+  }
+
+  void count(const outcome<receipt>& result) {
+    const std::lock_guard lock(mutex_);
+    if (result) {
+      ++stats_.commits;
+      ++stats_.batches;
+    } else if (result.code() == errc::database_unavailable || result.code() == errc::outcome_unknown) {
+      ++stats_.failed_commits;
+    } else {
+      ++stats_.refused_batches;
+    }
+  }
+
+  // --- reading
+
+  reference<read_call> take_read() {
+    const std::lock_guard lock(mutex_);
+    while (!reads_.empty()) {
+      auto asked = std::move(reads_.front());
+      reads_.pop_front();
+      if (asked->begin()) return asked;
+    }
+    return {};
+  }
+
+  awaitable<void> read_loop() {
+    connection pooled(io_.get_executor(), url_);
+    net::steady_timer timer(io_);
+    for (;;) {
+      auto asked = take_read();
+      if (!asked) {
+        if (is_closing()) break;
+        co_await idle(timer);
+        continue;
+      }
+      co_await read_one(pooled, *asked, timer);
+      asked->finish();
+    }
+    pooled.close();
+    worker_ended();
+  }
+
+  awaitable<void> read_one(connection& pooled, read_call& asked, net::steady_timer& timer) {
+    if (asked.cursor && asked.cursor->has_ended) co_return;
+    if (asked.cursor && !asked.cursor->own) {
+      asked.cursor->own = std::make_unique<connection>(io_.get_executor(), url_);
+    }
+    connection& own = asked.cursor ? *asked.cursor->own : pooled;
+    try {
+      std::vector<unit> units(1);
+      if (asked.cursor) {
+        describe_page(*asked.cursor, units[0]);
+      } else {
+        units[0].steps.push_back({"begin read only"});
+        units[0].steps.push_back({asked.query.sql(), &asked.query});
+        units[0].steps.push_back({"commit"});
+        if (controls_transaction(asked.query.sql())) {
+          throw storage_error(errc::invalid_statement, "no query: " + asked.query.sql());
+        }
+      }
+      if (!asked.cursor || !asked.cursor->has_begun) co_await own.ensure_open(options_.connect_timeout, true);
+      asked.running_on = &own;
+      if (asked.is_cancelled) {
+        asked.why = failure::cancelled();
+      } else {
+        co_await own.run(units);
+        take_rows(asked, units[0]);
+      }
+    } catch (...) {
+      asked.why = failure::current();
+    }
+    asked.running_on = nullptr;
+    // A cancellation that is still on its way must not meet the next query.
+    while (asked.cancels > 0) {
+      timer.expires_after(std::chrono::milliseconds(1));
+      co_await timer.async_wait(net::as_tuple(net::use_awaitable));
+    }
+    if (asked.is_cancelled) {
+      own.close();
+      if (asked.why) asked.why = failure::cancelled();
+    }
+    if (own.in_transaction() && !asked.cursor) co_await roll_back(own);
+    if (asked.cursor && (asked.why || asked.cursor->has_ended)) {
+      asked.cursor->has_ended = true;
+      own.close();
+    }
+  }
+
+  static void describe_page(open_query& c, unit& u) {
+    if (!c.has_begun) {
+      u.steps.push_back({"begin isolation level repeatable read read only"});
+      u.steps.push_back({"declare cofferdam_cursor no scroll cursor for " + c.query.sql(), &c.query});
+    }
+    u.steps.push_back({"fetch " + std::to_string(c.page) + " from cofferdam_cursor"});
+  }
+
+  void take_rows(read_call& asked, unit& u) {
+    if (u.refusal) {
+      asked.why = as_failure(to_error(*u.refusal, asked.query.sql()));
+    } else if (u.answered < u.steps.size()) {
+      asked.why = as_failure({errc::database_unavailable, "the connection to '" + name_ + "' broke"});
+    } else if (asked.cursor) {
+      asked.found = std::move(u.steps.back().found);
+      asked.cursor->has_begun = true;
+      asked.cursor->has_ended = asked.found.size() < asked.cursor->page;
+    } else {
+      asked.found = std::move(u.steps[1].found);
+    }
+  }
+
+  void cancel(const reference<read_call>& asked) {
+    asked->is_cancelled = true;
+    if (asked->running_on == nullptr) return;
+    auto canceller = asked->running_on->canceller();
+    if (!canceller) return;
+    ++asked->cancels;
+    net::post(helpers_, [this, asked, canceller] {
+      std::array<char, 256> why{};
+      const bool is_sent = PQcancel(canceller.get(), why.data(), static_cast<int>(why.size())) != 0;
+      net::post(io_, [asked, is_sent] {
+        --asked->cancels;
+        // No way to stop it: let the connection go, the server will notice.
+        if (!is_sent && asked->running_on != nullptr) asked->running_on->abandon();
+      });
+    });
+  }
+
+  // --- telling and hearing other processes
+
+  /// Whatever was committed while the notification before was under way shares the next.
+  awaitable<void> notify_loop() {
+    connection own(io_.get_executor(), url_);
+    while (!has_ended()) {
+      if (!std::exchange(has_news_, false)) {
+        notifier_.expires_at(forever);
+        co_await notifier_.async_wait(net::as_tuple(net::use_awaitable));
+        continue;
+      }
+      std::vector<unit> units(1);
+      units[0].steps.push_back({"set local synchronous_commit = off"});
+      units[0].steps.push_back({"select pg_notify('cofferdam_changes', '')"});
+      try {
+        co_await own.ensure_open(options_.connect_timeout, false);
+        co_await own.run(units);
+      } catch (const storage_error&) {
+        has_news_ = false;  // only a hint: those who listen also look now and then
+      }
+    }
+    own.close();
+  }
+
+  awaitable<void> listen_loop() {
+    connection own(io_.get_executor(), url_);
+    net::steady_timer pause(io_);
+    listening_ = &own;
+    bool was_open = true;
+    while (!has_ended()) {
+      bool is_open = true;
+      try {
+        co_await own.ensure_open(options_.connect_timeout, true);
+        std::vector<unit> units(1);
+        units[0].steps.push_back({"listen cofferdam_changes"});
+        co_await own.run(units);
+        is_open = units[0].is_complete && !units[0].refusal;
+      } catch (const storage_error&) {
+        is_open = false;
+      }
+      if (is_open) {
+        // Once before the first wait: what happened while nobody listened may be new. The same after every second.
+        changes.raise();
+        if (!has_ended()) co_await own.wait_for_notification(now_and_then);
+      } else {
+        pause.expires_after(was_open ? std::chrono::milliseconds(50) : std::chrono::milliseconds(500));
+        co_await pause.async_wait(net::as_tuple(net::use_awaitable));
+      }
+      was_open = is_open;
+    }
+    listening_ = nullptr;
+    own.close();
+  }
+  static constexpr std::chrono::seconds now_and_then{1};
+
+  [[nodiscard]] bool has_ended() const {
+    const std::lock_guard lock(mutex_);
+    return workers_ == 0;
+  }
+
+  const std::string url_;
+  const database_options options_;
+  const std::string name_;
+
+  mutable std::mutex mutex_;
+  std::deque<reference<write_call>> writes_;
+  std::deque<reference<read_call>> reads_;
+  std::vector<parked_reference> closing_;
+  database_stats stats_;
+  std::size_t workers_ = 0;
+  bool is_closing_ = false, is_wake_posted_ = false;
+  std::atomic<bool> is_listening_{false};
+
+  net::io_context io_{1};
+  net::steady_timer alive_;     // keeps the thread running
+  net::steady_timer notifier_;  // and what follows, the thread's
+  std::vector<net::steady_timer*> idle_;
+  connection* listening_ = nullptr;
+  bool has_news_ = false;
+  net::thread_pool helpers_{1};  // for PQcancel, which blocks
+  std::thread thread_;
+};
+
+template <class Call> void hand_over<Call>::operator()(const parked_reference& self) const {
+  which->waiter = self;
+  to->accept(reference<Call>::share(*which));
+}
+
+template <class Call> bool hand_over<Call>::may_leave() const {
+  if (which->withdraw()) return true;
+  if constexpr (std::same_as<Call, read_call>) to->interrupt(reference<Call>::share(*which));
+  return false;
+}
+
+class postgres_cursor final : public detail::storage_cursor {
+ public:
+  postgres_cursor(driver& owner, std::shared_ptr<open_query> q) noexcept : owner_(owner), query_(std::move(q)) {}
+  ~postgres_cursor() override { owner_.cursor_closed(std::move(query_)); }
+  postgres_cursor(const postgres_cursor&) = delete;
+  postgres_cursor& operator=(const postgres_cursor&) = delete;
+
+  awaitable<outcome<rows>> next() override {
+    const reference<read_call> asked(new read_call(query_));
+    return owner_.ask(asked);
+  }
+
+ private:
+  driver& owner_;
+  std::shared_ptr<open_query> query_;
+};
+
+awaitable<outcome<std::unique_ptr<detail::storage_cursor>>> driver::open_cursor(statement q, std::size_t page) {
+  if (!open_one_cursor()) co_return refused(errc::database_overloaded);
+  auto shared = std::make_shared<open_query>(std::move(q), page);
+  std::unique_ptr<detail::storage_cursor> made = std::make_unique<postgres_cursor>(*this, std::move(shared));
+  co_return made;
+}
+
+}  // namespace
+}  // namespace cofferdam::inline COFFERDAM_ABI::postgres
+
+namespace cofferdam::inline COFFERDAM_ABI::detail {
+
+awaitable<std::shared_ptr<storage_driver>> open_postgres(std::string url, database_options options) {
+  auto made = std::make_shared<postgres::driver>(std::move(url), options);
+  statement one("select 1");
+  const auto answer = co_await made->query(std::move(one));
+  if (!answer) answer.why().raise();
+  co_return made;
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::detail
+#endif

@@ -1,0 +1,155 @@
+// What PostgreSQL does beyond the contract: servers that go, connections that break, cancelled queries.
+#include "async_test.hpp"
+#include "postgres_server.hpp"
+#include "real_time.hpp"
+
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/core/timeout.hpp>
+#include <cofferdam/core/workers.hpp>
+#include <cofferdam/storage/database.hpp>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace postgres_cases {
+
+template <class Body> void on_postgres(Body body) {
+  test::postgres_server* server = test::postgres_server::shared();
+  if (server == nullptr) return;
+  server->clear();
+  const auto open_and_run = [&]() -> awaitable<void> {
+    database db = co_await database::open(server->url());
+    batch b;
+    b.execute("create table lines(id bigserial primary key, line text unique not null)");
+    co_await db.commit(std::move(b));
+    co_await body(*server, db);
+    co_await db.close();
+  };
+  test::run_in_real_time(open_and_run);
+}
+
+batch a_line(const std::string& text) {
+  batch b;
+  b.execute("insert into lines(line) values($1) returning id", text);
+  return b;
+}
+
+awaitable<std::int64_t> count_lines(database& db) {
+  const rows counted = co_await db.query("select count(*) from lines");
+  co_return counted.front().get<std::int64_t>(0);
+}
+
+std::string message_of_opening(const std::string& url) {
+  try {
+    test::run_in_real_time([](std::string where) -> awaitable<void> { co_await database::open(std::move(where)); },
+                           url);
+  } catch (const storage_error& e) {
+    CHECK(e.code() == errc::database_unavailable);
+    return e.what();
+  }
+  return {};
+}
+
+}  // namespace postgres_cases
+
+TEST_CASE("a PostgreSQL URL that leads nowhere fails without showing its password") {
+  if (test::postgres_server::shared() == nullptr) return;
+  const auto nobody = postgres_cases::message_of_opening("postgresql://me:secret@127.0.0.1:1/x");
+  CHECK(!nobody.empty());
+  CHECK(nobody.find("secret") == std::string::npos);
+  const auto nonsense = postgres_cases::message_of_opening("postgresql://me:secret@host/x?nonsense=secret");
+  CHECK(!nonsense.empty());
+  CHECK(nonsense.find("secret") == std::string::npos);
+  const auto missing = postgres_cases::message_of_opening(test::postgres_server::shared()->url() + "&dbname=missing");
+  CHECK(missing.find("missing") != std::string::npos);
+}
+
+TEST_CASE("after a restart of the PostgreSQL server the pool serves again") {
+  postgres_cases::on_postgres([](test::postgres_server& server, database& db) -> awaitable<void> {
+    co_await db.commit(postgres_cases::a_line("before"));
+    server.stop(SIGQUIT);
+    const auto down = co_await db.try_commit(postgres_cases::a_line("down"));
+    REQUIRE(!down);
+    CHECK(down.code() == errc::database_unavailable);
+    server.start();
+    for (int i = 0; i < 20; ++i) {  // every connection of the pool has lost its server
+      auto line = postgres_cases::a_line("after " + std::to_string(i));
+      co_await db.commit(std::move(line));
+    }
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 21);
+  });
+}
+
+TEST_CASE("a PostgreSQL backend that is terminated amid a batch leaves nothing of it") {
+  postgres_cases::on_postgres([](test::postgres_server&, database& db) -> awaitable<void> {
+    batch b = postgres_cases::a_line("lost");
+    b.execute("select pg_terminate_backend(pg_backend_pid())");
+    const auto done = co_await db.try_commit(std::move(b));
+    REQUIRE(!done);
+    CHECK(done.code() == errc::database_unavailable);
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 0);
+    co_await db.commit(postgres_cases::a_line("next"));
+  });
+}
+
+TEST_CASE("a cancelled PostgreSQL query ends soon and its connection serves on") {
+  postgres_cases::on_postgres([](test::postgres_server&, database& db) -> awaitable<void> {
+    for (int i = 0; i < 4; ++i) {
+      bool is_late = false;
+      try {
+        const auto sleep = [&db]() -> awaitable<void> { co_await db.query("select pg_sleep(600)"); };
+        co_await with_timeout(20ms, sleep);
+      } catch (const std::system_error&) {
+        is_late = true;
+      }
+      CHECK(is_late);
+    }
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 0);
+  });
+}
+
+TEST_CASE("batches that share a flight with a refused one are committed all the same") {
+  postgres_cases::on_postgres([](test::postgres_server&, database& db) -> awaitable<void> {
+    int next = 0, done = 0, refused = 0;
+    const auto write = [&]() -> awaitable<void> {
+      const int me = next++;
+      auto line = postgres_cases::a_line(me % 3 == 0 ? "same" : std::to_string(me));
+      const auto result = co_await db.try_commit(std::move(line));
+      if (!result) CHECK(result.code() == errc::constraint_violated);
+      result ? ++done : ++refused;
+    };
+    co_await detail::run_workers(90, [&] { return write(); });
+    CHECK(done == 61);
+    CHECK(refused == 29);
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 61);
+  });
+}
+
+TEST_CASE("PostgreSQL tells another process what was committed") {
+  postgres_cases::on_postgres([](test::postgres_server& server, database& db) -> awaitable<void> {
+    database other = co_await database::open(server.url());
+    const auto seen = other.changes();
+    co_await db.commit(postgres_cases::a_line("news"));
+    const auto heard = co_await other.wait_for_change(seen, 60s);
+    CHECK(heard > seen);
+    co_await other.close();
+  });
+}
+
+TEST_CASE("PostgreSQL refuses text with a zero byte and transactions in a batch") {
+  postgres_cases::on_postgres([](test::postgres_server&, database& db) -> awaitable<void> {
+    auto zero = postgres_cases::a_line(std::string("a\0b", 3));
+    const auto stored = co_await db.try_commit(std::move(zero));
+    CHECK(stored.code() == errc::invalid_statement);
+    batch ends = postgres_cases::a_line("half");
+    ends.execute("Commit");
+    const auto ended = co_await db.try_commit(std::move(ends));
+    CHECK(ended.code() == errc::invalid_statement);
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 0);
+  });
+}
