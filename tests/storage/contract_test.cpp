@@ -371,7 +371,7 @@ TEST_CASE("a commit is heard of by who waits for a change") {
     CHECK(is_waiting);
     CHECK(heard > seen);
     const auto at_once = co_await db.wait_for_change(seen, 60s);
-    CHECK(at_once == heard);
+    CHECK(at_once >= heard);  // a server may tell us of our own commit once more
   });
 }
 
