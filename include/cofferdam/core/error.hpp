@@ -34,10 +34,10 @@ enum class errc {
   // storage: see storage_error.hpp for what to do about each
   condition_failed,      ///< a requirement of the batch does not hold
   constraint_violated,   ///< UNIQUE, CHECK, NOT NULL or a foreign key
-  database_busy,         ///< locked by another process
+  database_busy,         ///< locked by another process, a deadlock or a serialisation failure
   database_overloaded,   ///< too many batches or cursors wait
-  database_unavailable,  ///< cannot be opened
-  outcome_unknown,       ///< the disk failed while the commit was written
+  database_unavailable,  ///< cannot be opened or reached
+  outcome_unknown,       ///< disk or connection broke during the commit
   database_full,         ///< no room left
   database_io_error,     ///< the operating system failed
   database_corrupt,      ///< damaged, or no database

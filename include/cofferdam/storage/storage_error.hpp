@@ -17,11 +17,14 @@ namespace cofferdam::inline COFFERDAM_ABI {
 /// | `database_busy` | locked by another process, a deadlock or a serialisation failure | yes |
 /// | `database_overloaded` | the queue of waiting batches is full | yes, later |
 /// | `database_unavailable` | cannot be opened or reached | yes |
-/// | `outcome_unknown` | the connection broke after the commit was sent: it may have happened | only what is idempotent
-/// | | `database_full` | the disk or the allowed size is used up | when there is room | | `database_io_error` | the
-/// operating system failed reading or writing | no | | `database_corrupt` | the file is damaged or is no database | no
-/// | | `invalid_statement` | SQL that the database rejects, a wrong parameter or type | no | | `type_mismatch` | a cell
-/// holds another type than was asked for | no | | `database_closed` | close() was called | no |
+/// | `outcome_unknown` | disk or connection broke during the commit: it may have happened | what is idempotent |
+/// | `database_full` | the disk or the allowed size is used up | when there is room |
+/// | `database_io_error` | the operating system failed reading or writing | no |
+/// | `database_corrupt` | the file is damaged or is no database | no |
+/// | `invalid_statement` | SQL that the database rejects, a wrong parameter or type | no |
+/// | `type_mismatch` | a cell holds another type than was asked for | no |
+/// | `schema_mismatch` | the schema has another history than the program | no |
+/// | `database_closed` | close() was called | no |
 ///
 /// Nothing of the batch has happened, except perhaps with `outcome_unknown`.
 class storage_error : public error {
