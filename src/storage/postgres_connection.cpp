@@ -90,6 +90,7 @@ value cell_of(const PGresult* result, int row, int column) {
 rows rows_of(const PGresult* result) {
   const int columns = PQnfields(result), count = PQntuples(result);
   std::vector<std::string> names;
+  names.reserve(static_cast<std::size_t>(columns));
   for (int i = 0; i < columns; ++i) names.emplace_back(PQfname(result, i));
   rows found(std::move(names));
   for (int r = 0; r < count; ++r) {

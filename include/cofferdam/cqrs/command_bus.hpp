@@ -288,7 +288,7 @@ class command_bus {
   std::function<bool(const std::string&, const command_context&)> authorise_;
   std::optional<pipeline> policies_;
   database* database_ = nullptr;
-  bool is_plain_ = true, is_built_ = false;
+  bool is_plain_ = true;
   event_channel<command_event> events_;
 };
 

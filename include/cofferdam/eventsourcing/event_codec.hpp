@@ -47,7 +47,7 @@ class event_codec {
   }
   /// One of the alternatives of `Variant`.
   template <class Variant> [[nodiscard]] event encode_variant(const Variant& value) const {
-    return std::visit([this](const auto& alternative) { return encode(alternative); }, value);
+    return std::visit([this](const auto& alternative) { return this->encode(alternative); }, value);
   }
 
   /// The event as the alternative of `Variant` that is stored under its type; nothing when none is.
