@@ -107,17 +107,14 @@ awaitable<cursor> database::stream(statement q, std::size_t page) {
 
 awaitable<void> database::migrate(std::string component, std::vector<migration> history) {
   require_history(component, history);
+  // One at a time, where the database would let several at it.
+  const std::string lock = driver_->migration_lock();
   batch table;
+  if (!lock.empty()) table.execute(lock);
   table.execute(
       "create table if not exists cofferdam_migrations(component text not null, version bigint not null, name text not "
       "null, fingerprint text not null, primary key(component, version))");
-  // PostgreSQL may let one of two who create it at once fail at a key of its own: then the table is there.
-  for (int attempt = 0;; ++attempt) {
-    batch again = table;
-    const auto made = co_await try_commit(std::move(again));
-    if (made) break;
-    if (attempt == 10 || made.code() != errc::constraint_violated) made.why().raise();
-  }
+  co_await commit(std::move(table));
   for (;;) {
     const rows applied = co_await query(
         "select version, fingerprint from cofferdam_migrations where component = $1 order by version", component);
@@ -125,7 +122,8 @@ awaitable<void> database::migrate(std::string component, std::vector<migration> 
     if (next == history.size()) co_return;
     const migration& step = history[next];
     batch b;
-    // First, so that another process that does the same waits here, and then fails at the key.
+    if (!lock.empty()) b.execute(lock);
+    // Another process that did the same in the meantime makes it fail here.
     b.execute("insert into cofferdam_migrations(component, version, name, fingerprint) values($1, $2, $3, $4)",
               component, step.version, step.name, fingerprint(step));
     for (const auto& sql : step.statements) b.execute(sql);

@@ -168,6 +168,9 @@ class driver final : public detail::storage_driver {
     if (!is_listening_.exchange(true)) net::post(io_, [this] { start(&driver::listen_loop); });
   }
 
+  [[nodiscard]] std::string migration_lock() const override {
+    return "select pg_advisory_xact_lock(hashtext('cofferdam_migrations'))";
+  }
   [[nodiscard]] const std::string& name() const noexcept override { return name_; }
   [[nodiscard]] database_stats stats() const override {
     const std::lock_guard lock(mutex_);

@@ -229,6 +229,7 @@ class driver final : public detail::storage_driver {
     if (!watch_) watch_ = std::make_unique<commit_watch>(where_, changes);
   }
 
+  [[nodiscard]] std::string migration_lock() const override { return {}; }
   [[nodiscard]] const std::string& name() const noexcept override { return name_; }
   [[nodiscard]] database_stats stats() const override {
     const std::lock_guard lock(mutex_);

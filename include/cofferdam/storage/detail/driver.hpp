@@ -46,6 +46,8 @@ class storage_driver {
   virtual awaitable<void> close() = 0;
   /// Makes `changes` hear of other processes too; called before every wait, cheap but for the first time.
   virtual void hear_others() = 0;
+  /// A statement that lets only one transaction migrate at a time; empty where only one writes anyway.
+  [[nodiscard]] virtual std::string migration_lock() const = 0;
   [[nodiscard]] virtual const std::string& name() const noexcept = 0;
   [[nodiscard]] virtual database_stats stats() const = 0;
 
