@@ -1,0 +1,101 @@
+#include "async_test.hpp"
+
+#include <cofferdam/eventsourcing/event_file.hpp>
+
+#include <sstream>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace files {
+
+awaitable<std::string> import_error(event_store& store, std::string text) {
+  std::istringstream in(text);
+  std::string message = "imported";
+  try {
+    (void)co_await import_events(store, in);
+  } catch (const storage_error& e) {
+    message = e.what();
+  }
+  co_return message;
+}
+
+std::string line_of(std::string id, std::string rest) {
+  return R"({"stream":"s","id":"00000000-0000-0000-0000-0000000000)" + std::move(id) + R"(",)" + std::move(rest) +
+         "}\n";
+}
+
+}  // namespace files
+
+ASYNC_TEST("what was exported is imported again as it was, and once") {
+  database from_db = co_await database::open("sqlite::memory:"), to_db = co_await database::open("sqlite::memory:");
+  event_store from = co_await event_store::open(from_db);
+  event_store to = co_await event_store::open(to_db);
+  for (int i = 0; i < 1200; ++i) {
+    event e("type-" + std::to_string(i % 3),
+            i % 5 == 0 ? std::string("\0\xff\x01", 3) : "{\"n\": " + std::to_string(i) + "}");
+    e.schema(static_cast<std::uint32_t>(1 + i % 2)).tag("n:" + std::to_string(i));
+    if (i % 4 == 0) e.correlation("request \"1\"").causation("a").metadata("{}");
+    co_await sleep_for(1ms);
+    co_await from.append("stream-" + std::to_string(i % 7), expected::any(), std::move(e));
+  }
+  std::stringstream file;
+  const auto written = co_await export_events(from, file);
+  CHECK(written == 1200);
+  const auto first = co_await import_events(to, file);
+  CHECK(first.appended == 1200);
+  CHECK(first.duplicates == 0);
+  std::istringstream again(file.str());
+  const auto second = co_await import_events(to, again);
+  CHECK(second.appended == 0);
+  CHECK(second.duplicates == 1200);
+
+  const slice was = co_await from.read_all({.limit = 2000});
+  const slice is = co_await to.read_all({.limit = 2000});
+  REQUIRE(is.events.size() == 1200);
+  for (std::size_t i = 0; i < 1200; ++i) {
+    const auto &a = was.events[i], &b = is.events[i];
+    const bool same = a.position == b.position && a.stream == b.stream && a.version == b.version && a.id == b.id &&
+                      a.type == b.type && a.schema == b.schema && a.at == b.at && a.data == b.data &&
+                      a.tags == b.tags && a.correlation == b.correlation && a.causation == b.causation &&
+                      a.metadata == b.metadata;
+    CHECK(same);
+  }
+  std::ostringstream tail;
+  const auto rest = co_await export_events(from, tail, 1190);
+  CHECK(rest == 10);
+}
+
+ASYNC_TEST("a line that cannot be imported is named, and nothing of it is stored") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  const std::string good = files::line_of("01", R"("type":"t","data":"{}")");
+  const auto no_json = co_await files::import_error(store, good + "\n{\"stream\": \"s\", \"id\"");
+  CHECK(no_json.find("line 3: is no JSON object") != std::string::npos);
+  const auto newest = co_await store.newest_position();
+  CHECK(newest == 0);
+  const auto no_type = co_await files::import_error(store, files::line_of("02", R"("data":"{}")"));
+  CHECK(no_type.find("line 1") != std::string::npos);
+  CHECK(no_type.find("type") != std::string::npos);
+  const auto no_data = co_await files::import_error(store, files::line_of("02", R"("type":"t")"));
+  CHECK(no_data.find("needs one of") != std::string::npos);
+  const auto bad_hex = co_await files::import_error(store, files::line_of("02", R"("type":"t","data_hex":"0g")"));
+  CHECK(bad_hex.find("hexadecimal") != std::string::npos);
+  const auto odd_hex = co_await files::import_error(store, files::line_of("02", R"("type":"t","data_hex":"012")"));
+  CHECK(odd_hex.find("odd number") != std::string::npos);
+  const auto bad_id = co_await files::import_error(store, R"({"stream":"s","id":"7","type":"t","data":""})");
+  CHECK(bad_id.find("'7' is no event id") != std::string::npos);
+  const auto wrong_type = co_await files::import_error(store, files::line_of("02", R"("type":7,"data":"{}")"));
+  CHECK(wrong_type.find("must be string") != std::string::npos);
+  const auto long_name = co_await files::import_error(
+      store, files::line_of("02", R"("type":")" + std::string(300, 'x') + R"(","data":"{}")"));
+  CHECK(long_name.find("300 bytes") != std::string::npos);
+  const auto twice = co_await files::import_error(store, good + files::line_of("01", R"("type":"t","data":"other")"));
+  CHECK(twice.find("lines 1 to 2") != std::string::npos);
+  CHECK(twice.find("there already") != std::string::npos);
+  const auto big = co_await files::import_error(
+      store, files::line_of("03", R"("type":"t","data":")" + std::string(1'000'000, 'x') + R"(")"));
+  CHECK(big == "imported");
+  const auto fine = co_await files::import_error(store, good);
+  CHECK(fine == "imported");
+}
