@@ -78,6 +78,10 @@ class postgres_server {
 
  private:
   static std::unique_ptr<postgres_server> make() {
+#if !defined(COFFERDAM_TEST_POSTGRES)
+    std::puts("built without PostgreSQL, its tests are skipped: apt-get install libpq-dev");
+    return nullptr;
+#endif
     for (const char* version : {"17", "16", "15", "14"}) {
       const std::string programs = std::string("/usr/lib/postgresql/") + version + "/bin";
       if (std::filesystem::exists(programs + "/initdb")) return std::make_unique<postgres_server>(programs);
