@@ -66,7 +66,10 @@ append_request to_request(const std::string& line) {
   e.id(event_id::parse(found.at("id").get<std::string>()));
   e.schema(found.value("schema", std::uint32_t{1}));
   if (found.contains("at")) {
-    e.at(std::chrono::system_clock::time_point(std::chrono::microseconds(found.at("at").get<std::int64_t>())));
+    constexpr std::int64_t far = 9'000'000'000'000'000;  // the year 2255; clocks count nanoseconds in 64 bits
+    const auto at = found.at("at").get<std::int64_t>();
+    if (at < -far || at > far) throw std::invalid_argument("\"at\" is out of range: it counts microseconds");
+    e.at(std::chrono::system_clock::time_point(std::chrono::microseconds(at)));
   }
   for (const auto& tag : found.value("tags", std::vector<std::string>())) e.tag(tag);
   e.correlation(text("correlation")).causation(text("causation")).metadata(text("metadata"));

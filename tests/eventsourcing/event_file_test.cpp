@@ -83,6 +83,9 @@ ASYNC_TEST("a line that cannot be imported is named, and nothing of it is stored
   CHECK(bad_hex.find("hexadecimal") != std::string::npos);
   const auto odd_hex = co_await files::import_error(store, files::line_of("02", R"("type":"t","data_hex":"012")"));
   CHECK(odd_hex.find("odd number") != std::string::npos);
+  const auto bad_time =
+      co_await files::import_error(store, files::line_of("02", R"("type":"t","data":"","at":9223372036854775807)"));
+  CHECK(bad_time.find("out of range") != std::string::npos);
   const auto bad_id = co_await files::import_error(store, R"({"stream":"s","id":"7","type":"t","data":""})");
   CHECK(bad_id.find("'7' is no event id") != std::string::npos);
   const auto wrong_type = co_await files::import_error(store, files::line_of("02", R"("type":7,"data":"{}")"));
