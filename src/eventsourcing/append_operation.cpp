@@ -93,8 +93,8 @@ append_operation::append_operation(append_request request, const event_store_opt
 void append_operation::run(sqlite::connection& connection) {
   result_ = {};
   stream_state stream = find_stream(connection, request_.stream());
+  if (has_given_ids_ && find_duplicates(connection, stream)) return;  // also where the stream was removed since
   if (stream.is_deleted) throw storage_error(errc::stream_deleted, "'" + request_.stream() + "'");
-  if (has_given_ids_ && find_duplicates(connection, stream)) return;
   require_expected(connection, stream);
   require_conditions(connection, stream);
   insert(connection, stream);

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include <istream>
+#include <limits>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -26,7 +27,7 @@ std::string to_hex(const std::string& bytes) {
 
 std::string from_hex(const std::string& text) {
   std::string bytes;
-  if (text.size() % 2 != 0) throw std::invalid_argument("\"data_hex\" has an odd number of hex_digits");
+  if (text.size() % 2 != 0) throw std::invalid_argument("\"data_hex\" has an odd number of digits");
   for (std::size_t i = 0; i < text.size(); i += 2) {
     const std::size_t high = hex_digits.find(text[i]), low = hex_digits.find(text[i + 1]);
     if (high > 15 || low > 15) throw std::invalid_argument("\"data_hex\" is not hexadecimal");
@@ -54,6 +55,17 @@ std::string to_line(const recorded_event& e) {
   }
 }
 
+/// A whole number of at least 0 and at most `most`, or of at least `-most` where `is_signed`.
+std::int64_t whole_number(const nlohmann::json& line, const char* key, std::int64_t most, bool is_signed) {
+  const auto& found = line.at(key);
+  const auto wrong = [&](const char* why) { throw std::invalid_argument('"' + std::string(key) + "\" " + why); };
+  if (!found.is_number_integer()) wrong("is no whole number");
+  const bool is_above = found.is_number_unsigned() && found.get<std::uint64_t>() > static_cast<std::uint64_t>(most);
+  const bool is_below = !found.is_number_unsigned() && found.get<std::int64_t>() < (is_signed ? -most : 0);
+  if (is_above || is_below) wrong("is out of range");
+  return found.get<std::int64_t>();
+}
+
 /// Errors: std::exception with what is wrong.
 append_request to_request(const std::string& line) {
   const auto found = nlohmann::json::parse(line, nullptr, false);
@@ -64,11 +76,13 @@ append_request to_request(const std::string& line) {
   event e(found.at("type").get<std::string>(),
           is_hex ? from_hex(found.at("data_hex").get<std::string>()) : found.at("data").get<std::string>());
   e.id(event_id::parse(found.at("id").get<std::string>()));
-  e.schema(found.value("schema", std::uint32_t{1}));
+  if (found.contains("schema")) {
+    e.schema(
+        static_cast<std::uint32_t>(whole_number(found, "schema", std::numeric_limits<std::uint32_t>::max(), false)));
+  }
   if (found.contains("at")) {
     constexpr std::int64_t far = 9'000'000'000'000'000;  // the year 2255; clocks count nanoseconds in 64 bits
-    const auto at = found.at("at").get<std::int64_t>();
-    if (at < -far || at > far) throw std::invalid_argument("\"at\" is out of range: it counts microseconds");
+    const std::int64_t at = whole_number(found, "at", far, true);
     e.at(std::chrono::system_clock::time_point(std::chrono::microseconds(at)));
   }
   for (const auto& tag : found.value("tags", std::vector<std::string>())) e.tag(tag);
@@ -81,7 +95,7 @@ append_request to_request(const std::string& line) {
 struct pending_import {
   batch work;
   std::vector<std::shared_ptr<const appended>> results;
-  std::size_t first_line = 0, last_line = 0;
+  std::size_t first_line = 0, last_line = 0, bytes = 0;
 };
 
 [[noreturn]] void raise_line(std::size_t first, std::size_t last, const std::string& why, errc code) {
@@ -106,18 +120,20 @@ awaitable<void> finish(database& db, pending_import& pending, import_result& tot
 awaitable<std::size_t> export_events(event_store& store, std::ostream& out, std::uint64_t after) {
   std::size_t written = 0;
   read_options options;
+  if (after == std::numeric_limits<std::uint64_t>::max()) co_return written;
   options.from = after + 1;
   for (slice page; !page.is_end; options.from = page.scanned_to + 1) {
     page = co_await store.read_all(options);
     for (const auto& e : page.events) out << to_line(e) << '\n';
     written += page.events.size();
+    if (page.is_end) out.flush();
     if (!out) throw std::ios_base::failure("cannot write events");
   }
   co_return written;
 }
 
 awaitable<import_result> import_events(event_store& store, std::istream& in) {
-  constexpr std::size_t together = 500;
+  constexpr std::size_t most_lines = 500, most_bytes = 4'000'000;  // in one commit
   import_result total;
   pending_import pending;
   std::size_t number = 0;
@@ -131,8 +147,12 @@ awaitable<import_result> import_events(event_store& store, std::istream& in) {
     }
     if (pending.results.size() == 1) pending.first_line = number;
     pending.last_line = number;
-    if (pending.results.size() == together) co_await finish(store.storage(), pending, total);
+    pending.bytes += line.size();
+    const bool is_full = pending.results.size() == most_lines || pending.bytes >= most_bytes;
+    if (is_full) co_await finish(store.storage(), pending, total);
   }
+  // A line may be missing its end, but the file must have had one.
+  if (!in.eof()) throw std::ios_base::failure("cannot read events after line " + std::to_string(number));
   co_await finish(store.storage(), pending, total);
   co_return total;
 }

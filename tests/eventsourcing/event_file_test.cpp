@@ -2,6 +2,8 @@
 
 #include <cofferdam/eventsourcing/event_file.hpp>
 
+#include <fstream>
+#include <limits>
 #include <sstream>
 
 using namespace cofferdam;
@@ -86,6 +88,16 @@ ASYNC_TEST("a line that cannot be imported is named, and nothing of it is stored
   const auto bad_time =
       co_await files::import_error(store, files::line_of("02", R"("type":"t","data":"","at":9223372036854775807)"));
   CHECK(bad_time.find("out of range") != std::string::npos);
+  for (const char* at : {"18446744073709551615", "1e300", "1.5", "-9000000000000001", "\"now\""}) {
+    const std::string line = files::line_of("02", R"("type":"t","data":"","at":)" + std::string(at));
+    const auto no_time = co_await files::import_error(store, line);
+    CHECK(no_time.find("\"at\" is ") != std::string::npos);
+  }
+  for (const char* schema : {"-1", "1.5", "4294967296", "null"}) {
+    const std::string line = files::line_of("02", R"("type":"t","data":"","schema":)" + std::string(schema));
+    const auto no_schema = co_await files::import_error(store, line);
+    CHECK(no_schema.find("\"schema\" is ") != std::string::npos);
+  }
   const auto bad_id = co_await files::import_error(store, R"({"stream":"s","id":"7","type":"t","data":""})");
   CHECK(bad_id.find("'7' is no event id") != std::string::npos);
   const auto wrong_type = co_await files::import_error(store, files::line_of("02", R"("type":7,"data":"{}")"));
@@ -101,4 +113,57 @@ ASYNC_TEST("a line that cannot be imported is named, and nothing of it is stored
   CHECK(big == "imported");
   const auto fine = co_await files::import_error(store, good);
   CHECK(fine == "imported");
+}
+
+ASYNC_TEST("a store's own export may be imported again, removed streams and all") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await store.append("kept", expected::any(), event("t", "{}"));
+  co_await store.append("gone", expected::any(), event("t", "{}"));
+  std::stringstream file;
+  const auto written = co_await export_events(store, file);
+  CHECK(written == 2);
+  co_await store.remove_for_ever("gone");
+  const auto done = co_await import_events(store, file);
+  CHECK(done.appended == 0);
+  CHECK(done.duplicates == 2);
+}
+
+ASYNC_TEST("what stands before a bad batch of lines stays imported, and the lines are named") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  std::string text;
+  for (int i = 0; i < 600; ++i) {
+    const std::string id = "00000000-0000-0000-0000-00000000" + std::to_string(1000 + (i == 599 ? 1 : i));
+    text += R"({"stream":"s","id":")" + id + R"(","type":"t","data":")" + std::to_string(i) + "\"}\n";
+  }
+  const auto message = co_await files::import_error(store, text);
+  CHECK(message.find("lines 501 to 600") != std::string::npos);
+  const auto newest = co_await store.newest_position();
+  CHECK(newest == 500);
+}
+
+ASYNC_TEST("a file that cannot be read to its end, or written, is an error") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await store.append("s", expected::any(), event("t", "{}"));
+  std::ifstream missing("/no/such/file");
+  bool is_told = false;
+  try {
+    (void)co_await import_events(store, missing);
+  } catch (const std::ios_base::failure&) {
+    is_told = true;
+  }
+  CHECK(is_told);
+  std::ofstream full("/dev/full");
+  is_told = false;
+  try {
+    (void)co_await export_events(store, full);
+  } catch (const std::ios_base::failure&) {
+    is_told = true;
+  }
+  CHECK(is_told);
+  std::ostringstream nothing;
+  const auto none = co_await export_events(store, nothing, std::numeric_limits<std::uint64_t>::max());
+  CHECK(none == 0);
 }

@@ -23,8 +23,8 @@ struct import_result {
 
 /// Appends the events of a file, with their ids and times, in its order; streams go on where they are. What is there
 /// already is left alone, so that the same file may be imported again. Reads and blocks the thread a line at a time.
-/// Errors: `storage_error` (`event_rejected`, and those of an append) naming the line; what stands before it, up to 500
-/// lines less, has been imported.
+/// Errors: `storage_error` (`event_rejected` naming the line; those of an append naming it, or the lines of one commit,
+/// at most 500); std::ios_base::failure when `in` cannot be read to its end. What was committed before stays.
 [[nodiscard]] awaitable<import_result> import_events(event_store& store, std::istream& in);
 
 }  // namespace cofferdam::inline COFFERDAM_ABI
