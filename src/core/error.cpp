@@ -83,6 +83,22 @@ class category final : public std::error_category {
         return "the key belongs to another command";
       case errc::stale_read:
         return "what is read lags behind";
+      case errc::saga_compensated:
+        return "the saga went back";
+      case errc::saga_stuck:
+        return "the saga waits for an operator";
+      case errc::saga_abandoned:
+        return "the saga was given up";
+      case errc::saga_conflict:
+        return "the id belongs to another saga";
+      case errc::saga_not_found:
+        return "there is no such saga";
+      case errc::saga_past_pivot:
+        return "the saga is past its pivot";
+      case errc::saga_wrong_state:
+        return "the saga is in another state";
+      case errc::saga_undecodable:
+        return "the saga cannot be read";
     }
     return "unknown error " + std::to_string(value);
   }

@@ -59,6 +59,16 @@ enum class errc {
   command_forbidden,   ///< not authorised
   command_key_reused,  ///< the idempotency key belongs to a command with other content
   stale_read,          ///< the table has not got as far as the reader asked for
+
+  // sagas: see saga_error.hpp
+  saga_compensated,  ///< failed or was cancelled, and all it did is undone
+  saga_stuck,        ///< stopped for an operator
+  saga_abandoned,    ///< given up by an operator
+  saga_conflict,     ///< the id belongs to a saga with another input or definition
+  saga_not_found,    ///< no saga has this id
+  saga_past_pivot,   ///< too late to go back
+  saga_wrong_state,  ///< not possible in the state the saga is in
+  saga_undecodable,  ///< a journal, an input or an output that cannot be read
 };
 
 /// The category "cofferdam" of all `errc` codes.

@@ -60,6 +60,8 @@ class batch {
   }
 
   void add(std::shared_ptr<operation> o) { steps_.emplace_back(std::move(o)); }
+  /// All of `other`, after what is here; the indexes of its statements are then those of this batch, further on.
+  batch& add(batch other);
 
   [[nodiscard]] bool empty() const noexcept { return steps_.empty(); }
   [[nodiscard]] std::size_t size() const noexcept { return steps_.size(); }
@@ -76,6 +78,12 @@ class batch {
   std::vector<step> steps_;
   std::size_t statements_ = 0;
 };
+
+inline batch& batch::add(batch other) {
+  for (auto& each : other.steps_) steps_.push_back(std::move(each));
+  statements_ += other.statements_;
+  return *this;
+}
 
 /// What a commit brought back.
 class receipt {

@@ -1,0 +1,388 @@
+// Starting sagas, taking them up again, telling who waits for them.
+#include <cofferdam/core/sleep.hpp>
+#include <cofferdam/saga/engine.hpp>
+
+#include "engine_state.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga {
+namespace detail {
+
+// ------------------------------------------------------------------------------------------------------ engine_state
+
+bool engine_state::enter(const std::shared_ptr<instance>& saga) {
+  const std::lock_guard lock(mutex_);
+  return active_.emplace(saga->id(), saga).second;
+}
+void engine_state::exit(const instance& saga) {
+  std::shared_ptr<instance> last;  // destroyed without the lock
+  const std::lock_guard lock(mutex_);
+  const auto it = active_.find(saga.id());
+  if (it == active_.end() || it->second.get() != &saga) return;
+  last = std::move(it->second);
+  active_.erase(it);
+}
+std::shared_ptr<instance> engine_state::find(const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  const auto it = active_.find(id);
+  return it == active_.end() ? nullptr : it->second;
+}
+std::size_t engine_state::active() {
+  const std::lock_guard lock(mutex_);
+  return active_.size();
+}
+std::vector<std::shared_ptr<instance>> engine_state::all() {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<instance>> found;
+  for (const auto& [id, saga] : active_) found.push_back(saga);
+  return found;
+}
+
+std::shared_ptr<completion> engine_state::completion_of(const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  auto& kept = completions_[id];
+  auto found = kept.lock();
+  if (!found) kept = found = std::make_shared<completion>();
+  return found;
+}
+void engine_state::complete(const std::string& id, ending how) {
+  std::shared_ptr<completion> found;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = completions_.find(id);
+    if (it == completions_.end()) return;
+    found = it->second.lock();
+    completions_.erase(it);
+  }
+  if (found) found->set(std::move(how));
+}
+
+void engine_state::beat(batch& b) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (timers->now() < saturating_add(beat_at_, options.lease / 3)) return;
+  }
+  b.execute(
+      "insert into cofferdam_saga_workers(id, beat_at) values($1, $2) on conflict(id) do update set beat_at = $2",
+      worker, microseconds(timers->date()));
+}
+void engine_state::beaten(bool is_written) {
+  if (!is_written) return;
+  const std::lock_guard lock(mutex_);
+  beat_at_ = timers->now();
+}
+
+// ----------------------------------------------------------------------------------------------------------- endings
+
+void raise(const std::string& id, ending how) {
+  const std::string reason = how.reason.empty() ? "" : ": " + how.reason;
+  switch (how.state) {
+    case saga_state::compensated:
+      throw saga_error(errc::saga_compensated, "the saga '" + id + "' went back" + reason, how.cause);
+    case saga_state::abandoned:
+      throw saga_error(errc::saga_abandoned, "the saga '" + id + "' was given up" + reason, how.cause);
+    default:
+      throw saga_error(errc::saga_stuck, "the saga '" + id + "' waits for an operator" + reason, how.cause);
+  }
+}
+
+awaitable<ending> wait_for_end(std::shared_ptr<engine_state> engine, std::string id, std::shared_ptr<completion> done) {
+  if (!done) done = engine->completion_of(id);
+  for (bool is_first = true;; is_first = false) {
+    if (auto known = done->get()) co_return *std::move(known);
+    if (!is_first || engine->find(id) == nullptr) {
+      const rows found =
+          co_await engine->db->query("select state, reason, output from cofferdam_sagas where id = $1", id);
+      if (found.empty()) throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
+      const auto state = static_cast<saga_state>(found.front().get<int>(0));
+      if (is_final(state)) {
+        const auto output = found.front().get<std::optional<std::string>>(2);
+        co_return ending{state, found.front().get<std::optional<std::string>>(1).value_or(""),
+                         output ? parse_stored(id, "its output", *output) : nlohmann::json(), nullptr};
+      }
+    }
+    // Other processes do not tell, so look again.
+    const auto woken = co_await done->wait(saturating_add(engine->timers->now(), std::chrono::seconds(1)));
+    if (woken == wake_reason::cancelled) failure::cancelled().raise();
+  }
+}
+
+saga_here::saga_here(std::shared_ptr<engine_state> engine, std::string id)
+    : saga_(std::make_shared<instance>(std::move(engine), std::move(id))) {}
+saga_here::~saga_here() = default;
+const std::string& saga_here::id() const noexcept { return saga_->id(); }
+awaitable<ending> saga_here::run(branch_base& root) { return saga_->live_here(root); }
+
+namespace {
+
+std::string make_worker_id(random_source& random) {
+  std::array<char, 33> text{};
+  std::snprintf(text.data(), text.size(), "%016llx%016llx", static_cast<unsigned long long>(random()),
+                static_cast<unsigned long long>(random()));
+  return text.data();
+}
+
+/// Sagas that are due and nobody's, or whose worker gave no sign of life, of definitions that are known here.
+statement due_sagas(engine_state& engine, std::int64_t now, std::size_t limit) {
+  std::string definitions;
+  statement found("");
+  found.bind(now).bind(now - std::chrono::floor<std::chrono::microseconds>(engine.options.lease).count()).bind(limit);
+  int parameter = 3;
+  std::vector<value> names;
+  for (const auto& [name, what] : engine.definitions) {
+    definitions += definitions.empty() ? "" : " or ";
+    definitions += "(s.definition = $" + std::to_string(parameter + 1) + " and s.version = $" +
+                   std::to_string(parameter + 2) + ")";
+    parameter += 2;
+    names.emplace_back(name.first);
+    names.emplace_back(name.second);
+  }
+  statement made(
+      "select s.id, s.epoch from cofferdam_sagas s where ((s.owner is null and s.wake_at is not null and s.wake_at <= "
+      "$1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from cofferdam_saga_workers w where "
+      "w.id = s.owner and w.beat_at >= $2))) and (" +
+      (definitions.empty() ? "1 = 0" : definitions) + ") order by s.wake_at limit $3");
+  for (const value& each : found.parameters()) made.bind(each);
+  for (value& each : names) made.bind(std::move(each));
+  return made;
+}
+
+struct look_around {
+  std::size_t taken = 0;
+  std::optional<std::int64_t> next;  // when the next one is due
+};
+
+/// Takes up what is due.
+awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
+  look_around result;
+  const std::size_t active = engine->active();
+  const std::size_t room = engine->options.max_active - std::min(active, engine->options.max_active);
+  const std::int64_t now = microseconds(engine->timers->date());
+  const rows due = co_await engine->db->query(due_sagas(*engine, now, std::min<std::size_t>(room, 256)));
+  for (const row r : due) {
+    const auto id = r.get<std::string>(0);
+    if (engine->find(id) != nullptr) continue;  // on its way out
+    batch b;
+    const std::size_t claimed = b.execute(
+        "update cofferdam_sagas set owner = $1, epoch = epoch + 1, claims = claims + 1, wake_at = null where id = $2 "
+        "and epoch = $3 returning id, definition, version, state, epoch, seq, signals, claims, pivoted, reason, "
+        "cancel_reason, input",
+        engine->worker, id, r.get<std::uint64_t>(1));
+    engine->beat(b);
+    const auto done = co_await engine->db->try_commit(std::move(b));
+    engine->beaten(done.has_value());
+    if (!done || (*done)[claimed].empty()) continue;  // another worker was faster
+    const row found = (*done)[claimed].front();
+    const auto what =
+        engine->definitions.find({found.get<std::string>("definition"), found.get<std::uint32_t>("version")});
+    if (what == engine->definitions.end()) continue;
+    const auto saga = std::make_shared<instance>(engine, what->second, found);
+    if (!engine->enter(saga)) continue;
+    ++result.taken;
+    engine->events.publish({saga_event::kind::claimed, id, what->first.first, {}, found.get<std::uint32_t>("claims"), {}});
+    saga->start(engine->executor);
+  }
+  const rows next = co_await engine->db->query(
+      "select min(wake_at) from cofferdam_sagas where owner is null and wake_at is not null");
+  result.next = next.front().get<std::optional<std::int64_t>>(0);
+  if (due.size() == 256) result.next = now;
+  co_return result;
+}
+
+/// The worker lives.
+awaitable<void> give_sign_of_life(engine_state& engine) {
+  batch b;
+  engine.beat(b);
+  if (b.empty()) co_return;
+  const auto done = co_await engine.db->try_commit(std::move(b));
+  engine.beaten(done.has_value());
+}
+
+}  // namespace
+}  // namespace detail
+
+// -------------------------------------------------------------------------------------------------------------- engine
+
+engine::engine(engine_options options) : state_(std::make_shared<detail::engine_state>(options)) {}
+
+awaitable<engine> engine::open(database& db, engine_options options) {
+  const auto executor = co_await net::this_coro::executor;
+  co_await db.migrate("sagas", detail::saga_schema());
+  auto state = std::make_shared<detail::engine_state>(options);
+  state->db = &db;
+  state->executor = cofferdam::detail::base_executor(executor);
+  state->timers = &timers_of(executor);
+  state->worker = detail::make_worker_id(random_of(executor));
+  co_return engine(std::move(state));
+}
+
+bool engine::has_journal() const noexcept { return state_->db != nullptr; }
+services& engine::registry() noexcept { return state_->registry; }
+event_channel<saga_event>& engine::events() noexcept { return state_->events; }
+std::size_t engine::active() const { return state_->active(); }
+
+void engine::add(detail::definition made) {
+  const std::pair key(made.name, made.version);
+  if (!state_->definitions.emplace(key, std::move(made)).second) {
+    throw std::logic_error("the saga '" + key.first + "' is defined twice in version " + std::to_string(key.second));
+  }
+}
+
+const detail::definition& engine::known(detail::plain_function body) const {
+  const detail::definition* newest = nullptr;
+  for (const auto& [name, what] : state_->definitions) {
+    if (what.body == body && (newest == nullptr || newest->version < what.version)) newest = &what;
+  }
+  if (newest == nullptr) throw std::logic_error("this saga was not defined: call define() before starting it");
+  return *newest;
+}
+const detail::definition& engine::known(std::string_view name) const {
+  const detail::definition* newest = nullptr;
+  for (const auto& [key, what] : state_->definitions) {
+    if (key.first == name) newest = &what;
+  }
+  if (newest == nullptr) {
+    throw std::logic_error("the saga '" + std::string(name) + "' was not defined: call define() before starting it");
+  }
+  return *newest;
+}
+
+awaitable<std::shared_ptr<detail::completion>> engine::start_saga(std::shared_ptr<detail::engine_state> state,
+                                                                  std::string id, const detail::definition& what,
+                                                                  nlohmann::json input) {
+  if (state->db == nullptr) throw std::logic_error("an engine without a journal runs sagas with execute()");
+  if (id.empty()) throw saga_error(errc::saga_conflict, "a saga needs an id");
+  if (input.dump().size() > state->options.max_payload) {
+    throw saga_error(errc::saga_conflict, "the input of the saga '" + id + "' has more than max_payload bytes");
+  }
+  auto done = state->completion_of(id);
+  const auto saga = std::make_shared<detail::instance>(state, id, what, input);
+  bool is_new = false;
+  if (state->enter(saga)) {
+    saga->start(state->executor);
+    is_new = co_await saga->wait_until_born();
+  } else if (const auto present = state->find(id)) {
+    (void)co_await present->wait_until_born();
+  }
+  if (is_new) co_return done;
+  const rows found =
+      co_await state->db->query("select definition, version, input from cofferdam_sagas where id = $1", id);
+  if (found.empty()) throw saga_error(errc::saga_not_found, "the saga '" + id + "' could not be started");
+  const row r = found.front();
+  const bool is_same = r.get<std::string>(0) == what.name && r.get<std::string>(2) == input.dump();
+  if (!is_same) {
+    throw saga_error(errc::saga_conflict, "the id '" + id + "' belongs to a saga '" + r.get<std::string>(0) +
+                                              "' with " + (r.get<std::string>(0) == what.name ? "another" : "its own") +
+                                              " input");
+  }
+  co_return done;
+}
+
+awaitable<void> engine::send(std::string id, std::string name, nlohmann::json payload, std::string message_id) {
+  const auto state = state_;
+  if (state->db == nullptr) throw std::logic_error("an engine without a journal takes no signals");
+  const std::string text = payload.dump();
+  if (text.size() > state->options.max_payload) {
+    throw saga_error(errc::saga_wrong_state, "the signal '" + name + "' has more than max_payload bytes");
+  }
+  const std::int64_t now = detail::microseconds(state->timers->date());
+  batch b;
+  // The count tells a saga that is about to park that it has to look again; wake_at brings back one that has parked.
+  b.execute(
+      "update cofferdam_sagas set signals = signals + 1, wake_at = case when owner is null and state = 1 then 0 else "
+      "wake_at end where id = $1 and state in (0, 1, 2, 5, 6)",
+      id);
+  b.execute(
+      "insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) select id, case when $2 = '' then "
+      "'#' || signals else $2 end, $3, $4, signals, $5 from cofferdam_sagas where id = $1 and state in (0, 1, 2, 5, 6) "
+      "on conflict do nothing",
+      id, std::move(message_id), std::move(name), text, now);
+  const receipt done = co_await state->db->commit(std::move(b));
+  if (done[0].affected() == 0) {
+    const rows found = co_await state->db->query("select state from cofferdam_sagas where id = $1", id);
+    if (found.empty()) throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
+    throw saga_error(errc::saga_wrong_state, "the saga '" + id + "' has ended: it is " +
+                                                 std::string(to_string(static_cast<saga_state>(found.front().get<int>(0)))));
+  }
+  if (const auto present = state->find(id)) present->look_again();
+}
+
+awaitable<void> engine::cancel(std::string id, std::string reason) {
+  const auto state = state_;
+  if (state->db == nullptr) throw std::logic_error("without a journal, cancel the coroutine that runs the saga");
+  if (reason.empty()) reason = "cancelled";
+  batch b;
+  // The new epoch takes the saga from whoever runs it, who finds out with its next commit.
+  const std::size_t taken = b.execute(
+      "update cofferdam_sagas set epoch = epoch + 1, owner = null, wake_at = 0, cancel_reason = $2 where id = $1 and "
+      "state in (0, 1) and pivoted = 0",
+      id, reason);
+  const receipt done = co_await state->db->commit(std::move(b));
+  if (done[taken].affected() > 0) {
+    if (const auto present = state->find(id)) present->leave_soon(detail::leave_reason::lost, true);
+    co_return;
+  }
+  const rows found = co_await state->db->query("select state, pivoted from cofferdam_sagas where id = $1", id);
+  if (found.empty()) throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
+  const auto present = static_cast<saga_state>(found.front().get<int>(0));
+  if (present == saga_state::compensating || present == saga_state::compensated) co_return;  // it goes back already
+  if (found.front().get<bool>(1) && !is_final(present)) {
+    throw saga_error(errc::saga_past_pivot, "the saga '" + id + "' is past its pivot: it cannot be cancelled");
+  }
+  throw saga_error(errc::saga_wrong_state,
+                   "the saga '" + id + "' cannot be cancelled: it is " + std::string(to_string(present)));
+}
+
+awaitable<std::size_t> engine::run_due() {
+  const auto state = state_;
+  if (state->db == nullptr) throw std::logic_error("an engine without a journal has nothing to take up");
+  std::size_t taken = 0;
+  for (;;) {
+    const auto found = co_await detail::take_up(state);
+    taken += found.taken;
+    const bool is_due = found.next && *found.next <= detail::microseconds(state->timers->date());
+    if (state->active() == 0 && !is_due && found.taken == 0) co_return taken;
+    co_await sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+awaitable<void> engine::run() {
+  const auto state = state_;
+  if (state->db == nullptr) throw std::logic_error("an engine without a journal has nothing to take up");
+  constexpr auto rest = std::chrono::milliseconds(5);  // between two looks: commits of others come often
+  for (;;) {
+    const std::uint64_t seen = state->db->changes();
+    failure why;
+    duration next = std::min<duration>(std::chrono::seconds(1), state->options.lease / 3);
+    try {
+      co_await detail::give_sign_of_life(*state);
+      const auto found = co_await detail::take_up(state);
+      if (found.next) {
+        const std::int64_t in = *found.next - detail::microseconds(state->timers->date());
+        next = std::min<duration>(next, std::chrono::microseconds(std::max<std::int64_t>(in, 0)));
+      }
+      (void)co_await state->db->wait_for_change(seen, std::max<duration>(next, rest));
+      co_await sleep_for(rest);
+    } catch (const std::exception& e) {
+      why = failure::current(e);
+    }
+    if (why.is_cancellation()) break;
+    const bool is_over = why.code() == errc::database_closed;
+    if (is_over) why.raise();
+    // The database is away: its own errors say so, and it may come back.
+    if (why) co_await sleep_for(std::chrono::seconds(1));
+  }
+  // Handed back after what they do at the moment, so that nothing is left in doubt.
+  co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+  for (const auto& saga : state->all()) saga->leave_soon(detail::leave_reason::handed_back, false);
+  while (state->active() > 0) co_await sleep_for(std::chrono::milliseconds(5));
+  batch b;
+  b.execute("delete from cofferdam_saga_workers where id = $1", state->worker);
+  (void)co_await state->db->try_commit(std::move(b));
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga

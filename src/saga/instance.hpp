@@ -1,0 +1,169 @@
+// One saga in memory: what its journal knows, what is not written yet, and the life it leads here. Everything happens on
+// its own strand, except where said.
+#pragma once
+
+#include "journal.hpp"
+
+#include <cofferdam/core/parked.hpp>
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/saga/engine.hpp>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+
+class engine_state;
+
+/// What the journal knows of one key.
+struct record {
+  enum class outcome : std::uint8_t { open, succeeded, failed };
+  std::string key, step;
+  std::string arguments;  // as JSON text, to compare
+  step_settings settings;
+  outcome ended = outcome::open;
+  nlohmann::json result;  // of a step that succeeded; the signal that was taken
+  std::optional<step_failed> why;
+  nlohmann::json progress;
+  std::int64_t wake_at = 0;       // of a wait
+  std::string nested_reason;      // of a part
+  bool is_step = false, is_undone = false, is_visited = false;
+  bool is_going_back = false;  // a part
+};
+
+/// The part of a key before the name: "prepare#1/" of "prepare#1/label#2".
+[[nodiscard]] std::string_view scope_of(std::string_view key) noexcept;
+
+/// Why a saga leaves this process before its body has ended.
+enum class leave_reason : std::uint8_t { none, parked, goes_back, stuck, lost, handed_back };
+
+/// How one attempt of an action or undo ended.
+struct attempt_end {
+  enum class kind : std::uint8_t { succeeded, refused, ongoing, unsure, impossible, fatal, cancelled };
+  kind how = kind::succeeded;
+  std::string message, code;
+  duration after{};
+};
+
+class instance final : public journal_view, public std::enable_shared_from_this<instance> {
+ public:
+  /// Without a journal.
+  instance(std::shared_ptr<engine_state> engine, std::string id);
+  /// A new one.
+  instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input);
+  /// One that was claimed; its journal is to be loaded.
+  instance(std::shared_ptr<engine_state> engine, const definition& what, const row& found);
+
+  // --- any thread
+  [[nodiscard]] const std::string& id() const noexcept { return id_; }
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  [[nodiscard]] const definition* what() const noexcept { return definition_; }
+  [[nodiscard]] const nlohmann::json& input() const override { return input_; }
+  /// Waits for the first commit. False: a saga with this id was there.
+  awaitable<bool> wait_until_born();
+  /// Leaves at the next boundary; `at_once`: the attempt in flight is cancelled.
+  void leave_soon(leave_reason why, bool at_once);
+  void start(const net::any_io_executor& executor);
+  /// A signal came.
+  void look_again();
+
+  // --- its life
+  awaitable<void> live();
+  awaitable<ending> live_here(branch_base& root);
+
+  // --- operations
+  bool replay(step_work& work);
+  awaitable<bool> run_step(step_work& work);
+  bool replay(wait_operation& wait);
+  awaitable<bool> run_wait(wait_operation& wait);
+  bool replay_mark(const std::string& key, bool& answer);
+  awaitable<bool> run_mark(const std::string& key);
+  awaitable<bool> run_all(std::span<branch_base* const> branches, std::exception_ptr& failed);
+  bool replay_nested(const branch_base& branch, std::optional<aborted>& failed);
+  awaitable<bool> run_nested(branch_base& branch, std::optional<aborted>& failed);
+  awaitable<void> heartbeat(const std::string& key, nlohmann::json progress);
+  [[nodiscard]] nlohmann::json progress_of(const std::string& key) const;
+  [[nodiscard]] const nlohmann::json* result_of(const std::string& key) const override;
+
+ private:
+  [[nodiscard]] bool has_journal() const noexcept { return definition_ != nullptr; }
+  [[nodiscard]] record* find(const std::string& key);
+  record& add(entry e);
+  void apply(const entry& e);
+  void visit(record& r);
+  [[nodiscard]] bool diverges(const std::string& key);
+  void note(entry e);
+  void settle(record& r, entry e);
+  [[nodiscard]] bool is_pivot_in_doubt() const;
+  void leave(leave_reason why, std::string text = {});
+  void wake_waits();
+
+  enum class written : std::uint8_t { yes, lost, refused };
+  awaitable<bool> flush();
+  awaitable<written> flush_with(entry outcome, batch own);
+  awaitable<void> take_turn();
+  awaitable<written> write(std::vector<entry> entries, batch own);
+  awaitable<written> commit(batch b, std::uint64_t seq);
+  awaitable<bool> is_written(std::uint64_t seq);
+  awaitable<void> load();
+  awaitable<void> finish(saga_state state, std::string reason, nlohmann::json output, std::exception_ptr cause);
+  awaitable<void> set_aside(saga_state state, std::string reason, std::optional<std::int64_t> wake_at);
+
+  awaitable<bool> go_forward();
+  awaitable<bool> go_back();
+  awaitable<bool> unwind(const std::string& prefix);
+  awaitable<bool> undo(past_step& step);
+  awaitable<attempt_end> attempt(duration limit, std::function<awaitable<void>()> call);
+  awaitable<attempt_end> commit_together(step_work& work, batch own);
+  awaitable<void> run_branch(std::span<branch_base* const> branches, std::size_t i,
+                             std::vector<std::exception_ptr>& errors, std::size_t& ended);
+  awaitable<void> rest(duration d);
+  awaitable<std::optional<nlohmann::json>> take_signal(const std::string& name);
+  void publish(saga_event::kind what, std::string key = {}, std::uint32_t attempt = 0, std::string message = {});
+  void report_birth(std::optional<bool> is_new, failure why = {});
+  [[nodiscard]] std::int64_t now() const;
+  [[nodiscard]] random_source& random() const { return random_of(*strand_); }
+
+  std::shared_ptr<engine_state> engine_;
+  const std::string id_;
+  const definition* definition_ = nullptr;
+  nlohmann::json input_;
+  std::optional<net::any_io_executor> strand_;
+  std::optional<spawned> running_;
+
+  // the journal
+  std::deque<record> records_;  // in the order of their intents
+  std::unordered_map<std::string, std::size_t> index_;
+  std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
+  std::vector<entry> buffer_;  // outcomes that go with the next commit
+  std::uint64_t seq_ = 0, epoch_ = 1;
+  std::int64_t signals_ = 0;
+  saga_state state_ = saga_state::running;
+  bool is_inserted_ = false, is_writing_ = false, has_pivoted_ = false, has_aborted_ = false;
+  std::string reason_, cancel_reason_;
+  std::exception_ptr cause_;
+  std::uint64_t noted_ = 0, durable_ = 0;  // entries
+
+  // control
+  leave_reason leaving_ = leave_reason::none;
+  std::string leaving_text_;
+  std::size_t busy_ = 1, waits_ = 0;  // fibers
+  std::int64_t next_wake_ = 0;
+  std::vector<cofferdam::detail::parked_reference> waiting_;  // fibers, for a signal, time or turn
+  std::vector<std::unique_ptr<past_step>> past_;              // without a journal
+  std::size_t part_begins_ = 0;                               // in past_, of a nested part
+
+  std::mutex birth_mutex_;
+  std::optional<outcome<bool>> birth_;
+  std::vector<cofferdam::detail::parked_reference> expecting_;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail

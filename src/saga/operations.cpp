@@ -1,0 +1,50 @@
+// The public pieces that only pass on to the saga in memory.
+#include "engine_state.hpp"
+
+#include <cofferdam/saga/scope.hpp>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga {
+
+const std::string& step_context::saga_id() const noexcept { return saga_->id(); }
+std::uint64_t step_context::epoch() const noexcept { return saga_->epoch(); }
+std::string step_context::idempotency_key() const {
+  return saga_->id() + '/' + key_ + (is_undo_ ? "!undo" : "");
+}
+awaitable<void> step_context::heartbeat(nlohmann::json progress) {
+  return saga_->heartbeat(key_, std::move(progress));
+}
+nlohmann::json step_context::progress() const { return saga_->progress_of(key_); }
+
+const std::string& scope::saga_id() const noexcept { return saga_->id(); }
+
+std::string scope::key_of(std::string_view name) {
+  const auto it = std::ranges::find(counts_, name, [](const auto& each) { return std::string_view(each.first); });
+  const std::uint32_t n = it == counts_.end() ? 1 : ++it->second;
+  if (it == counts_.end()) counts_.emplace_back(name, 1);
+  return path_ + std::string(name) + '#' + std::to_string(n);
+}
+
+namespace detail {
+
+void definition::add(step_descriptor step) {
+  const std::string step_name(step.name);
+  if (!steps.emplace(step_name, std::move(step)).second) {
+    throw std::logic_error("'" + name + "' is defined with two steps of the name '" + step_name + "'");
+  }
+}
+
+bool step_work::await_ready() { return saga_->replay(*this); }
+awaitable<bool> step_work::perform() { return saga_->run_step(*this); }
+bool wait_operation::await_ready() { return saga_->replay(*this); }
+awaitable<bool> wait_operation::perform() { return saga_->run_wait(*this); }
+bool mark_operation::await_ready() { return saga_->replay_mark(key_, answer_); }
+awaitable<bool> mark_operation::perform() {
+  answer_ = true;
+  return saga_->run_mark(key_);
+}
+awaitable<bool> all_work::perform() { return saga_->run_all(branches(), failed_); }
+bool nested_work::await_ready() { return saga_->replay_nested(branch(), failed_); }
+awaitable<bool> nested_work::perform() { return saga_->run_nested(branch(), failed_); }
+
+}  // namespace detail
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga
