@@ -1,4 +1,5 @@
 #include "async_test.hpp"
+#include "error_of.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -79,16 +80,6 @@ saga::task<std::string> place(saga::scope& s, order o) {
 
 const order two_books{"book", 2, 30};
 
-template <class Task> awaitable<std::string> error_of(Task task) {
-  std::string message = "none";
-  try {
-    (void)co_await std::move(task);
-  } catch (const std::exception& e) {
-    message = e.what();
-  }
-  co_return message;
-}
-
 using lines = std::vector<std::string>;
 
 }  // namespace orders
@@ -109,7 +100,7 @@ ASYNC_TEST("a saga without a journal that fails undoes its steps in reverse") {
   shop s;
   s.refuses_charge = true;
   engine.provide(s);
-  const auto why = co_await error_of(engine.execute("order-1", place, two_books));
+  const auto why = co_await test::error_of(engine.execute("order-1", place, two_books));
   CHECK(why == "the saga 'order-1' went back: the step 'charge' was refused: the card is empty");
   CHECK(s.log == lines{"reserve book 2", "label r-book", "charge 30", "tear l-r-book", "release r-book"});
 }
@@ -139,7 +130,7 @@ ASYNC_TEST("a journaled saga that fails undoes its steps in reverse, one commit 
   engine.provide(s);
   engine.define("order.place", place, reserve_step, label_step, charge_step, ship_step);
   const auto before = db.stats().batches;
-  const auto why = co_await error_of(engine.execute("order-1", place, two_books));
+  const auto why = co_await test::error_of(engine.execute("order-1", place, two_books));
   CHECK(why == "the saga 'order-1' went back: the step 'charge' was refused: the card is empty");
   CHECK(s.log == lines{"reserve book 2", "label r-book", "charge 30", "tear l-r-book", "release r-book"});
   CHECK(db.stats().batches - before == 6);  // three intents, the abort, two undos, the last with the end
@@ -161,6 +152,6 @@ ASYNC_TEST("a start that comes again finds the same saga, and an id with another
   const auto c = co_await third.result();
   CHECK(c == a);
   const order other{"lamp", 1, 9};
-  const auto why = co_await error_of(engine.start("order-1", place, other));
+  const auto why = co_await test::error_of(engine.start("order-1", place, other));
   CHECK(why == "the id 'order-1' belongs to a saga 'order.place' with another input");
 }

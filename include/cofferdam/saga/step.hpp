@@ -135,6 +135,7 @@ struct step_descriptor {
 };
 
 template <fixed_string Name, step_kind Kind> struct unbound_step;
+template <class Step, class Arguments> struct bound_link;
 
 }  // namespace detail
 
@@ -174,6 +175,10 @@ template <fixed_string Name, step_kind Kind, auto Act, auto Undo> class bound_st
     return changed([d](step_settings& s) { s.undo_timeout = d; });
   }
   [[nodiscard]] constexpr const step_settings& settings() const noexcept { return settings_; }
+  /// A link of a chain. @param from  captureless; makes a tuple of the arguments from what the chain has so far.
+  template <class Arguments> [[nodiscard]] constexpr detail::bound_link<bound_step, Arguments> with(Arguments) const {
+    return {settings_};
+  }
 
   // --- for the engine
   static awaitable<result> act(step_context& context, batch* b, arguments& args) {

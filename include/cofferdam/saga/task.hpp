@@ -39,6 +39,8 @@ class operation {
   operation& operator=(const operation&) = delete;
   virtual ~operation() = default;
 
+  /// True: there is nothing to perform.
+  virtual bool await_ready() = 0;
   /// False: the saga leaves this process, or is undone; the frames are to be destroyed, not resumed.
   virtual awaitable<bool> perform() = 0;
   void await_suspend(std::coroutine_handle<> body) noexcept {
@@ -55,6 +57,19 @@ class operation {
 
 /// Runs a body or branch to its end. False as `operation::perform`.
 awaitable<bool> drive(fiber& f, std::coroutine_handle<> body);
+
+/// An operation whose type only its maker knows.
+class erased_operation {
+ public:
+  erased_operation(operation& awaited, void (*finish)(operation&)) noexcept : awaited_(&awaited), finish_(finish) {}
+  bool await_ready() { return awaited_->await_ready(); }
+  void await_suspend(std::coroutine_handle<> body) noexcept { awaited_->await_suspend(body); }
+  void await_resume() { finish_(*awaited_); }
+
+ private:
+  operation* awaited_;
+  void (*finish_)(operation&);
+};
 
 template <class T> inline constexpr bool is_task = false;
 template <class T> inline constexpr bool is_task<task<T>> = true;
@@ -75,7 +90,8 @@ class task_promise_base {
 
   template <class A> borrowed<std::remove_reference_t<A>> await_transform(A&& awaited) noexcept {
     using awaited_type = std::remove_cvref_t<A>;
-    static_assert(std::is_base_of_v<operation, awaited_type> || is_task<awaited_type>,
+    static_assert(std::is_base_of_v<operation, awaited_type> || is_task<awaited_type> ||
+                      std::is_same_v<awaited_type, erased_operation>,
                   "saga: a body may await only durable operations (s.run, s.sleep, s.wait_signal, s.all, ...) and other "
                   "saga::tasks; do input and output inside a step");
     return {&awaited};

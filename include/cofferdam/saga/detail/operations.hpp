@@ -53,7 +53,7 @@ class step_work : public operation {
         is_transactional_(is_transactional) {}
 
   /// True when the journal knows the outcome.
-  bool await_ready();
+  bool await_ready() override;
   awaitable<bool> perform() override;
 
   /// Of a step without arguments (a link of a chain): null.
@@ -172,7 +172,7 @@ class wait_operation : public operation {
   wait_operation(instance& saga, fiber& f, std::string key, std::string signal, duration limit)
       : operation(f), saga_(&saga), key_(std::move(key)), signal_(std::move(signal)), limit_(limit) {}
 
-  bool await_ready();
+  bool await_ready() override;
   awaitable<bool> perform() override;
 
   [[nodiscard]] const std::string& key() const noexcept { return key_; }
@@ -216,7 +216,7 @@ template <class T> class [[nodiscard]] signal_operation final : public wait_oper
 class [[nodiscard]] mark_operation final : public operation {
  public:
   mark_operation(instance& saga, fiber& f, std::string key) : operation(f), saga_(&saga), key_(std::move(key)) {}
-  bool await_ready();
+  bool await_ready() override;
   awaitable<bool> perform() override;
   [[nodiscard]] bool await_resume() const noexcept { return answer_; }
 
@@ -253,7 +253,7 @@ class branch_base {
 class all_work : public operation {
  public:
   all_work(instance& saga, fiber& f) noexcept : operation(f), saga_(&saga) {}
-  [[nodiscard]] bool await_ready() const noexcept { return false; }
+  bool await_ready() override { return false; }
   awaitable<bool> perform() override;
 
  protected:
@@ -271,7 +271,7 @@ class all_work : public operation {
 class nested_work : public operation {
  public:
   nested_work(instance& saga, fiber& f) noexcept : operation(f), saga_(&saga) {}
-  bool await_ready();
+  bool await_ready() override;
   awaitable<bool> perform() override;
 
  protected:

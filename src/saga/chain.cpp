@@ -1,0 +1,137 @@
+#include <cofferdam/saga/chain.hpp>
+
+#include "instance.hpp"
+
+namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+namespace {
+
+/// A branch of an `all`: one link.
+class link_branch final : public branch_base {
+ public:
+  link_branch(instance& saga, std::string path, const link& only, run_pointer run)
+      : branch_base(saga, std::move(path)),
+        scope_(saga, control(), branch_base::path() + '/'),
+        link_(&only),
+        run_(std::move(run)) {}
+  std::coroutine_handle<> start() override {
+    task_.emplace(run_links(scope_, std::span(link_, 1), run_));
+    return task_->handle();
+  }
+  std::exception_ptr take() override {
+    try {
+      task_->take();
+    } catch (...) {
+      return std::current_exception();
+    }
+    return nullptr;
+  }
+
+ private:
+  scope scope_;
+  const link* link_;
+  run_pointer run_;
+  std::optional<task<void>> task_;
+};
+
+class all_links final : public all_work {
+ public:
+  all_links(const link& self, const run_pointer& run, scope& s) : all_work(s.owner(), s.control()) {
+    for (const link& each : self.inner) {
+      branches_.push_back(std::make_unique<link_branch>(s.owner(), s.key_of(each.name), each, run));
+      pointers_.push_back(branches_.back().get());
+    }
+  }
+  static void finish(operation& work) { static_cast<all_links&>(work).raise_failure(); }
+
+ private:
+  std::span<branch_base* const> branches() noexcept override { return pointers_; }
+  std::vector<std::unique_ptr<link_branch>> branches_;
+  std::vector<branch_base*> pointers_;
+};
+
+void finish_pause(operation& work) { static_cast<sleep_operation&>(work).await_resume(); }
+
+// ------------------------------------------------------------------------------------------------------------- graphs
+
+std::string label_of(const link& each) {
+  if (each.what == link::kind::wait) return "wait for " + std::string(each.name);
+  if (each.what == link::kind::pause) return "wait";
+  const char* role = each.role == step_kind::pivot ? " (pivot)" : each.role == step_kind::retriable ? " (retriable)" : "";
+  return std::string(each.name) + role + (each.has_undo ? ", can be undone" : "");
+}
+
+/// Writes nodes and edges in either language.
+class graph_writer {
+ public:
+  graph_writer(std::string arrow, std::string open, std::string close, std::string dotted)
+      : arrow_(std::move(arrow)), open_(std::move(open)), close_(std::move(close)), dotted_(std::move(dotted)) {}
+
+  std::vector<std::string> write(const std::vector<link>& links, std::vector<std::string> from) {
+    for (const link& each : links) {
+      if (each.what == link::kind::when) {
+        auto after = write(each.inner, from);
+        from.insert(from.end(), after.begin(), after.end());  // with what is passed by
+        continue;
+      }
+      if (each.what == link::kind::all) {
+        std::vector<std::string> after;
+        for (const link& branch : each.inner) {
+          const auto end = write({branch}, from);
+          after.insert(after.end(), end.begin(), end.end());
+        }
+        from = std::move(after);
+        continue;
+      }
+      const std::string node = "s" + std::to_string(++count_);
+      text_ += "  " + node + open_ + '"' + label_of(each) + '"' + close_ + "\n";
+      for (const auto& before : from) text_ += "  " + before + arrow_ + node + "\n";
+      from = {node};
+    }
+    return from;
+  }
+  [[nodiscard]] const std::string& text() const noexcept { return text_; }
+
+ private:
+  std::string arrow_, open_, close_, dotted_, text_;
+  int count_ = 0;
+};
+
+}  // namespace
+
+void raise_missing(std::string_view step) {
+  throw std::logic_error("the step '" + std::string(step) + "' has no result: it was passed by");
+}
+
+link::made make_pause(const link& self, const run_pointer&, scope& s) {
+  return {std::make_unique<sleep_operation>(s.owner(), s.control(), s.key_of("sleep"), std::string(), self.limit),
+          finish_pause};
+}
+link::made make_all(const link& self, const run_pointer& run, scope& s) {
+  return {std::make_unique<all_links>(self, run, s), all_links::finish};
+}
+
+task<void> run_links(scope& s, std::span<const link> links, run_pointer run) {
+  for (const link& each : links) {
+    if (each.what == link::kind::when) {
+      if (each.holds(*run)) co_await run_links(s, each.inner, run);
+      continue;
+    }
+    const link::made made = each.make(each, run, s);
+    erased_operation work(*made.work, made.finish);
+    co_await work;
+  }
+}
+
+std::string to_mermaid(std::string_view name, const std::vector<link>& links) {
+  graph_writer graph(" --> ", "[", "]", "");
+  graph.write(links, {"start"});
+  return "flowchart TD\n  start([\"" + std::string(name) + "\"])\n" + graph.text();
+}
+std::string to_dot(std::string_view name, const std::vector<link>& links) {
+  graph_writer graph(" -> ", " [label=", "]", "");
+  graph.write(links, {"start"});
+  return "digraph saga {\n  start [shape=oval, label=\"" + std::string(name) + "\"]\n  node [shape=box]\n" +
+         graph.text() + "}\n";
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail
