@@ -70,7 +70,7 @@ template <class... Slots> class chain_results {
   friend void to_json(nlohmann::json& text, const chain_results& r) {
     text = nlohmann::json::object();
     r.each([&text](std::string_view name, const auto& found) {
-      if (found) text[std::string(name)] = detail_json(*found);
+      if (found) text[std::string(name)] = text_of(*found);
     });
   }
   friend void from_json(const nlohmann::json& text, chain_results& r) {
@@ -80,6 +80,9 @@ template <class... Slots> class chain_results {
       if (it == text.end()) return;
       if constexpr (std::same_as<stored, std::monostate>) {
         found.emplace();
+      } else if constexpr (cofferdam::detail::is_optional<stored>) {
+        found.emplace();
+        if (!it->is_null()) found->emplace(it->template get<typename stored::value_type>());
       } else {
         found.emplace(it->template get<stored>());
       }
@@ -92,8 +95,11 @@ template <class... Slots> class chain_results {
   }
 
  private:
-  template <class T> static nlohmann::json detail_json(const T& value) { return nlohmann::json(value); }
-  static nlohmann::json detail_json(const std::monostate&) { return nullptr; }
+  template <class T> static nlohmann::json text_of(const T& value) { return nlohmann::json(value); }
+  template <class T> static nlohmann::json text_of(const std::optional<T>& value) {
+    return value ? nlohmann::json(*value) : nlohmann::json();
+  }
+  static nlohmann::json text_of(const std::monostate&) { return nullptr; }
   template <class Visit> void each(Visit visit) const {
     std::apply([&](const auto&... found) { (visit(Slots::name, found), ...); }, values_);
   }
@@ -714,8 +720,9 @@ template <class In, class List, class... Links> class chain {
       collect(journal, each.inner, found);
       const std::string key = each.what == detail::link::kind::wait ? "signal:" + each.key() : each.key();
       const nlohmann::json* result = journal.result_of(key);
-      if (result == nullptr) continue;
-      found[std::string(each.name)] = each.what == detail::link::kind::wait ? result->at("payload") : *result;
+      const bool is_wait = each.what == detail::link::kind::wait;
+      if (is_wait) found[std::string(each.name)] = result != nullptr ? result->at("payload") : nlohmann::json();
+      if (!is_wait && result != nullptr) found[std::string(each.name)] = *result;
     }
   }
 

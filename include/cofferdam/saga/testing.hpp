@@ -1,0 +1,61 @@
+// For tests of your own sagas: let the process die at every point at which it can, and see that the saga ends well.
+//
+//     saga::crash_explorer explorer;
+//     explorer.prepare([&](saga::engine& e) { e.provide(shop); e.define(place_order); });
+//     explorer.begin([&](saga::engine& e) { return start_order(e); });
+//     explorer.check([&](database& db) { return money_is_right(db); });
+//     const auto explored = co_await explorer.run();
+#pragma once
+
+#include <cofferdam/saga/engine.hpp>
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga {
+
+/// Runs a scenario on a database in memory, in virtual time, once for every point at which a process may die: before
+/// and after every commit, action and undo. Another engine takes over what the dead one left.
+class crash_explorer {
+ public:
+  struct result {
+    std::size_t runs = 0;    ///< in all
+    std::size_t points = 0;  ///< at which the first process died
+  };
+
+  explicit crash_explorer(engine_options options = {}) : options_(options) {}
+
+  /// Called for every engine, before anything is started: provide and define.
+  crash_explorer& prepare(std::function<void(engine&)> how) { return prepare_ = std::move(how), *this; }
+  /// Called before every run: forget what the runs before did.
+  crash_explorer& reset(std::function<void()> how) { return reset_ = std::move(how), *this; }
+  /// Starts the sagas. Called again on every engine that takes over, as a client would try again.
+  crash_explorer& begin(std::function<awaitable<void>(engine&)> how) { return begin_ = std::move(how), *this; }
+  /// Called at the end of every run. `where` says at which point the processes died.
+  crash_explorer& check(std::function<awaitable<void>(database&, const std::string& where)> how) {
+    return check_ = std::move(how), *this;
+  }
+  /// Lets the engine that takes over die, too, at every point.
+  crash_explorer& twice(bool on = true) { return twice_ = on, *this; }
+
+  /// Must run in virtual time. Errors: std::logic_error naming the point, when a saga does not end; what the functions
+  /// throw.
+  [[nodiscard]] awaitable<result> run();
+
+ private:
+  struct run_end {
+    bool died_first = false, died_second = false;
+  };
+  awaitable<run_end> run_once(std::size_t first, std::size_t second);
+
+  engine_options options_;
+  std::function<void(engine&)> prepare_;
+  std::function<void()> reset_;
+  std::function<awaitable<void>(engine&)> begin_;
+  std::function<awaitable<void>(database&, const std::string&)> check_;
+  bool twice_ = false;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga

@@ -1,0 +1,108 @@
+#include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/saga/testing.hpp>
+
+#include "engine_state.hpp"
+
+#include <memory>
+#include <stdexcept>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga {
+namespace {
+
+/// Dies at the n-th point; 0: never.
+struct mortality {
+  std::size_t at = 0, passed = 0;
+  std::string where;
+};
+
+void make_mortal(engine& e, const std::shared_ptr<mortality>& fate) {
+  e.state()->crash = [fate](const char* where) {
+    if (++fate->passed != fate->at) return false;
+    fate->where = where;
+    return true;
+  };
+}
+
+awaitable<std::size_t> count_unfinished(database& db) {
+  const rows found = co_await db.query("select count(*) from cofferdam_sagas where state not in (3, 4, 7)");
+  co_return found.front().get<std::size_t>(0);
+}
+
+/// Begins and works until all has ended, or the process dies.
+awaitable<void> live_and_work(engine& e, database& db, const std::function<awaitable<void>(engine&)>& begin,
+                              bool may_die) {
+  const auto start = [&begin, &e] { return begin(e); };
+  const spawned beginning = spawn(e.state()->executor, [](auto how) -> awaitable<void> {
+    try {
+      co_await how();
+    } catch (const std::exception&) {  // its saga is looked at in the end
+    }
+  }, start);
+  constexpr int patience = 10'000;
+  for (int i = 0; i < patience; ++i) {
+    co_await sleep_for(std::chrono::milliseconds(1));
+    if (may_die && e.state()->dead) break;
+    (void)co_await e.run_due();
+    const std::size_t left = co_await count_unfinished(db);
+    if (left == 0 && i > 0) break;
+    const rows next = co_await db.query("select min(wake_at) from cofferdam_sagas where owner is null");
+    const auto due = next.front().get<std::optional<std::int64_t>>(0);
+    const auto now = detail::microseconds(e.state()->timers->date());
+    const auto lease = std::chrono::ceil<std::chrono::microseconds>(e.state()->options.lease).count();
+    co_await sleep_for(std::chrono::microseconds(due && *due > now ? std::min(*due - now, lease) : lease));
+  }
+  beginning.cancel();
+  while (e.active() > 0) co_await sleep_for(std::chrono::milliseconds(1));
+}
+
+}  // namespace
+
+awaitable<crash_explorer::run_end> crash_explorer::run_once(std::size_t first, std::size_t second) {
+  if (reset_) reset_();
+  database db = co_await database::open("sqlite::memory:");
+  std::string where;
+  run_end end;
+  for (const std::size_t at : {first, second, std::size_t{0}}) {
+    const bool is_last = at == 0;
+    engine e = co_await engine::open(db, options_);
+    prepare_(e);
+    const auto fate = std::make_shared<mortality>();
+    fate->at = at;
+    make_mortal(e, fate);
+    co_await live_and_work(e, db, begin_, !is_last);
+    const bool died = e.state()->dead;
+    if (died) where += (where.empty() ? "" : ", then ") + fate->where + " (point " + std::to_string(at) + ")";
+    if (died && !end.died_first) {
+      end.died_first = true;
+    } else if (died) {
+      end.died_second = true;
+    }
+    if (is_last || !died) break;
+  }
+  const rows left = co_await db.query("select id, reason from cofferdam_sagas where state not in (3, 4, 7)");
+  if (!left.empty()) {
+    throw std::logic_error("the saga '" + left.front().get<std::string>(0) + "' does not end after a crash " + where + ": " +
+                           left.front().get<std::optional<std::string>>(1).value_or(""));
+  }
+  co_await check_(db, where);
+  co_return end;
+}
+
+awaitable<crash_explorer::result> crash_explorer::run() {
+  result explored;
+  for (std::size_t first = 1;; ++first) {
+    const auto once = co_await run_once(first, 0);
+    ++explored.runs;
+    if (!once.died_first) break;
+    ++explored.points;
+    for (std::size_t second = 1; twice_; ++second) {
+      const auto end = co_await run_once(first, second);
+      ++explored.runs;
+      if (!end.died_second) break;
+    }
+  }
+  co_return explored;
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga
