@@ -56,7 +56,9 @@ void finish_pause(operation& work) { static_cast<sleep_operation&>(work).await_r
 std::string label_of(const link& each) {
   if (each.what == link::kind::wait) return "wait for " + std::string(each.name);
   if (each.what == link::kind::pause) return "wait";
-  const char* role = each.role == step_kind::pivot ? " (pivot)" : each.role == step_kind::retriable ? " (retriable)" : "";
+  const char* role = each.role == step_kind::pivot       ? " (pivot)"
+                     : each.role == step_kind::retriable ? " (retriable)"
+                                                         : "";
   return std::string(each.name) + role + (each.has_undo ? ", can be undone" : "");
 }
 

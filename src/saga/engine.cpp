@@ -64,11 +64,10 @@ void engine_state::complete(const std::string& id, ending how) {
 void engine_state::beat(batch& b) {
   {
     const std::lock_guard lock(mutex_);
-    if (timers->now() < saturating_add(beat_at_, options.lease / 3)) return;
+    if (beat_at_ && timers->now() < saturating_add(*beat_at_, options.lease / 3)) return;
   }
-  b.execute(
-      "insert into cofferdam_saga_workers(id, beat_at) values($1, $2) on conflict(id) do update set beat_at = $2",
-      worker, microseconds(timers->date()));
+  b.execute("insert into cofferdam_saga_workers(id, beat_at) values($1, $2) on conflict(id) do update set beat_at = $2",
+            worker, microseconds(timers->date()));
 }
 void engine_state::beaten(bool is_written) {
   if (!is_written) return;
@@ -127,27 +126,23 @@ std::string make_worker_id(random_source& random) {
 }
 
 /// Sagas that are due and nobody's, or whose worker gave no sign of life, of definitions that are known here.
-statement due_sagas(engine_state& engine, std::int64_t now, std::size_t limit) {
+std::string due_sql(const engine_state& engine) {
   std::string definitions;
-  statement found("");
-  found.bind(now).bind(now - std::chrono::floor<std::chrono::microseconds>(engine.options.lease).count()).bind(limit);
   int parameter = 3;
-  std::vector<value> names;
-  for (const auto& [name, what] : engine.definitions) {
+  for (std::size_t i = 0; i < engine.definitions.size(); ++i, parameter += 2) {
     definitions += definitions.empty() ? "" : " or ";
     definitions += "(s.definition = $" + std::to_string(parameter + 1) + " and s.version = $" +
                    std::to_string(parameter + 2) + ")";
-    parameter += 2;
-    names.emplace_back(name.first);
-    names.emplace_back(name.second);
   }
-  statement made(
-      "select s.id, s.epoch from cofferdam_sagas s where ((s.owner is null and s.wake_at is not null and s.wake_at <= "
-      "$1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from cofferdam_saga_workers w where "
-      "w.id = s.owner and w.beat_at >= $2))) and (" +
-      (definitions.empty() ? "1 = 0" : definitions) + ") order by s.wake_at limit $3");
-  for (const value& each : found.parameters()) made.bind(each);
-  for (value& each : names) made.bind(std::move(each));
+  return "select s.id, s.epoch from cofferdam_sagas s where ((s.owner is null and s.wake_at is not null and s.wake_at "
+         "<= $1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from cofferdam_saga_workers "
+         "w where w.id = s.owner and w.beat_at >= $2))) and (" +
+         (definitions.empty() ? "1 = 0" : definitions) + ") order by s.wake_at limit $3";
+}
+statement due_sagas(engine_state& engine, std::int64_t now, std::size_t limit) {
+  statement made(engine.due_sql, now, now - std::chrono::floor<std::chrono::microseconds>(engine.options.lease).count(),
+                 limit);
+  for (const auto& [name, what] : engine.definitions) made.bind(name.first).bind(name.second);
   return made;
 }
 
@@ -159,6 +154,7 @@ struct look_around {
 /// Takes up what is due.
 awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   look_around result;
+  if (engine->due_sql.empty()) engine->due_sql = due_sql(*engine);
   const std::size_t active = engine->active();
   const std::size_t room = engine->options.max_active - std::min(active, engine->options.max_active);
   const std::int64_t now = microseconds(engine->timers->date());
@@ -183,7 +179,8 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
     const auto saga = std::make_shared<instance>(engine, what->second, found);
     if (!engine->enter(saga)) continue;
     ++result.taken;
-    engine->events.publish({saga_event::kind::claimed, id, what->first.first, {}, found.get<std::uint32_t>("claims"), {}});
+    engine->events.publish(
+        {saga_event::kind::claimed, id, what->first.first, {}, found.get<std::uint32_t>("claims"), {}});
     saga->start(engine->executor);
   }
   const rows next = co_await engine->db->query(
@@ -305,8 +302,9 @@ awaitable<void> engine::send(std::string id, std::string name, nlohmann::json pa
   if (done[0].affected() == 0) {
     const rows found = co_await state->db->query("select state from cofferdam_sagas where id = $1", id);
     if (found.empty()) throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
-    throw saga_error(errc::saga_wrong_state, "the saga '" + id + "' has ended: it is " +
-                                                 std::string(to_string(static_cast<saga_state>(found.front().get<int>(0)))));
+    throw saga_error(errc::saga_wrong_state,
+                     "the saga '" + id + "' has ended: it is " +
+                         std::string(to_string(static_cast<saga_state>(found.front().get<int>(0)))));
   }
   if (const auto present = state->find(id)) present->look_again();
 }
@@ -346,7 +344,7 @@ awaitable<std::size_t> engine::run_due() {
     taken += found.taken;
     const bool is_due = found.next && *found.next <= detail::microseconds(state->timers->date());
     if (state->active() == 0 && !is_due && found.taken == 0) co_return taken;
-    co_await sleep_for(std::chrono::milliseconds(1));
+    for (int i = 0; i < 10 && state->active() > 0; ++i) co_await sleep_for(std::chrono::milliseconds(1));
   }
 }
 
@@ -357,7 +355,7 @@ awaitable<void> engine::run() {
   for (;;) {
     const std::uint64_t seen = state->db->changes();
     failure why;
-    duration next = std::min<duration>(std::chrono::seconds(1), state->options.lease / 3);
+    duration next = state->options.lease / 3;
     try {
       co_await detail::give_sign_of_life(*state);
       const auto found = co_await detail::take_up(state);

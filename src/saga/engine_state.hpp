@@ -57,6 +57,7 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   net::any_io_executor executor;
   const timer_service* timers = nullptr;
   std::string worker;
+  std::string due_sql;  // made with the first look, of all definitions
 
   // --- definitions: before anything is started
   std::map<std::pair<std::string, std::uint32_t>, definition> definitions;
@@ -88,7 +89,7 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   std::mutex mutex_;
   std::unordered_map<std::string, std::shared_ptr<instance>> active_;
   std::unordered_map<std::string, std::weak_ptr<completion>> completions_;
-  time_point beat_at_{};
+  std::optional<time_point> beat_at_;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail

@@ -41,8 +41,8 @@ std::int64_t instance::now() const { return microseconds(engine_->timers->date()
 
 void instance::publish(saga_event::kind what, std::string key, std::uint32_t attempt, std::string message) {
   if (!engine_->events.has_listeners()) return;
-  engine_->events.publish({what, id_, definition_ ? definition_->name : std::string(), std::move(key), attempt,
-                           std::move(message)});
+  engine_->events.publish(
+      {what, id_, definition_ ? definition_->name : std::string(), std::move(key), attempt, std::move(message)});
 }
 
 // ------------------------------------------------------------------------------------------------------------- birth
@@ -135,8 +135,8 @@ std::string_view scope_of(std::string_view key) noexcept {
 }
 
 void instance::apply(const entry& e) {
-  const bool begins = e.kind == entry_kind::intent || e.kind == entry_kind::waiting ||
-                      e.kind == entry_kind::nested_aborted;
+  const bool begins =
+      e.kind == entry_kind::intent || e.kind == entry_kind::waiting || e.kind == entry_kind::nested_aborted;
   record* r = find(e.key);
   if (begins && r == nullptr) {
     index_.emplace(e.key, records_.size());
@@ -217,9 +217,9 @@ awaitable<void> instance::load() {
     try {
       apply(e);
     } catch (const nlohmann::json::exception& wrong) {
-      throw saga_error(errc::saga_undecodable,
-                       "the saga '" + id_ + "': entry " + std::to_string(seq) + " ('" +
-                           std::string(to_string(e.kind)) + "' of '" + e.key + "') is damaged: " + wrong.what());
+      throw saga_error(errc::saga_undecodable, "the saga '" + id_ + "': entry " + std::to_string(seq) + " ('" +
+                                                   std::string(to_string(e.kind)) + "' of '" + e.key +
+                                                   "') is damaged: " + wrong.what());
     }
   }
   for (const record& r : records_) ++unvisited_[std::string(scope_of(r.key))];

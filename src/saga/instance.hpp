@@ -1,5 +1,5 @@
-// One saga in memory: what its journal knows, what is not written yet, and the life it leads here. Everything happens on
-// its own strand, except where said.
+// One saga in memory: what its journal knows, what is not written yet, and the life it leads here. Everything happens
+// on its own strand, except where said.
 #pragma once
 
 #include "journal.hpp"
@@ -33,8 +33,8 @@ struct record {
   nlohmann::json result;  // of a step that succeeded; the signal that was taken
   std::optional<step_failed> why;
   nlohmann::json progress;
-  std::int64_t wake_at = 0;       // of a wait
-  std::string nested_reason;      // of a part
+  std::int64_t wake_at = 0;   // of a wait
+  std::string nested_reason;  // of a part
   bool is_step = false, is_undone = false, is_visited = false;
   bool is_going_back = false;  // a part
 };
@@ -143,7 +143,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::deque<record> records_;  // in the order of their intents
   std::unordered_map<std::string, std::size_t> index_;
   std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
-  std::vector<entry> buffer_;  // outcomes that go with the next commit
+  std::vector<entry> buffer_;                                  // outcomes that go with the next commit
   std::uint64_t seq_ = 0, epoch_ = 1;
   std::int64_t signals_ = 0;
   saga_state state_ = saga_state::running;

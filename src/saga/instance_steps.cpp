@@ -57,9 +57,9 @@ bool instance::replay(step_work& work) {
   if (r == nullptr) return false;
   const std::string arguments = work.arguments().dump();
   if (!r->is_step || r->step != work.name() || r->arguments != arguments) {
-    leave(leave_reason::stuck, "the body has changed: at '" + work.key() + "' it now does '" + std::string(work.name()) +
-                                   "' with " + arguments + ", where the journal has '" + r->step + "' with " +
-                                   r->arguments);
+    leave(leave_reason::stuck, "the body has changed: at '" + work.key() + "' it now does '" +
+                                   std::string(work.name()) + "' with " + arguments + ", where the journal has '" +
+                                   r->step + "' with " + r->arguments);
     return false;
   }
   visit(*r);
@@ -100,7 +100,8 @@ awaitable<attempt_end> instance::attempt(duration limit, std::function<awaitable
   } catch (...) {
     why = failure::current();
   }
-  if (why) end = {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
+  if (why)
+    end = {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
   co_return end;
 }
 
@@ -146,7 +147,7 @@ awaitable<bool> instance::run_step(step_work& work) {
   }
 
   const auto& options = engine_->options;
-  const std::uint32_t most = work.settings().max_attempts != 0          ? work.settings().max_attempts
+  const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
                              : work.kind() == step_kind::compensatable ? options.max_attempts
                                                                        : 0;
   const duration limit = work.settings().timeout > duration() ? work.settings().timeout
@@ -207,7 +208,8 @@ awaitable<bool> instance::run_step(step_work& work) {
     if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
     if (end.how == attempt_end::kind::succeeded) co_return true;
   }
-  const auto why = end.how == attempt_end::kind::refused ? step_failed::reason::refused : step_failed::reason::exhausted;
+  const auto why =
+      end.how == attempt_end::kind::refused ? step_failed::reason::refused : step_failed::reason::exhausted;
   if (why == step_failed::reason::refused && work.kind() == step_kind::retriable) {
     leave(leave_reason::stuck, "the retriable step '" + work.key() + "' was refused: " + end.message);
     co_return false;
@@ -215,7 +217,9 @@ awaitable<bool> instance::run_step(step_work& work) {
   publish(saga_event::kind::step_failed, work.key(), 0, end.message);
   work.fail(step_failed(std::string(work.name()), why, end.message, end.code));
   if (has_journal()) {
-    settle(*r, {entry_kind::failed, work.key(), {},
+    settle(*r, {entry_kind::failed,
+                work.key(),
+                {},
                 {{"reason", static_cast<int>(why)}, {"message", end.message}, {"code", end.code}}});
   } else if (why == step_failed::reason::exhausted && work.undo_wants() != undo_kind::none) {
     past_.push_back(work.remember());
@@ -240,7 +244,8 @@ awaitable<attempt_end> instance::commit_together(step_work& work, batch own) {
   co_return end;
 }
 
-// -------------------------------------------------------------------------------------------------------------- undoing
+// --------------------------------------------------------------------------------------------------------------
+// undoing
 
 /// Undoes what began under `prefix`, last first.
 awaitable<bool> instance::unwind(const std::string& prefix) {
@@ -259,8 +264,8 @@ awaitable<bool> instance::unwind(const std::string& prefix) {
     if (!r.is_step || r.is_undone || is_refused || !r.key.starts_with(prefix)) continue;
     const step_descriptor* what = definition_->find(r.step);
     if (what == nullptr) {
-      leave(leave_reason::stuck, "'" + r.key + "' cannot be undone: the step '" + r.step +
-                                     "' is not among those '" + definition_->name + "' is defined with");
+      leave(leave_reason::stuck, "'" + r.key + "' cannot be undone: the step '" + r.step + "' is not among those '" +
+                                     definition_->name + "' is defined with");
       co_return false;
     }
     // What was not written together with its outcome has not happened.
@@ -302,7 +307,9 @@ awaitable<bool> instance::undo(past_step& step) {
     }
     if (end.how == attempt_end::kind::refused && resolves) {  // it never happened
       if (has_journal()) {
-        settle(*find(step.key), {entry_kind::failed, step.key, {},
+        settle(*find(step.key), {entry_kind::failed,
+                                 step.key,
+                                 {},
                                  {{"reason", static_cast<int>(step_failed::reason::refused)},
                                   {"message", end.message},
                                   {"code", end.code}}});
@@ -350,7 +357,8 @@ awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string
   for (const row r : found) {
     const auto message_id = r.get<std::string>(0);
     const bool is_taken = std::ranges::any_of(records_, [&](const record& each) {
-      return !each.is_step && each.ended == record::outcome::succeeded && each.result.value("message_id", "") == message_id;
+      return !each.is_step && each.ended == record::outcome::succeeded &&
+             each.result.value("message_id", "") == message_id;
     });
     if (is_taken) continue;
     co_return nlohmann::json{{"message_id", message_id},
@@ -404,7 +412,8 @@ awaitable<bool> instance::run_wait(wait_operation& wait) {
     if (busy_ == 0 && has_journal()) leave(leave_reason::parked);
     if (leaving_ != leave_reason::none) co_return false;
     const auto woken = co_await park(
-        wake_at == for_ever ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(wake_at - now())),
+        wake_at == for_ever ? never
+                            : saturating_add(engine_->timers->now(), std::chrono::microseconds(wake_at - now())),
         [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
     ++busy_;
     --waits_;

@@ -27,9 +27,9 @@ std::string_view to_string(saga_state s) noexcept {
 namespace detail {
 
 std::string_view to_string(entry_kind k) noexcept {
-  constexpr std::array<std::string_view, 13> names{"?",        "intent",    "succeeded", "failed", "waiting",
-                                                   "signalled", "timed out", "aborted",   "undone", "progress",
-                                                   "nested aborted", "nested failed", "operated"};
+  constexpr std::array<std::string_view, 13> names{
+      "?",       "intent", "succeeded", "failed",         "waiting",       "signalled", "timed out",
+      "aborted", "undone", "progress",  "nested aborted", "nested failed", "operated"};
   const auto i = static_cast<std::size_t>(k);
   return i < names.size() ? names[i] : names[0];
 }
@@ -79,8 +79,8 @@ entry parse_entry(const std::string& saga, std::uint64_t seq, std::int64_t kind,
                   const std::string& payload) {
   const std::string where = "entry " + std::to_string(seq);
   if (kind < static_cast<std::int64_t>(entry_kind::intent) || kind > static_cast<std::int64_t>(entry_kind::operated)) {
-    throw saga_error(errc::saga_undecodable,
-                     "the saga '" + saga + "': " + where + " is of kind " + std::to_string(kind) + ", which is unknown");
+    throw saga_error(errc::saga_undecodable, "the saga '" + saga + "': " + where + " is of kind " +
+                                                 std::to_string(kind) + ", which is unknown");
   }
   entry e;
   e.kind = static_cast<entry_kind>(kind);

@@ -15,18 +15,18 @@ namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 
 /// Stored: never change a number.
 enum class entry_kind : std::uint8_t {
-  intent = 1,          // a step begins: its arguments, and how to undo it where that is not as usual
-  succeeded = 2,       // its result
-  failed = 3,          // refused or exhausted
-  waiting = 4,         // for a time or signal, until `wake_at`
-  signalled = 5,       // the signal that was taken
-  timed_out = 6,       // no signal came
-  aborted = 7,         // from here on the saga goes back
-  undone = 8,          // a step
-  progress = 9,        // of a long action
-  nested_aborted = 10, // a part goes back
-  nested_failed = 11,  // and has gone back
-  operated = 12,       // what an operator did, why, and who
+  intent = 1,           // a step begins: its arguments, and how to undo it where that is not as usual
+  succeeded = 2,        // its result
+  failed = 3,           // refused or exhausted
+  waiting = 4,          // for a time or signal, until `wake_at`
+  signalled = 5,        // the signal that was taken
+  timed_out = 6,        // no signal came
+  aborted = 7,          // from here on the saga goes back
+  undone = 8,           // a step
+  progress = 9,         // of a long action
+  nested_aborted = 10,  // a part goes back
+  nested_failed = 11,   // and has gone back
+  operated = 12,        // what an operator did, why, and who
 };
 [[nodiscard]] std::string_view to_string(entry_kind k) noexcept;
 

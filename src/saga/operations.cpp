@@ -7,12 +7,8 @@ namespace cofferdam::inline COFFERDAM_ABI::saga {
 
 const std::string& step_context::saga_id() const noexcept { return saga_->id(); }
 std::uint64_t step_context::epoch() const noexcept { return saga_->epoch(); }
-std::string step_context::idempotency_key() const {
-  return saga_->id() + '/' + key_ + (is_undo_ ? "!undo" : "");
-}
-awaitable<void> step_context::heartbeat(nlohmann::json progress) {
-  return saga_->heartbeat(key_, std::move(progress));
-}
+std::string step_context::idempotency_key() const { return saga_->id() + '/' + key_ + (is_undo_ ? "!undo" : ""); }
+awaitable<void> step_context::heartbeat(nlohmann::json progress) { return saga_->heartbeat(key_, std::move(progress)); }
 nlohmann::json step_context::progress() const { return saga_->progress_of(key_); }
 
 const std::string& scope::saga_id() const noexcept { return saga_->id(); }

@@ -33,12 +33,15 @@ awaitable<std::size_t> count_unfinished(database& db) {
 awaitable<void> live_and_work(engine& e, database& db, const std::function<awaitable<void>(engine&)>& begin,
                               bool may_die) {
   const auto start = [&begin, &e] { return begin(e); };
-  const spawned beginning = spawn(e.state()->executor, [](auto how) -> awaitable<void> {
-    try {
-      co_await how();
-    } catch (const std::exception&) {  // its saga is looked at in the end
-    }
-  }, start);
+  const spawned beginning = spawn(
+      e.state()->executor,
+      [](auto how) -> awaitable<void> {
+        try {
+          co_await how();
+        } catch (const std::exception&) {  // its saga is looked at in the end
+        }
+      },
+      start);
   constexpr int patience = 10'000;
   for (int i = 0; i < patience; ++i) {
     co_await sleep_for(std::chrono::milliseconds(1));
@@ -57,6 +60,8 @@ awaitable<void> live_and_work(engine& e, database& db, const std::function<await
 }
 
 }  // namespace
+
+void kill(engine& e) { e.state()->dead = true; }
 
 awaitable<crash_explorer::run_end> crash_explorer::run_once(std::size_t first, std::size_t second) {
   if (reset_) reset_();
@@ -82,8 +87,8 @@ awaitable<crash_explorer::run_end> crash_explorer::run_once(std::size_t first, s
   }
   const rows left = co_await db.query("select id, reason from cofferdam_sagas where state not in (3, 4, 7)");
   if (!left.empty()) {
-    throw std::logic_error("the saga '" + left.front().get<std::string>(0) + "' does not end after a crash " + where + ": " +
-                           left.front().get<std::optional<std::string>>(1).value_or(""));
+    throw std::logic_error("the saga '" + left.front().get<std::string>(0) + "' does not end after a crash " + where +
+                           ": " + left.front().get<std::optional<std::string>>(1).value_or(""));
   }
   co_await check_(db, where);
   co_return end;

@@ -56,28 +56,29 @@ awaitable<void> mail(saga::step_context& context, std::string text) {
 constexpr auto flight_step = saga::step<"flight", &book_flight, &cancel_flight>;
 
 constexpr auto book_trip =
-    saga::start<trip>("trip.book") |
-    saga::step<"hotel">([](const auto& s) { return book(s.context(), "hotel", s.input().town); }).undo([](const auto& s) {
-      return cancel_booking(s.context(), s["hotel"_s]);
-    }) |
+    saga::start<trip>("trip.book") | saga::step<"hotel">([](const auto& s) {
+                                       return book(s.context(), "hotel", s.input().town);
+                                     }).undo([](const auto& s) { return cancel_booking(s.context(), s["hotel"_s]); }) |
     saga::when([](const auto& s) { return s.input().needs_car; },
-               saga::step<"car">([](const auto& s) { return book(s.context(), "car", s.input().town); })
-                   .undo([](const auto& s, const std::optional<std::string>& car) {
-                     return cancel_booking(s.context(), car.value_or("unknown car"));
-                   })) |
+               saga::step<"car">([](const auto& s) {
+                 return book(s.context(), "car", s.input().town);
+               }).undo([](const auto& s, const std::optional<std::string>& car) {
+                 return cancel_booking(s.context(), car.value_or("unknown car"));
+               })) |
     flight_step.with([](const auto& s) { return std::tuple(s.input().town); }) |
     saga::pivot<"pay">([](const auto& s) { return pay(s.context(), 100 * s.input().nights); }).timeout(1s) |
-    saga::retriable<"mail">([](const auto& s) { return mail(s.context(), s["flight"_s] + " " + std::to_string(s["pay"_s])); });
+    saga::retriable<"mail">(
+        [](const auto& s) { return mail(s.context(), s["flight"_s] + " " + std::to_string(s["pay"_s])); });
 
 constexpr auto three_at_once =
     saga::start<trip>("trip.three") |
-    saga::all<"bookings">(
-        saga::step<"hotel">([](const auto& s) { return book(s.context(), "hotel", s.input().town); })
-            .undo([](const auto& s) { return cancel_booking(s.context(), s["hotel"_s]); }),
-        saga::step<"car">([](const auto& s) { return book(s.context(), "car", s.input().town); }).undo([](const auto& s) {
-          return cancel_booking(s.context(), s["car"_s]);
-        }),
-        flight_step.with([](const auto& s) { return std::tuple(s.input().town); })) |
+    saga::all<"bookings">(saga::step<"hotel">([](const auto& s) {
+                            return book(s.context(), "hotel", s.input().town);
+                          }).undo([](const auto& s) { return cancel_booking(s.context(), s["hotel"_s]); }),
+                          saga::step<"car">([](const auto& s) {
+                            return book(s.context(), "car", s.input().town);
+                          }).undo([](const auto& s) { return cancel_booking(s.context(), s["car"_s]); }),
+                          flight_step.with([](const auto& s) { return std::tuple(s.input().town); })) |
     saga::pivot<"pay">([](const auto& s) {
       return pay(s.context(), static_cast<int>(s["hotel"_s].size() + s["car"_s].size() + s["flight"_s].size()));
     });
@@ -113,7 +114,8 @@ ASYNC_TEST("a chain that fails undoes its links in reverse, with or without a jo
     engine.define(book_trip);
     const auto why = co_await test::error_of(book_trip.run(engine, "trip-1", by_car));
     CHECK(why == "the saga 'trip-1' went back: the step 'flight' was refused: no seat");
-    CHECK(a.log == lines{"book hotel rome", "book car rome", "book flight rome", "cancel car-rome", "cancel hotel-rome"});
+    CHECK(a.log ==
+          lines{"book hotel rome", "book car rome", "book flight rome", "cancel car-rome", "cancel hotel-rome"});
   }
 }
 

@@ -197,7 +197,8 @@ task<void> run_links(scope& s, std::span<const link> links, run_pointer run);
 [[nodiscard]] std::string to_mermaid(std::string_view name, const std::vector<link>& links);
 [[nodiscard]] std::string to_dot(std::string_view name, const std::vector<link>& links);
 
-template <class F, class View> using link_result = typename cofferdam::detail::awaitable_value<std::invoke_result_t<F, const View&>>::type;
+template <class F, class View>
+using link_result = typename cofferdam::detail::awaitable_value<std::invoke_result_t<F, const View&>>::type;
 
 template <class... Slots> struct slot_list {};
 
@@ -379,8 +380,9 @@ template <class Derived, fixed_string Name, step_kind Kind> struct step_link {
 /// A step given as captureless lambdas.
 template <fixed_string Name, step_kind Kind, class Act, class Undo>
 struct action_link : step_link<action_link<Name, Kind, Act, Undo>, Name, Kind> {
-  static_assert(std::is_empty_v<Act>, "saga: a step of a chain is a lambda without captures: take services from "
-                                      "s.context().get<T>(), data from s.input() and earlier steps");
+  static_assert(std::is_empty_v<Act>,
+                "saga: a step of a chain is a lambda without captures: take services from "
+                "s.context().get<T>(), data from s.input() and earlier steps");
   template <class View> using result = link_result<Act, View>;
   static constexpr bool is_transactional = false;
 
@@ -707,7 +709,8 @@ template <class In, class List, class... Links> class chain {
   }
 
   /// What the chain had when it was interrupted, as its journal tells.
-  static std::shared_ptr<typed_run> restore(const detail::journal_view& journal, const std::vector<detail::link>& links) {
+  static std::shared_ptr<typed_run> restore(const detail::journal_view& journal,
+                                            const std::vector<detail::link>& links) {
     auto run = std::make_shared<typed_run>(journal.input().get<In>());
     nlohmann::json found = nlohmann::json::object();
     collect(journal, links, found);
@@ -772,12 +775,14 @@ template <class In, class List, class... Links> class chain {
     return made;
   }
   template <class Work, class R>
-  static awaitable<void> undo_again(std::shared_ptr<typed_run> run, step_context& context, const nlohmann::json* known) {
+  static awaitable<void> undo_again(std::shared_ptr<typed_run> run, step_context& context,
+                                    const nlohmann::json* known) {
     typename Work::past_type past(std::string(), step_settings(), run, known != nullptr);
     past.set(known);
     co_await past.undo(context);
   }
-  template <class Work> static awaitable<nlohmann::json> act_again(std::shared_ptr<typed_run> run, step_context& context) {
+  template <class Work>
+  static awaitable<nlohmann::json> act_again(std::shared_ptr<typed_run> run, step_context& context) {
     typename Work::past_type past(std::string(), step_settings(), run, false);
     co_await past.act(context);
     co_return past.result();

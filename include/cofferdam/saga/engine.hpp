@@ -47,11 +47,11 @@ struct engine_options {
   duration step_timeout = std::chrono::seconds(30);  ///< of an attempt whose step does not say; 0: none
   backoff_options backoff{.cap = std::chrono::seconds(30)};
   backoff_options undo_backoff{.cap = std::chrono::minutes(5)};
-  std::uint32_t attention_after = 10;          ///< attempts, then an event tells
-  duration lease = std::chrono::seconds(15);   ///< without a sign of life a worker's sagas go to others
-  std::size_t max_active = 10'000;             ///< sagas that run here at once; others wait to be claimed
-  std::uint32_t max_claims = 5;                ///< takeovers without progress; then the saga is stuck
-  std::size_t max_payload = 1024 * 1024;       ///< bytes of arguments, a result, a signal
+  std::uint32_t attention_after = 10;         ///< attempts, then an event tells
+  duration lease = std::chrono::seconds(15);  ///< without a sign of life a worker's sagas go to others
+  std::size_t max_active = 10'000;            ///< sagas that run here at once; others wait to be claimed
+  std::uint32_t max_claims = 5;               ///< takeovers without progress; then the saga is stuck
+  std::size_t max_payload = 1024 * 1024;      ///< bytes of arguments, a result, a signal
 };
 
 struct saga_event {
@@ -141,8 +141,8 @@ template <class T> class handle {
 /// which must outlive it.
 ///
 /// Every saga runs on a strand of its own. A step's intent is durable before its action begins, in one commit with the
-/// outcome of the step before; a saga of N steps takes N + 1 commits. An owner that lost a saga cannot write to it: each
-/// commit checks its epoch.
+/// outcome of the step before; a saga of N steps takes N + 1 commits. An owner that lost a saga cannot write to it:
+/// each commit checks its epoch.
 class engine {
  public:
   /// Without a journal: what is not done when the process ends is lost. For sagas of one request, and for tests.
@@ -210,7 +210,8 @@ class engine {
   /// Sends a signal to a saga. Kept until the saga asks for it; one `message_id` counts once a saga.
   /// Errors: `saga_error` (`saga_not_found`; `saga_wrong_state` when it has ended); `storage_error`.
   template <class T>
-  [[nodiscard]] awaitable<void> signal(std::string id, std::string name, const T& payload, std::string message_id = {}) {
+  [[nodiscard]] awaitable<void> signal(std::string id, std::string name, const T& payload,
+                                       std::string message_id = {}) {
     return send(std::move(id), std::move(name), nlohmann::json(payload), std::move(message_id));
   }
   /// Makes a saga go back. It hears of it at its next step; an attempt that runs here is cancelled.
@@ -243,7 +244,8 @@ class engine {
   [[nodiscard]] const detail::definition& known(detail::plain_function body) const;
   [[nodiscard]] const detail::definition& known(std::string_view name) const;
   [[nodiscard]] static awaitable<std::shared_ptr<detail::completion>> start_saga(
-      std::shared_ptr<detail::engine_state> state, std::string id, const detail::definition& what, nlohmann::json input);
+      std::shared_ptr<detail::engine_state> state, std::string id, const detail::definition& what,
+      nlohmann::json input);
   awaitable<void> send(std::string id, std::string name, nlohmann::json payload, std::string message_id);
 
   template <class Out>

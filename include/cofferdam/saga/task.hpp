@@ -90,10 +90,11 @@ class task_promise_base {
 
   template <class A> borrowed<std::remove_reference_t<A>> await_transform(A&& awaited) noexcept {
     using awaited_type = std::remove_cvref_t<A>;
-    static_assert(std::is_base_of_v<operation, awaited_type> || is_task<awaited_type> ||
-                      std::is_same_v<awaited_type, erased_operation>,
-                  "saga: a body may await only durable operations (s.run, s.sleep, s.wait_signal, s.all, ...) and other "
-                  "saga::tasks; do input and output inside a step");
+    static_assert(
+        std::is_base_of_v<operation, awaited_type> || is_task<awaited_type> ||
+            std::is_same_v<awaited_type, erased_operation>,
+        "saga: a body may await only durable operations (s.run, s.sleep, s.wait_signal, s.all, ...) and other "
+        "saga::tasks; do input and output inside a step");
     return {&awaited};
   }
 

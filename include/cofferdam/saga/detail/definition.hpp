@@ -30,7 +30,8 @@ struct definition {
   void add(step_descriptor step);
 };
 
-template <class Out, class In> definition define_body(std::string name, std::uint32_t version, task<Out> (*body)(scope&, In)) {
+template <class Out, class In>
+definition define_body(std::string name, std::uint32_t version, task<Out> (*body)(scope&, In)) {
   using input = std::decay_t<In>;
   using branch = typed_branch<Out, In>;
   static_assert(storable<input>, "saga: the input of a saga needs to_json and from_json");

@@ -1,0 +1,443 @@
+// What a saga's life can bring: waits, signals, cancellation, other owners, changed code, undos that fail.
+#include "async_test.hpp"
+#include "error_of.hpp"
+
+#include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/saga/chain.hpp>
+#include <cofferdam/saga/engine.hpp>
+#include <cofferdam/saga/testing.hpp>
+
+#include <map>
+#include <string>
+#include <vector>
+
+using namespace cofferdam;
+using namespace cofferdam::saga::literals;
+using namespace std::chrono_literals;
+
+namespace lives {
+
+struct diary {
+  std::vector<std::string> lines;
+  std::map<std::string, int> fails;  // how often a step still fails
+  bool hangs = false;
+  bool refuses_undo = false;
+  std::vector<std::string> keys;
+};
+
+awaitable<std::string> act(saga::step_context& context, std::string what) {
+  auto& d = context.get<diary>();
+  d.lines.push_back("do " + what);
+  d.keys.push_back(context.idempotency_key());
+  if (d.hangs) co_await sleep_for(1h);
+  if (d.fails[what] > 0) {
+    --d.fails[what];
+    throw std::runtime_error(what + " is away");
+  }
+  if (what == "nothing") throw saga::refused("no", "refused");
+  co_return what + "!";
+}
+awaitable<void> unact(saga::step_context& context, std::optional<std::string> result, std::string) {
+  auto& d = context.get<diary>();
+  d.lines.push_back("undo " + result.value_or("unknown"));
+  if (d.fails["undo"] > 0) {
+    --d.fails["undo"];
+    throw std::runtime_error("undo is away");
+  }
+  if (d.refuses_undo) throw saga::cannot_undo("too late");
+  co_return;
+}
+constexpr auto a_step = saga::step<"a", &act, &unact>;
+constexpr auto b_step = saga::step<"b", &act, &unact>;
+constexpr auto the_pivot = saga::pivot<"pivot", &act>;
+constexpr auto after = saga::retriable<"after", &act>;
+
+saga::task<std::string> approval(saga::scope& s, std::string what) {
+  const auto first = co_await s.run(a_step, what);
+  const auto approved = co_await s.wait_signal<bool>("approved", 24h);
+  if (!approved) s.fail("nobody answered");
+  if (!*approved) s.fail("not approved", "rejected");
+  co_return first + co_await s.run(b_step, std::string("b"));
+}
+saga::task<std::string> all_kinds(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, std::string("a"));
+  (void)co_await s.run(the_pivot, std::string("pivot"));
+  co_return co_await s.run(after, what);
+}
+saga::task<std::string> two(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, std::string("a"));
+  co_return co_await s.run(b_step, what);
+}
+saga::task<std::string> sleepy(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, what);
+  co_await s.sleep(1h);
+  co_return co_await s.run(b_step, what);
+}
+saga::task<std::string> sleepy_renamed(saga::scope& s, std::string what) {
+  (void)co_await s.run(b_step, what);
+  co_await s.sleep(1h);
+  co_return co_await s.run(a_step, what);
+}
+saga::task<std::string> sleepy_patched(saga::scope& s, std::string what) {
+  const bool is_new = co_await s.patched("extra step");
+  if (is_new) (void)co_await s.run(b_step, std::string("extra"));
+  (void)co_await s.run(a_step, what);
+  co_await s.sleep(1h);
+  co_return co_await s.run(b_step, what);
+}
+
+using events = std::vector<std::string>;
+
+/// An engine that works in the background, until it is stopped.
+class working {
+ public:
+  working(saga::engine& by, const net::any_io_executor& executor)
+      : job_(spawn(executor, [this, &by] { return work(by); })) {}
+  working(const working&) = delete;
+  working& operator=(const working&) = delete;
+
+  awaitable<void> stop() {
+    job_.cancel();
+    while (!has_ended_) co_await sleep_for(1ms);
+  }
+
+ private:
+  awaitable<void> work(saga::engine& by) {
+    co_await by.run();
+    has_ended_ = true;
+  }
+  bool has_ended_ = false;
+  spawned job_;
+};
+
+void define_all(saga::engine& e, diary& d) {
+  e.provide(d);
+  e.define("approval", approval, a_step, b_step);
+  e.define("all_kinds", all_kinds, a_step, the_pivot, after);
+  e.define("two", two, a_step, b_step);
+  e.define("sleepy", sleepy, a_step, b_step);
+}
+
+awaitable<std::string> state_of(database& db, std::string id) {
+  const rows found = co_await db.query("select state from cofferdam_sagas where id = $1", std::move(id));
+  co_return found.empty() ? "none" : std::string(to_string(static_cast<saga::saga_state>(found.front().get<int>(0))));
+}
+
+}  // namespace lives
+
+using lives::define_all;
+using lives::diary;
+
+ASYNC_TEST("a saga that waits for a signal leaves the memory and comes back for it") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  const auto executor = co_await net::this_coro::executor;
+  auto started = co_await engine.start("s-1", lives::approval, std::string("x"));
+  co_await sleep_for(1s);
+  CHECK(engine.active() == 0);
+  const auto waiting = co_await lives::state_of(db, "s-1");
+  CHECK(waiting == "waiting");
+  {
+    lives::working worker(engine, executor);
+    co_await sleep_for(20h);
+    co_await engine.signal("s-1", "approved", true);
+    const auto result = co_await started.result();
+    CHECK(result == "x!b!");
+    CHECK(time.elapsed() < 20h + 2s);
+    co_await worker.stop();
+  }
+  CHECK(d.lines == lives::events{"do x", "do b"});
+}
+
+ASYNC_TEST("a signal that comes before it is asked for is kept, and one message counts once") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  auto started = co_await engine.start("s-1", lives::approval, std::string("x"));
+  co_await engine.signal("s-1", "approved", true, "m-1");
+  co_await engine.signal("s-1", "approved", false, "m-1");
+  (void)co_await engine.run_due();
+  const auto result = co_await started.result();
+  CHECK(result == "x!b!");
+  const auto late = co_await test::error_of(engine.signal("s-1", "approved", true));
+  CHECK(late == "the saga 's-1' has ended: it is completed");
+  const auto unknown = co_await test::error_of(engine.signal("s-2", "approved", true));
+  CHECK(unknown == "there is no saga 's-2'");
+}
+
+ASYNC_TEST("a saga whose signal does not come in time goes back") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  const auto executor = co_await net::this_coro::executor;
+  lives::working worker(engine, executor);
+  const auto why = co_await test::error_of(engine.execute("s-1", lives::approval, std::string("x")));
+  CHECK(why == "the saga 's-1' went back: nobody answered");
+  CHECK(time.elapsed() >= 24h);
+  CHECK(time.elapsed() < 24h + 5s);
+  co_await worker.stop();
+  CHECK(d.lines == lives::events{"do x", "undo x!"});
+}
+
+ASYNC_TEST("a step that fails is tried again, and undone when no attempt succeeds") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["b"] = 3;
+  const auto result = co_await engine.execute("s-1", lives::two, std::string("b"));
+  CHECK(result == "b!");
+  CHECK(d.lines == lives::events{"do a", "do b", "do b", "do b", "do b"});
+  CHECK(d.keys[1] == d.keys[4]);  // one effect, whatever the attempt
+  CHECK(d.keys[1] == "s-1/b#1");
+  d.lines.clear();
+  d.fails["b"] = 4;
+  const auto why = co_await test::error_of(engine.execute("s-2", lives::two, std::string("b")));
+  CHECK(why == "the saga 's-2' went back: the step 'b' failed: b is away");
+  CHECK(d.lines == lives::events{"do a", "do b", "do b", "do b", "do b", "undo unknown", "undo a!"});
+}
+
+ASYNC_TEST("a step that was refused is not tried again, and not undone") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  const auto why = co_await test::error_of(engine.execute("s-1", lives::two, std::string("nothing")));
+  CHECK(why == "the saga 's-1' went back: the step 'b' was refused: no");
+  CHECK(d.lines == lives::events{"do a", "do nothing", "undo a!"});
+}
+
+ASYNC_TEST("what comes after the pivot is tried until it succeeds") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["x"] = 50;
+  int attention = 0;
+  const auto listening = engine.events().subscribe([&attention](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::attention) ++attention;
+  });
+  const auto result = co_await engine.execute("s-1", lives::all_kinds, std::string("x"));
+  CHECK(result == "x!");
+  CHECK(d.lines.size() == 53);
+  CHECK(attention == 1);
+}
+
+ASYNC_TEST("a saga that is cancelled while it waits, or acts, goes back; past its pivot it cannot") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  const auto executor = co_await net::this_coro::executor;
+  lives::working worker(engine, executor);
+  auto waiting = co_await engine.start("s-1", lives::approval, std::string("x"));
+  co_await sleep_for(1s);
+  co_await engine.cancel("s-1", "changed my mind");
+  const auto why = co_await test::error_of(waiting.result());
+  CHECK(why == "the saga 's-1' went back: changed my mind");
+  CHECK(d.lines == lives::events{"do x", "undo x!"});
+
+  d.lines.clear();
+  d.hangs = true;
+  auto acting = co_await engine.start("s-2", lives::two, std::string("b"));
+  co_await sleep_for(1s);
+  const auto before = time.elapsed();
+  co_await engine.cancel("s-2", "too slow");
+  const auto slow = co_await test::error_of(acting.result());
+  CHECK(slow == "the saga 's-2' went back: too slow");
+  CHECK(time.elapsed() - before < 2s);  // the action in flight was cancelled
+  CHECK(d.lines == lives::events{"do a", "undo unknown"});
+  d.hangs = false;
+
+  d.fails["x"] = 5;
+  auto past = co_await engine.start("s-3", lives::all_kinds, std::string("x"));
+  co_await sleep_for(500ms);
+  const auto too_late = co_await test::error_of(engine.cancel("s-3", "no"));
+  CHECK(too_late == "the saga 's-3' is past its pivot: it cannot be cancelled");
+  const auto result = co_await past.result();
+  CHECK(result == "x!");
+  co_await worker.stop();
+}
+
+ASYNC_TEST("an undo that fails is tried again; one that cannot work stops the saga for an operator") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["undo"] = 3;
+  const auto why = co_await test::error_of(engine.execute("s-1", lives::two, std::string("nothing")));
+  CHECK(why == "the saga 's-1' went back: the step 'b' was refused: no");
+  CHECK(d.lines.size() == 6);
+  d.refuses_undo = true;
+  std::string stuck;
+  const auto listening = engine.events().subscribe([&stuck](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::stuck) stuck = e.message;
+  });
+  (void)co_await engine.start("s-2", lives::two, std::string("nothing"));
+  co_await sleep_for(1s);
+  CHECK(stuck == "'a#1' cannot be undone: too late");
+  const auto state = co_await lives::state_of(db, "s-2");
+  CHECK(state == "stuck");
+  CHECK(engine.active() == 0);
+}
+
+ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, and its step repeated with its key") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  d.hangs = true;
+  saga::engine first = co_await saga::engine::open(db);
+  define_all(first, d);
+  (void)co_await first.start("s-1", lives::two, std::string("b"));
+  saga::kill(first);  // it hangs in its action and will never commit again
+  saga::engine second = co_await saga::engine::open(db);
+  diary other;
+  define_all(second, other);
+  const auto executor = co_await net::this_coro::executor;
+  lives::working worker(second, executor);
+  const auto result = co_await second.find<std::string>("s-1").result();
+  CHECK(result == "b!");
+  CHECK(time.elapsed() > 10s);
+  CHECK(time.elapsed() < 20s);
+  CHECK(other.keys.front() == d.keys.front());
+  while (first.active() > 0) co_await sleep_for(1s);
+  co_await worker.stop();
+}
+
+ASYNC_TEST("an owner that lost its saga cannot write to it") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  saga::engine engine = co_await saga::engine::open(db);
+  define_all(engine, d);
+  d.fails["a"] = 1;  // so that it rests between two attempts
+  auto started = co_await engine.start("s-1", lives::two, std::string("b"));
+  batch b;
+  b.execute("update cofferdam_sagas set epoch = epoch + 1, owner = null, wake_at = 0 where id = 's-1'");
+  co_await db.commit(std::move(b));
+  int lost = 0;
+  const auto listening = engine.events().subscribe([&lost](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::lost) ++lost;
+  });
+  co_await sleep_for(5s);
+  CHECK(lost == 1);
+  CHECK(engine.active() == 0);
+  (void)co_await engine.run_due();
+  const auto result = co_await started.result();
+  CHECK(result == "b!");
+}
+
+ASYNC_TEST("a body that changed is noticed and the saga stops for an operator; patched() lets old ones pass") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  {
+    saga::engine engine = co_await saga::engine::open(db);
+    define_all(engine, d);
+    (void)co_await engine.start("s-1", lives::sleepy, std::string("x"));
+    (void)co_await engine.start("s-2", lives::sleepy, std::string("x"));
+    co_await sleep_for(1s);
+  }
+  co_await sleep_for(2h);
+  {
+    saga::engine changed = co_await saga::engine::open(db);
+    changed.provide(d);
+    changed.define("sleepy", lives::sleepy_patched, lives::a_step, lives::b_step);
+    batch b;
+    b.execute("update cofferdam_sagas set wake_at = 99999999999999999 where id = 's-2'");
+    co_await db.commit(std::move(b));
+    (void)co_await changed.run_due();
+    const auto result = co_await changed.find<std::string>("s-1").result();
+    CHECK(result == "x!");
+    CHECK(d.lines == lives::events{"do x", "do x", "do x"});
+    const auto fresh = co_await changed.start("s-3", lives::sleepy_patched, std::string("x"));
+    co_await sleep_for(1s);
+    CHECK(d.lines.size() == 5);
+    CHECK(d.lines[3] == "do extra");
+  }
+  saga::engine changed = co_await saga::engine::open(db);
+  changed.provide(d);
+  changed.define("sleepy", lives::sleepy_renamed, lives::a_step, lives::b_step);
+  batch b;
+  b.execute("update cofferdam_sagas set wake_at = 0 where id = 's-2'");
+  co_await db.commit(std::move(b));
+  std::string stuck;
+  const auto listening = changed.events().subscribe([&stuck](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::stuck && e.id == "s-2") stuck = e.message;
+  });
+  (void)co_await changed.run_due();
+  CHECK(stuck.find("the body has changed: it now does 'b#1', where the journal has 'a#1', 'sleep#1'") == 0);
+}
+
+ASYNC_TEST("a saga of a version goes on with it while newer ones start") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  saga::engine old = co_await saga::engine::open(db);
+  define_all(old, d);
+  (void)co_await old.start("s-1", lives::sleepy, std::string("x"));
+  co_await sleep_for(2h);
+  saga::engine both = co_await saga::engine::open(db);
+  both.provide(d);
+  both.define({"sleepy", 1}, lives::sleepy, lives::a_step, lives::b_step);
+  both.define({"sleepy", 2}, lives::sleepy_renamed, lives::a_step, lives::b_step);
+  (void)co_await both.run_due();
+  const auto result = co_await both.find<std::string>("s-1").result();
+  CHECK(result == "x!");
+}
+
+ASYNC_TEST("a step that was not given to define() is named, and the saga goes on when it is") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.provide(d);
+  engine.define("two", lives::two, lives::a_step);
+  std::string stuck;
+  const auto listening = engine.events().subscribe([&stuck](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::stuck) stuck = e.message;
+  });
+  (void)co_await engine.start("s-1", lives::two, std::string("b"));
+  co_await sleep_for(1s);
+  CHECK(stuck == "the step 'b' is not among those 'two' was defined with: add it to define()");
+}
+
+ASYNC_TEST("without a journal the caller's cancellation makes a saga go back, and undos are not cancelled") {
+  saga::engine engine;
+  diary d;
+  engine.provide(d);
+  const auto executor = co_await net::this_coro::executor;
+  std::string why;
+  const auto run = [&]() -> awaitable<void> {
+    why = co_await test::error_of(engine.execute("s-1", lives::sleepy, std::string("x")));
+  };
+  const auto job = spawn(executor, run);
+  co_await sleep_for(1s);
+  job.cancel();
+  co_await sleep_for(1s);
+  CHECK(why == "the saga 's-1' went back: cancelled by the caller");
+  CHECK(d.lines == lives::events{"do x", "undo x!"});
+}
+
+ASYNC_TEST("an engine that ends hands its sagas back between two steps") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  const auto executor = co_await net::this_coro::executor;
+  saga::engine first = co_await saga::engine::open(db);
+  define_all(first, d);
+  d.fails["b"] = 1;
+  {
+    lives::working worker(first, executor);
+    (void)co_await first.start("s-1", lives::two, std::string("b"));
+    co_await worker.stop();
+  }
+  co_await sleep_for(1s);
+  CHECK(first.active() == 0);
+  saga::engine second = co_await saga::engine::open(db);
+  define_all(second, d);
+  const auto before = time.elapsed();
+  (void)co_await second.run_due();
+  const auto result = co_await second.find<std::string>("s-1").result();
+  CHECK(result == "b!");
+  CHECK(time.elapsed() - before < 5s);  // no lease had to run out
+}
