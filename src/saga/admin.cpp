@@ -1,0 +1,278 @@
+#include <cofferdam/core/timer_service.hpp>
+#include <cofferdam/saga/admin.hpp>
+
+#include "journal.hpp"
+
+#include <array>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga {
+namespace {
+
+constexpr const char* info_columns =
+    "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at";
+
+std::chrono::system_clock::time_point time_from(std::int64_t microseconds) {
+  return std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(
+      std::chrono::microseconds(microseconds)));
+}
+
+saga_state state_from(const std::string& id, std::int64_t number) {
+  if (number < 0 || number > static_cast<std::int64_t>(saga_state::abandoned)) {
+    throw saga_error(errc::saga_undecodable, "the saga '" + id + "' has the unknown state " + std::to_string(number));
+  }
+  return static_cast<saga_state>(number);
+}
+
+saga_info info_from(const row& r) {
+  saga_info info;
+  info.id = r.get<std::string>("id");
+  info.definition = r.get<std::string>("definition");
+  info.version = r.get<std::uint32_t>("version");
+  info.state = state_from(info.id, r.get<std::int64_t>("state"));
+  info.reason = r.get<std::optional<std::string>>("reason").value_or("");
+  info.epoch = r.get<std::uint64_t>("epoch");
+  info.is_owned = !r["owner"].is_null();
+  info.has_pivoted = r.get<bool>("pivoted");
+  constexpr std::int64_t for_ever = 9'000'000'000'000'000;  // the year 2255
+  const auto wake_at = r.get<std::optional<std::int64_t>>("wake_at");
+  if (wake_at && *wake_at < for_ever) info.wake_at = time_from(*wake_at);
+  info.created_at = time_from(r.get<std::int64_t>("created_at"));
+  info.updated_at = time_from(r.get<std::int64_t>("updated_at"));
+  return info;
+}
+
+[[noreturn]] void raise_not_found(const std::string& id) {
+  throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
+}
+
+/// What `history` has under `key`. Errors: saga_error.
+template <class T> T part(const nlohmann::json& history, const char* key) {
+  try {
+    return history.at(key).get<T>();
+  } catch (const nlohmann::json::exception& e) {
+    throw saga_error(errc::saga_undecodable, std::string("a saga's history: ") + key + ": " + e.what());
+  }
+}
+
+}  // namespace
+
+/// What a verb does to a saga's row and journal.
+struct admin::verb {
+  const char* name;
+  decision by;
+  const char* allowed;  // states, in SQL
+  const char* set;      // of the row
+  bool needs_way_back = false;
+  std::string key{};
+  nlohmann::json result{};
+};
+
+awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
+  std::string sql = std::string("select ") + info_columns + " from cofferdam_sagas";
+  statement query("");
+  if (filter.state) {
+    query = statement(sql + " where state = $2 order by updated_at desc, id limit $1", filter.limit,
+                      static_cast<std::int64_t>(*filter.state));
+  } else {
+    query = statement(sql + " order by updated_at desc, id limit $1", filter.limit);
+  }
+  const rows found = co_await db_->query(std::move(query));
+  std::vector<saga_info> all;
+  for (const row r : found) all.push_back(info_from(r));
+  co_return all;
+}
+
+awaitable<saga_history> admin::show(std::string id) {
+  const rows found = co_await db_->query(
+      std::string("select ") + info_columns + ", input, output from cofferdam_sagas where id = $1", id);
+  if (found.empty()) raise_not_found(id);
+  saga_history history;
+  history.info = info_from(found.front());
+  history.input = detail::parse_stored(id, "its input", found.front().get<std::string>("input"));
+  const auto output = found.front().get<std::optional<std::string>>("output");
+  if (output) history.output = detail::parse_stored(id, "its output", *output);
+  const rows entries = co_await db_->query(
+      "select seq, kind, key, step, payload, epoch, at from cofferdam_saga_journal where saga = $1 order by seq", id);
+  for (const row r : entries) {
+    const auto seq = r.get<std::uint64_t>(0);
+    auto e = detail::parse_entry(id, seq, r.get<std::int64_t>(1), r.get<std::string>(2), r.get<std::string>(3),
+                                 r.get<std::string>(4));
+    saga_entry shown;
+    shown.seq = seq;
+    shown.epoch = r.get<std::uint64_t>(5);
+    shown.kind = to_string(e.kind);
+    shown.key = std::move(e.key);
+    shown.step = std::move(e.step);
+    shown.payload = std::move(e.payload);
+    shown.at = time_from(r.get<std::int64_t>(6));
+    history.entries.push_back(std::move(shown));
+  }
+  co_return history;
+}
+
+// --------------------------------------------------------------------------------------------------------------- verbs
+
+awaitable<void> admin::operate(std::string id, verb what) {
+  const auto executor = co_await net::this_coro::executor;
+  const std::int64_t now = detail::microseconds(timers_of(executor).date());
+  nlohmann::json payload{{"verb", what.name}, {"who", what.by.who}, {"why", what.by.why}};
+  if (std::string_view(what.name) == "skip") payload["result"] = what.result;
+  batch b;
+  const std::size_t changed = b.execute(
+      std::string("update cofferdam_sagas set epoch = epoch + 1, seq = seq + 1, owner = null, claims = 0, updated_at = "
+                  "$2, ") +
+          what.set + " where id = $1 and state in (" + what.allowed + ")" +
+          (what.needs_way_back ? " and pivoted = 0" : "") +
+          (!what.key.empty()
+               ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 and j.kind = 1)"
+               : " and $3 = $3"),
+      id, now, what.key);
+  b.execute(
+      "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 12, $3, '', "
+      "$4, epoch, $2 from cofferdam_sagas where id = $1 and updated_at = $2",
+      id, now, what.key, payload.dump());
+  b.require("the saga '" + id + "' can be changed",
+            "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
+            "where j.saga = $1 and j.kind = 12 and j.at = $2",
+            id, now);
+  const auto done = co_await db_->try_commit(std::move(b));
+  if (done && (*done)[changed].affected() > 0) co_return;
+  if (!done && done.code() != errc::condition_failed) done.why().raise();
+  const rows found =
+      co_await db_->query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
+  if (found.empty()) raise_not_found(id);
+  const saga_info info = info_from(found.front());
+  const std::string prefix = std::string("cannot ") + what.name + " the saga '" + id + "': ";
+  if (what.needs_way_back && info.has_pivoted && !is_final(info.state)) {
+    throw saga_error(errc::saga_past_pivot, prefix + "it is past its pivot");
+  }
+  if (!what.key.empty() && !is_final(info.state)) {
+    throw saga_error(errc::saga_wrong_state, prefix + "its journal has no step '" + what.key + "', or it is " +
+                                                 std::string(to_string(info.state)));
+  }
+  throw saga_error(errc::saga_wrong_state, prefix + "it is " + std::string(to_string(info.state)));
+}
+
+namespace {
+// Where a saga goes on: on its way back, once it has turned.
+constexpr const char* go_on =
+    "wake_at = 0, reason = null, state = case when exists(select 1 from cofferdam_saga_journal j where j.saga = "
+    "cofferdam_sagas.id and j.kind = 7) then 2 else 0 end";
+}  // namespace
+
+awaitable<void> admin::retry_now(std::string id, decision d) {
+  return operate(std::move(id), {"retry", std::move(d), "0, 1, 2, 5", go_on});
+}
+awaitable<void> admin::resume(std::string id, decision d) {
+  return operate(std::move(id), {"resume", std::move(d), "6", go_on});
+}
+awaitable<void> admin::compensate(std::string id, decision d) {
+  verb what{"compensate", std::move(d), "0, 1, 2, 5, 6",
+            "wake_at = 0, reason = null, state = case when state = 2 then 2 else 0 end, cancel_reason = "
+            "coalesce(cancel_reason, 'compensated by an operator')",
+            true};
+  return operate(std::move(id), std::move(what));
+}
+awaitable<void> admin::skip(std::string id, std::string key, nlohmann::json result, decision d) {
+  verb what{"skip", std::move(d), "0, 1, 2, 5", go_on, false, std::move(key), std::move(result)};
+  return operate(std::move(id), std::move(what));
+}
+awaitable<void> admin::mark_undone(std::string id, std::string key, decision d) {
+  verb what{"mark_undone", std::move(d), "2, 5", go_on, false, std::move(key)};
+  return operate(std::move(id), std::move(what));
+}
+awaitable<void> admin::pause(std::string id, decision d) {
+  return operate(std::move(id), {"pause", std::move(d), "0, 1, 2, 5", "wake_at = null, state = 6"});
+}
+awaitable<void> admin::abandon(std::string id, decision d) {
+  return operate(std::move(id), {"abandon", std::move(d), "0, 1, 2, 5, 6",
+                                 "wake_at = null, state = 7, reason = 'abandoned by an operator'"});
+}
+
+// -------------------------------------------------------------------------------------------------------------- files
+
+awaitable<nlohmann::json> admin::export_history(std::string id) {
+  const rows found = co_await db_->query(
+      "select definition, version, state, reason, epoch, seq, wake_at, signals, pivoted, cancel_reason, input, output, "
+      "created_at, updated_at from cofferdam_sagas where id = $1",
+      id);
+  if (found.empty()) raise_not_found(id);
+  const row r = found.front();
+  nlohmann::json history{{"format", 1}, {"id", id}};
+  for (std::size_t i = 0; i < found.columns().size(); ++i) {
+    auto& cell = history[found.columns()[i]];
+    if (const auto* text = r[i].get_if<std::string>()) cell = *text;
+    if (const auto* number = r[i].get_if<std::int64_t>()) cell = *number;
+  }
+  history["journal"] = nlohmann::json::array();
+  const rows entries = co_await db_->query(
+      "select seq, kind, key, step, payload, epoch, at from cofferdam_saga_journal where saga = $1 order by seq", id);
+  for (const row e : entries) {
+    history["journal"].push_back({{"seq", e.get<std::int64_t>(0)},
+                                  {"kind", e.get<std::int64_t>(1)},
+                                  {"key", e.get<std::string>(2)},
+                                  {"step", e.get<std::string>(3)},
+                                  {"payload", e.get<std::string>(4)},
+                                  {"epoch", e.get<std::int64_t>(5)},
+                                  {"at", e.get<std::int64_t>(6)}});
+  }
+  history["inbox"] = nlohmann::json::array();
+  const rows inbox = co_await db_->query(
+      "select message_id, name, payload, nr, at from cofferdam_saga_inbox where saga = $1 order by nr", id);
+  for (const row m : inbox) {
+    history["inbox"].push_back({{"message_id", m.get<std::string>(0)},
+                                {"name", m.get<std::string>(1)},
+                                {"payload", m.get<std::string>(2)},
+                                {"nr", m.get<std::int64_t>(3)},
+                                {"at", m.get<std::int64_t>(4)}});
+  }
+  co_return history;
+}
+
+awaitable<void> admin::import_history(nlohmann::json history) {
+  if (!history.is_object() || history.value("format", 0) != 1) {
+    throw saga_error(errc::saga_undecodable, "a saga's history is a JSON object with \"format\": 1");
+  }
+  const auto id = part<std::string>(history, "id");
+  const auto state = state_from(id, part<std::int64_t>(history, "state"));
+  const auto text = [&history](const char* key) -> value {
+    return history.contains(key) && history[key].is_string() ? value(history[key].get<std::string>()) : value();
+  };
+  // A saga that was in a worker's memory goes on as one whose worker died.
+  const bool goes_on = state == saga_state::running || state == saga_state::compensating;
+  value wake_at;
+  if (goes_on) {
+    wake_at = 0;
+  } else if (state == saga_state::waiting) {
+    wake_at = part<std::int64_t>(history, "wake_at");
+  }
+  (void)detail::parse_stored(id, "its input", part<std::string>(history, "input"));
+  batch b;
+  b.execute(
+      "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, wake_at, signals, claims, pivoted, "
+      "cancel_reason, input, output, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, "
+      "$12, $13, $14, $15)",
+      id, part<std::string>(history, "definition"), part<std::int64_t>(history, "version"),
+      static_cast<std::int64_t>(state), text("reason"), part<std::int64_t>(history, "epoch"),
+      part<std::int64_t>(history, "seq"), wake_at, part<std::int64_t>(history, "signals"),
+      part<std::int64_t>(history, "pivoted"), text("cancel_reason"), part<std::string>(history, "input"),
+      text("output"), part<std::int64_t>(history, "created_at"), part<std::int64_t>(history, "updated_at"));
+  for (const auto& e : part<std::vector<nlohmann::json>>(history, "journal")) {
+    const auto seq = part<std::uint64_t>(e, "seq");
+    const auto parsed = detail::parse_entry(id, seq, part<std::int64_t>(e, "kind"), part<std::string>(e, "key"),
+                                            part<std::string>(e, "step"), part<std::string>(e, "payload"));
+    detail::insert_entry(b, id, seq, part<std::uint64_t>(e, "epoch"), part<std::int64_t>(e, "at"), parsed);
+  }
+  for (const auto& m : part<std::vector<nlohmann::json>>(history, "inbox")) {
+    b.execute("insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) values($1, $2, $3, $4, $5, $6)",
+              id, part<std::string>(m, "message_id"), part<std::string>(m, "name"), part<std::string>(m, "payload"),
+              part<std::int64_t>(m, "nr"), part<std::int64_t>(m, "at"));
+  }
+  const auto done = co_await db_->try_commit(std::move(b));
+  if (!done && done.code() == errc::constraint_violated) {
+    throw saga_error(errc::saga_conflict, "the saga '" + id + "' is there already, or its history has an entry twice");
+  }
+  (void)done.value();
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga
