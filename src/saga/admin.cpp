@@ -125,11 +125,11 @@ awaitable<void> admin::operate(std::string id, verb what) {
           (what.needs_way_back ? " and pivoted = 0" : "") +
           (!what.key.empty()
                ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 and j.kind = 1)"
-               : " and $3 = $3"),
+               : " and cast($3 as text) is not null"),
       id, now, what.key);
   b.execute(
       "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 12, $3, '', "
-      "$4, epoch, $2 from cofferdam_sagas where id = $1 and updated_at = $2",
+      "$4, epoch, cast($2 as bigint) from cofferdam_sagas where id = $1 and updated_at = cast($2 as bigint)",
       id, now, what.key, payload.dump());
   b.require("the saga '" + id + "' can be changed",
             "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "

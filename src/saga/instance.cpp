@@ -31,6 +31,7 @@ instance::instance(std::shared_ptr<engine_state> engine, const definition& what,
       signals_(found.get<std::int64_t>("signals")),
       is_inserted_(true),
       has_pivoted_(found.get<std::int64_t>("pivoted") != 0),
+      claims_(found.get<std::uint32_t>("claims")),
       reason_(found.get<std::optional<std::string>>("reason").value_or("")),
       cancel_reason_(found.get<std::optional<std::string>>("cancel_reason").value_or("")) {
   input_ = found.get<std::string>("input");  // parsed by load(), where an error can be reported
@@ -457,7 +458,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   // A signal that came since the saga looked makes it due at once.
   b.execute(
       "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals = $7 "
-      "then $8 else 0 end, updated_at = $9, claims = 0 where id = $1 and epoch = $2 and seq = $3",
+      "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0 where id = $1 and epoch = $2 and seq = $3",
       id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_, wake_at, at);
   b.require("the saga '" + id_ + "' is ours",
             "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
@@ -553,6 +554,9 @@ awaitable<void> instance::live() {
     if (is_inserted_) co_await load();
   } catch (const saga_error& e) {
     broken = e.what();
+  }
+  if (broken.empty() && claims_ > engine_->options.max_claims) {
+    broken = "taken over " + std::to_string(claims_) + " times without getting on: its process seems to die of it";
   }
   if (!broken.empty()) {
     co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());

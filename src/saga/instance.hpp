@@ -148,6 +148,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::int64_t signals_ = 0;
   saga_state state_ = saga_state::running;
   bool is_inserted_ = false, is_writing_ = false, has_pivoted_ = false, has_aborted_ = false;
+  std::uint32_t claims_ = 0;  // takeovers without progress
   std::string reason_, cancel_reason_;
   std::exception_ptr cause_;
   std::uint64_t noted_ = 0, durable_ = 0;  // entries

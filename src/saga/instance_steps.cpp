@@ -236,7 +236,8 @@ awaitable<attempt_end> instance::commit_together(step_work& work, batch own) {
   }
   const bool is_pivot = work.kind() == step_kind::pivot;
   has_pivoted_ = has_pivoted_ || is_pivot;
-  const written how = co_await flush_with({entry_kind::succeeded, work.key(), {}, work.result()}, std::move(own));
+  entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
+  const written how = co_await flush_with(std::move(outcome), std::move(own));
   if (how == written::refused) {
     if (is_pivot) has_pivoted_ = false;
     end = {attempt_end::kind::unsure, "the database refuses what it wrote", {}, {}};
@@ -350,10 +351,11 @@ bool instance::replay(wait_operation& wait) {
 }
 
 awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string& name) {
-  const rows found = co_await engine_->db->query(
-      "select message_id, payload, nr from cofferdam_saga_inbox where saga = $1 and name = $2 order by nr", id_, name);
+  // The count first: a signal that comes between the two counts as not seen, and the saga does not park over it.
   const rows seen = co_await engine_->db->query("select signals from cofferdam_sagas where id = $1", id_);
   if (!seen.empty()) signals_ = seen.front().get<std::int64_t>(0);
+  const rows found = co_await engine_->db->query(
+      "select message_id, payload, nr from cofferdam_saga_inbox where saga = $1 and name = $2 order by nr", id_, name);
   for (const row r : found) {
     const auto message_id = r.get<std::string>(0);
     const bool is_taken = std::ranges::any_of(records_, [&](const record& each) {

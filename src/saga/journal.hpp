@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
@@ -31,6 +32,10 @@ enum class entry_kind : std::uint8_t {
 [[nodiscard]] std::string_view to_string(entry_kind k) noexcept;
 
 struct entry {
+  entry() = default;
+  /// No aggregate: GCC 12 would destroy it twice in a co_await.
+  entry(entry_kind what, std::string where, std::string which, nlohmann::json with)
+      : kind(what), key(std::move(where)), step(std::move(which)), payload(std::move(with)) {}
   entry_kind kind = entry_kind::intent;
   std::string key, step;
   nlohmann::json payload;
