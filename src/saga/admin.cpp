@@ -12,8 +12,8 @@ constexpr const char* info_columns =
     "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at";
 
 std::chrono::system_clock::time_point time_from(std::int64_t microseconds) {
-  return std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(
-      std::chrono::microseconds(microseconds)));
+  return std::chrono::system_clock::time_point(
+      std::chrono::duration_cast<std::chrono::system_clock::duration>(std::chrono::microseconds(microseconds)));
 }
 
 saga_state state_from(const std::string& id, std::int64_t number) {
@@ -131,10 +131,11 @@ awaitable<void> admin::operate(std::string id, verb what) {
       "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 12, $3, '', "
       "$4, epoch, cast($2 as bigint) from cofferdam_sagas where id = $1 and updated_at = cast($2 as bigint)",
       id, now, what.key, payload.dump());
-  b.require("the saga '" + id + "' can be changed",
-            "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
-            "where j.saga = $1 and j.kind = 12 and j.at = $2",
-            id, now);
+  b.require(
+      "the saga '" + id + "' can be changed",
+      "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
+      "where j.saga = $1 and j.kind = 12 and j.at = $2",
+      id, now);
   const auto done = co_await db_->try_commit(std::move(b));
   if (done && (*done)[changed].affected() > 0) co_return;
   if (!done && done.code() != errc::condition_failed) done.why().raise();
@@ -249,7 +250,8 @@ awaitable<void> admin::import_history(nlohmann::json history) {
   (void)detail::parse_stored(id, "its input", part<std::string>(history, "input"));
   batch b;
   b.execute(
-      "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, wake_at, signals, claims, pivoted, "
+      "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, wake_at, signals, claims, "
+      "pivoted, "
       "cancel_reason, input, output, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, "
       "$12, $13, $14, $15)",
       id, part<std::string>(history, "definition"), part<std::int64_t>(history, "version"),
@@ -264,9 +266,10 @@ awaitable<void> admin::import_history(nlohmann::json history) {
     detail::insert_entry(b, id, seq, part<std::uint64_t>(e, "epoch"), part<std::int64_t>(e, "at"), parsed);
   }
   for (const auto& m : part<std::vector<nlohmann::json>>(history, "inbox")) {
-    b.execute("insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) values($1, $2, $3, $4, $5, $6)",
-              id, part<std::string>(m, "message_id"), part<std::string>(m, "name"), part<std::string>(m, "payload"),
-              part<std::int64_t>(m, "nr"), part<std::int64_t>(m, "at"));
+    b.execute(
+        "insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) values($1, $2, $3, $4, $5, $6)", id,
+        part<std::string>(m, "message_id"), part<std::string>(m, "name"), part<std::string>(m, "payload"),
+        part<std::int64_t>(m, "nr"), part<std::int64_t>(m, "at"));
   }
   const auto done = co_await db_->try_commit(std::move(b));
   if (!done && done.code() == errc::constraint_violated) {

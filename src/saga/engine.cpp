@@ -294,8 +294,10 @@ awaitable<void> engine::send(std::string id, std::string name, nlohmann::json pa
       "wake_at end where id = $1 and state in (0, 1, 2, 5, 6)",
       id);
   b.execute(
-      "insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) select id, case when cast($2 as text) = '' then "
-      "'#' || signals else cast($2 as text) end, $3, $4, signals, cast($5 as bigint) from cofferdam_sagas where id = $1 and state in (0, 1, 2, 5, 6) "
+      "insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) select id, case when cast($2 as text) "
+      "= '' then "
+      "'#' || signals else cast($2 as text) end, $3, $4, signals, cast($5 as bigint) from cofferdam_sagas where id = "
+      "$1 and state in (0, 1, 2, 5, 6) "
       "on conflict do nothing",
       id, std::move(message_id), std::move(name), text, now);
   const receipt done = co_await state->db->commit(std::move(b));

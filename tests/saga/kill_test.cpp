@@ -39,9 +39,8 @@ awaitable<void> give_back(saga::step_context& context, std::optional<int>, int) 
   std::string key = context.idempotency_key();
   key.resize(key.size() - std::string("!undo").size());
   batch b;
-  b.execute(
-      "insert into effects(key, saga, amount) values($1, $2, 0) on conflict(key) do update set amount = 0", key,
-      context.saga_id());
+  b.execute("insert into effects(key, saga, amount) values($1, $2, 0) on conflict(key) do update set amount = 0", key,
+            context.saga_id());
   co_await context.get<database>().commit(std::move(b));
 }
 /// Written together with its outcome: a second time would violate the primary key.

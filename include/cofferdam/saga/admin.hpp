@@ -26,7 +26,7 @@ struct saga_info {
   saga_state state = saga_state::running;
   std::string reason;  ///< of what it is stuck, or why it went back
   std::uint64_t epoch = 0;
-  bool is_owned = false;    ///< in the memory of a worker
+  bool is_owned = false;  ///< in the memory of a worker
   bool has_pivoted = false;
   std::optional<std::chrono::system_clock::time_point> wake_at;
   std::chrono::system_clock::time_point created_at, updated_at;
