@@ -65,8 +65,8 @@ std::string label_of(const link& each) {
 /// Writes nodes and edges in either language.
 class graph_writer {
  public:
-  graph_writer(std::string arrow, std::string open, std::string close, std::string dotted)
-      : arrow_(std::move(arrow)), open_(std::move(open)), close_(std::move(close)), dotted_(std::move(dotted)) {}
+  graph_writer(std::string arrow, std::string open, std::string close)
+      : arrow_(std::move(arrow)), open_(std::move(open)), close_(std::move(close)) {}
 
   std::vector<std::string> write(const std::vector<link>& links, std::vector<std::string> from) {
     for (const link& each : links) {
@@ -94,7 +94,7 @@ class graph_writer {
   [[nodiscard]] const std::string& text() const noexcept { return text_; }
 
  private:
-  std::string arrow_, open_, close_, dotted_, text_;
+  std::string arrow_, open_, close_, text_;
   int count_ = 0;
 };
 
@@ -125,12 +125,12 @@ task<void> run_links(scope& s, std::span<const link> links, run_pointer run) {
 }
 
 std::string to_mermaid(std::string_view name, const std::vector<link>& links) {
-  graph_writer graph(" --> ", "[", "]", "");
+  graph_writer graph(" --> ", "[", "]");
   graph.write(links, {"start"});
   return "flowchart TD\n  start([\"" + std::string(name) + "\"])\n" + graph.text();
 }
 std::string to_dot(std::string_view name, const std::vector<link>& links) {
-  graph_writer graph(" -> ", " [label=", "]", "");
+  graph_writer graph(" -> ", " [label=", "]");
   graph.write(links, {"start"});
   return "digraph saga {\n  start [shape=oval, label=\"" + std::string(name) + "\"]\n  node [shape=box]\n" +
          graph.text() + "}\n";

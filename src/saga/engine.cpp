@@ -38,6 +38,7 @@ std::size_t engine_state::active() {
 std::vector<std::shared_ptr<instance>> engine_state::all() {
   const std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<instance>> found;
+  found.reserve(active_.size());
   for (const auto& [id, saga] : active_) found.push_back(saga);
   return found;
 }
