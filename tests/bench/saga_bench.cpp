@@ -92,17 +92,18 @@ void raw_rows_of_sagas(benchmark::State& state) {
   run("pragma synchronous = full");
   run("pragma wal_autocheckpoint = 10000");
   sqlite3_stmt *insert = nullptr, *entry = nullptr, *update = nullptr;
-  require_ok(sqlite3_prepare_v2(db,
-                                "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, "
-                                "claims, pivoted, input, created_at, updated_at) values(?, 'five', 1, 0, 1, 'w', 1, 0, "
-                                "0, 0, '1', 0, 0)",
-                                -1, &insert, nullptr));
+  require_ok(
+      sqlite3_prepare_v2(db,
+                         "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, "
+                         "claims, pivoted, input, created_at, updated_at) values(?, 'five', 1, 0, 1, 'w', 1, 0, "
+                         "0, 0, '1', 0, 0)",
+                         -1, &insert, nullptr));
   require_ok(sqlite3_prepare_v2(db,
                                 "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) "
                                 "values(?, ?, 1, 'three#1', 'three', '{\"arguments\":[3]}', 1, 0)",
                                 -1, &entry, nullptr));
-  require_ok(sqlite3_prepare_v2(
-      db, "update cofferdam_sagas set seq = ?2, updated_at = 1 where id = ?1 and epoch = 1", -1, &update, nullptr));
+  require_ok(sqlite3_prepare_v2(db, "update cofferdam_sagas set seq = ?2, updated_at = 1 where id = ?1 and epoch = 1",
+                                -1, &update, nullptr));
   const auto step = [](sqlite3_stmt* s) {
     require_ok(sqlite3_step(s));
     sqlite3_reset(s);
