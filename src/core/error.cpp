@@ -83,6 +83,10 @@ class category final : public std::error_category {
         return "the key belongs to another command";
       case errc::stale_read:
         return "what is read lags behind";
+      case errc::message_refused:
+        return "the broker refuses the message";
+      case errc::message_undecodable:
+        return "the message cannot be read";
       case errc::saga_compensated:
         return "the saga went back";
       case errc::saga_stuck:

@@ -145,6 +145,7 @@ awaitable<std::uint64_t> database::wait_for_change(std::uint64_t seen, duration 
 awaitable<void> database::close() { return driver_->close(); }
 awaitable<outcome<void>> database::check_health() { return driver_->check_health(); }
 const std::string& database::name() const noexcept { return driver_->name(); }
+bool database::has_one_writer() const { return driver_->migration_lock().empty(); }
 database_stats database::stats() const { return driver_->stats(); }
 event_channel<database_event>& database::events() noexcept { return driver_->events; }
 

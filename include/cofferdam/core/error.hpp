@@ -60,6 +60,10 @@ enum class errc {
   command_key_reused,  ///< the idempotency key belongs to a command with other content
   stale_read,          ///< the table has not got as far as the reader asked for
 
+  // outbox
+  message_refused,      ///< the broker will never take this message
+  message_undecodable,  ///< a stored message that cannot be read
+
   // sagas: see saga_error.hpp
   saga_compensated,  ///< failed or was cancelled, and all it did is undone
   saga_stuck,        ///< stopped for an operator

@@ -158,6 +158,8 @@ class database {
 
   /// The path; `:memory:` without one; or host, port and name, no password.
   [[nodiscard]] const std::string& name() const noexcept;
+  /// Whether batches commit one after the other (SQLite), so that numbers given in one are seen in their order.
+  [[nodiscard]] bool has_one_writer() const;
   [[nodiscard]] database_stats stats() const;
   [[nodiscard]] event_channel<database_event>& events() noexcept;
 
