@@ -1,5 +1,5 @@
 // Writers and relays killed at any moment: what was committed arrives, once after its inbox, in order for every key.
-#include "catch.hpp"
+#include "async_test.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
