@@ -516,9 +516,12 @@ awaitable<std::size_t> relay::republish(std::chrono::system_clock::time_point fr
     if (found.empty()) co_return published;
     for (const row r : found) {
       const message m = detail::message_from(r);
-      co_await state_->to->publish(m);
-      ++published;
       after = m.number();
+      try {
+        co_await state_->to->publish(m);
+        ++published;
+      } catch (const message_refused_error&) {  // as it was before
+      }
     }
   }
 }

@@ -87,7 +87,8 @@ class relay {
   [[nodiscard]] awaitable<std::size_t> replay(std::string key);
   /// Gives up one message that was put aside; false when there is none of this number.
   [[nodiscard]] awaitable<bool> skip(std::uint64_t number);
-  /// Publishes again, with the same ids, what was added from `from` to before `to`. Returns how many.
+  /// Publishes again, with the same ids, what was added from `from` to before `to`. Returns how many; those that the
+  /// broker refuses are passed over. Errors: of a broker in trouble.
   [[nodiscard]] awaitable<std::size_t> republish(std::chrono::system_clock::time_point from,
                                                  std::chrono::system_clock::time_point to);
   /// Removes messages of before a time that every relay of every name has published. Returns how many.
