@@ -38,6 +38,7 @@ endif()
 # Optional components: built where their package is installed, and only there.
 find_package(SQLite3 3.35 QUIET)
 find_package(PostgreSQL 14 QUIET)
+find_package(Cnats 3 QUIET)
 
 if(COFFERDAM_BUILD_TESTS)
   find_package(Catch2 QUIET) # 2.13 or 3, see tests/support/catch.hpp

@@ -87,6 +87,12 @@ class category final : public std::error_category {
         return "the broker refuses the message";
       case errc::message_undecodable:
         return "the message cannot be read";
+      case errc::broker_unavailable:
+        return "the broker cannot be reached";
+      case errc::broker_refuses_login:
+        return "the broker refuses the login";
+      case errc::topic_missing:
+        return "the broker has no such topic";
       case errc::saga_compensated:
         return "the saga went back";
       case errc::saga_stuck:

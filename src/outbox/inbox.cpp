@@ -9,7 +9,8 @@ awaitable<inbox> inbox::open(database& db, std::string consumer) {
   std::vector<migration> schema{
       {1,
        "inbox",
-       {"create table cofferdam_inbox(consumer text not null, source text not null, message_id text not null, at bigint "
+       {"create table cofferdam_inbox(consumer text not null, source text not null, message_id text not null, at "
+        "bigint "
         "not null, primary key(consumer, source, message_id))",
         "create index cofferdam_inbox_at on cofferdam_inbox(at)",
         "create table cofferdam_inbox_marks(consumer text not null, source text not null, nr bigint not null, primary "
@@ -47,8 +48,8 @@ awaitable<bool> inbox::commit_up_to(batch effect, std::string source, std::uint6
                      source, number);
   batch b;
   b.require("number " + std::to_string(number) + " of '" + source + "' is new",
-            "select count(*) = 0 from cofferdam_inbox_marks where consumer = $1 and source = $2 and nr >= $3", consumer_,
-            source, number);
+            "select count(*) = 0 from cofferdam_inbox_marks where consumer = $1 and source = $2 and nr >= $3",
+            consumer_, source, number);
   b.execute(
       "insert into cofferdam_inbox_marks(consumer, source, nr) values($1, $2, $3) on conflict(consumer, source) do "
       "update set nr = $3",
@@ -58,14 +59,14 @@ awaitable<bool> inbox::commit_up_to(batch effect, std::string source, std::uint6
 }
 
 awaitable<std::uint64_t> inbox::last(std::string source) {
-  const rows found = co_await db_->query(
-      "select nr from cofferdam_inbox_marks where consumer = $1 and source = $2", consumer_, std::move(source));
+  const rows found = co_await db_->query("select nr from cofferdam_inbox_marks where consumer = $1 and source = $2",
+                                         consumer_, std::move(source));
   co_return found.empty() ? 0 : found.front().get<std::uint64_t>(0);
 }
 awaitable<bool> inbox::has(std::string source, std::string message_id) {
-  const rows found = co_await db_->query(
-      "select 1 from cofferdam_inbox where consumer = $1 and source = $2 and message_id = $3", consumer_,
-      std::move(source), std::move(message_id));
+  const rows found =
+      co_await db_->query("select 1 from cofferdam_inbox where consumer = $1 and source = $2 and message_id = $3",
+                          consumer_, std::move(source), std::move(message_id));
   co_return !found.empty();
 }
 awaitable<std::size_t> inbox::forget_before(std::chrono::system_clock::time_point t) {

@@ -20,23 +20,24 @@ std::vector<migration> outbox_schema(bool has_one_writer) {
   const std::string columns =
       "id text not null unique, part bigint not null, topic text not null, key text not null, type text not null, "
       "payload text not null, headers text not null, at bigint not null";
-  return {{1,
-           "outbox",
-           {
-               "create table cofferdam_outbox(" + number + ", " + columns + ")",
-               "create index cofferdam_outbox_part on cofferdam_outbox(part, nr)",
-               "create table cofferdam_outbox_delayed(due bigint not null, " + columns + ")",
-               "create index cofferdam_outbox_due on cofferdam_outbox_delayed(due, id)",
-               "create table cofferdam_outbox_head(one bigint primary key, nr bigint not null)",
-               "insert into cofferdam_outbox_head(one, nr) values(1, 0)",
-               "create table cofferdam_relay_parts(relay text not null, part bigint not null, position bigint not null, "
-               "owner text, epoch bigint not null, expires_at bigint not null, primary key(relay, part))",
-               "create table cofferdam_relay_members(relay text not null, id text not null, beat_at bigint not null, "
-               "primary key(relay, id))",
-               "create table cofferdam_relay_parked(relay text not null, nr bigint not null, key text not null, reason "
-               "text not null, at bigint not null, primary key(relay, nr))",
-               "create index cofferdam_relay_parked_key on cofferdam_relay_parked(relay, key, nr)",
-           }}};
+  return {
+      {1,
+       "outbox",
+       {
+           "create table cofferdam_outbox(" + number + ", " + columns + ")",
+           "create index cofferdam_outbox_part on cofferdam_outbox(part, nr)",
+           "create table cofferdam_outbox_delayed(due bigint not null, " + columns + ")",
+           "create index cofferdam_outbox_due on cofferdam_outbox_delayed(due, id)",
+           "create table cofferdam_outbox_head(one bigint primary key, nr bigint not null)",
+           "insert into cofferdam_outbox_head(one, nr) values(1, 0)",
+           "create table cofferdam_relay_parts(relay text not null, part bigint not null, position bigint not null, "
+           "owner text, epoch bigint not null, expires_at bigint not null, primary key(relay, part))",
+           "create table cofferdam_relay_members(relay text not null, id text not null, beat_at bigint not null, "
+           "primary key(relay, id))",
+           "create table cofferdam_relay_parked(relay text not null, nr bigint not null, key text not null, reason "
+           "text not null, at bigint not null, primary key(relay, nr))",
+           "create index cofferdam_relay_parked_key on cofferdam_relay_parked(relay, key, nr)",
+       }}};
 }
 
 std::int64_t outbox_microseconds(std::chrono::system_clock::time_point at) noexcept {
@@ -53,8 +54,8 @@ message message_from(const row& r) {
   m.id(r.get<std::string>(1)).key(r.get<std::string>(3));
   const auto headers = nlohmann::json::parse(r.get<std::string>(6), nullptr, false);
   if (!headers.is_object()) {
-    throw storage_error(errc::message_undecodable,
-                        "the message " + std::to_string(number) + " ('" + m.id() + "'): its headers are no JSON object");
+    throw storage_error(errc::message_undecodable, "the message " + std::to_string(number) + " ('" + m.id() +
+                                                       "'): its headers are no JSON object");
   }
   for (const auto& [name, text] : headers.items()) {
     if (!text.is_string()) {
@@ -125,12 +126,20 @@ std::string outbox::enqueue(batch& b, message m) {
   } else if (state_->has_one_writer) {
     insert = statement("insert into cofferdam_outbox(" + columns + ") values($1, $2, $3, $4, $5, $6, $7, $8)");
   } else {
-    insert = statement("with head as (update cofferdam_outbox_head set nr = nr + 1 returning nr) insert into "
-                       "cofferdam_outbox(" +
-                       columns + ", nr) select $1, cast($2 as bigint), $3, $4, $5, $6, $7, cast($8 as bigint), head.nr "
-                                 "from head");
+    insert = statement(
+        "with head as (update cofferdam_outbox_head set nr = nr + 1 returning nr) insert into "
+        "cofferdam_outbox(" +
+        columns +
+        ", nr) select $1, cast($2 as bigint), $3, $4, $5, $6, $7, cast($8 as bigint), head.nr "
+        "from head");
   }
-  insert.bind(m.id()).bind(part).bind(m.topic()).bind(m.key()).bind(m.type()).bind(m.payload()).bind(std::move(headers));
+  insert.bind(m.id())
+      .bind(part)
+      .bind(m.topic())
+      .bind(m.key())
+      .bind(m.type())
+      .bind(m.payload())
+      .bind(std::move(headers));
   insert.bind(detail::outbox_microseconds(now));
   if (is_delayed) insert.bind(detail::outbox_microseconds(*m.deliver_at()));
   b.execute(std::move(insert));

@@ -51,7 +51,7 @@ class relay::worker {
     std::uint64_t epoch = 0, position = 0;
     time_point renewed;
     bool is_owned = false;
-    std::set<std::uint64_t> done;                           // behind `position`, not contiguous
+    std::set<std::uint64_t> done;                            // behind `position`, not contiguous
     std::unordered_map<std::uint64_t, std::uint32_t> tries;  // of messages that failed
     backoff_state pauses;
     std::uint32_t troubles = 0;  // pages in a row in which the broker took nothing
@@ -75,7 +75,8 @@ class relay::worker {
   awaitable<bool> move_due(part& p);
   awaitable<std::size_t> fair_share();
   awaitable<void> idle(part& p, std::uint64_t seen);
-  void publish(relay_event::kind what, const part& p, std::size_t count = 0, std::string key = {}, std::string why = {}) {
+  void publish(relay_event::kind what, const part& p, std::size_t count = 0, std::string key = {},
+               std::string why = {}) {
     if (s_->events.has_listeners()) s_->events.publish({what, p.number, count, std::move(key), std::move(why)});
   }
   [[nodiscard]] std::int64_t now() const { return detail::outbox_microseconds(timers_->date()); }
@@ -171,7 +172,8 @@ awaitable<std::size_t> relay::worker::fair_share() {
   if (!mine || *mine + lease / 3 < at) {
     batch b;
     b.execute(
-        "insert into cofferdam_relay_members(relay, id, beat_at) values($1, $2, $3) on conflict(relay, id) do update set "
+        "insert into cofferdam_relay_members(relay, id, beat_at) values($1, $2, $3) on conflict(relay, id) do update "
+        "set "
         "beat_at = $3",
         s_->name, id_, at);
     (void)co_await s_->db().commit(std::move(b));
@@ -255,8 +257,9 @@ awaitable<bool> relay::worker::move_due(part& p) {
       now());
   if (due.empty()) co_return false;
   batch b;
-  b.require("part 0 is ours", "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = 0 and epoch = $2",
-            s_->name, p.epoch);
+  b.require("part 0 is ours",
+            "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = 0 and epoch = $2", s_->name,
+            p.epoch);
   const bool has_one_writer = s_->db().has_one_writer();
   for (const row r : due) {
     const std::string columns = "id, part, topic, key, type, payload, headers, at";
@@ -283,10 +286,10 @@ awaitable<bool> relay::worker::carry_page(part& p) {
     const bool has_moved = co_await move_due(p);
     if (has_moved) co_return true;  // they may be of any part
   }
-  const rows found = co_await s_->db().query(
-      std::string("select ") + detail::message_columns +
-          " from cofferdam_outbox o where o.part = $1 and o.nr > $2 order by o.nr limit $3",
-      p.number, p.position, s_->options.page + std::min<std::size_t>(p.done.size(), 10'000));
+  const rows found =
+      co_await s_->db().query(std::string("select ") + detail::message_columns +
+                                  " from cofferdam_outbox o where o.part = $1 and o.nr > $2 order by o.nr limit $3",
+                              p.number, p.position, s_->options.page + std::min<std::size_t>(p.done.size(), 10'000));
   if (found.empty()) co_return false;
   std::vector<flight> page;
   page.reserve(found.size());
@@ -355,9 +358,8 @@ awaitable<void> relay::worker::carry_chain(part& p, std::vector<flight>& page,
 
 /// Writes how far the part is, and what is parked, if the part is still ours.
 awaitable<void> relay::worker::write(part& p, std::vector<flight>& page) {
-  const bool took_some = std::ranges::any_of(page, [&p](const flight& f) {
-    return f.how == flight::end::done && !p.done.contains(f.content.number());
-  });
+  const bool took_some = std::ranges::any_of(
+      page, [&p](const flight& f) { return f.how == flight::end::done && !p.done.contains(f.content.number()); });
   std::set<std::string> parked_now;
   std::size_t published = 0;
   std::string trouble;
@@ -403,10 +405,11 @@ awaitable<void> relay::worker::write(part& p, std::vector<flight>& page) {
         "update cofferdam_relay_parts set position = $5, expires_at = $6 where relay = $1 and part = $2 and owner = $3 "
         "and epoch = $4",
         s_->name, p.number, id_, p.epoch, after, lease_end());
-    b.require("part " + std::to_string(p.number) + " is ours",
-              "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch = "
-              "$4",
-              s_->name, p.number, id_, p.epoch);
+    b.require(
+        "part " + std::to_string(p.number) + " is ours",
+        "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch = "
+        "$4",
+        s_->name, p.number, id_, p.epoch);
     b.add(std::move(parking));
     const auto written = co_await s_->db().try_commit(std::move(b));
     if (!written && written.code() == errc::condition_failed) {
@@ -456,7 +459,8 @@ awaitable<std::size_t> relay::run_due() {
 awaitable<relay_status> relay::status() {
   relay_status found;
   const rows backlog = co_await state_->db().query(
-      "select count(*), min(o.at) from cofferdam_outbox o left join cofferdam_relay_parts p on p.relay = $1 and p.part = "
+      "select count(*), min(o.at) from cofferdam_outbox o left join cofferdam_relay_parts p on p.relay = $1 and p.part "
+      "= "
       "o.part where o.nr > coalesce(p.position, 0)",
       state_->name);
   found.backlog = backlog.front().get<std::uint64_t>(0);
@@ -473,14 +477,15 @@ awaitable<relay_status> relay::status() {
 }
 
 awaitable<std::vector<parked_message>> relay::parked(std::size_t limit) {
-  const rows found = co_await state_->db().query(
-      std::string("select ") + detail::message_columns +
-          ", p.reason, p.at as since from cofferdam_relay_parked p join cofferdam_outbox o on o.nr = p.nr where p.relay = "
-          "$1 order by p.nr limit $2",
-      state_->name, limit);
+  const rows found = co_await state_->db().query(std::string("select ") + detail::message_columns +
+                                                     ", p.reason, p.at as since from cofferdam_relay_parked p join "
+                                                     "cofferdam_outbox o on o.nr = p.nr where p.relay = "
+                                                     "$1 order by p.nr limit $2",
+                                                 state_->name, limit);
   std::vector<parked_message> all;
   for (const row r : found) {
-    all.push_back({detail::message_from(r), r.get<std::string>("reason"), detail::outbox_time(r.get<std::int64_t>("since"))});
+    all.push_back(
+        {detail::message_from(r), r.get<std::string>("reason"), detail::outbox_time(r.get<std::int64_t>("since"))});
   }
   co_return all;
 }
@@ -529,7 +534,8 @@ awaitable<std::size_t> relay::republish(std::chrono::system_clock::time_point fr
 awaitable<std::size_t> relay::forget_before(std::chrono::system_clock::time_point t) {
   batch b;
   b.execute(
-      "delete from cofferdam_outbox where at < $1 and nr <= coalesce((select min(p.position) from cofferdam_relay_parts p "
+      "delete from cofferdam_outbox where at < $1 and nr <= coalesce((select min(p.position) from "
+      "cofferdam_relay_parts p "
       "where p.part = cofferdam_outbox.part), 0) and not exists(select 1 from cofferdam_relay_parked k where k.nr = "
       "cofferdam_outbox.nr)",
       detail::outbox_microseconds(t));

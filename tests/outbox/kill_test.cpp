@@ -34,8 +34,8 @@ class receiver final : public publisher {
     b.execute("insert into deliveries(id) values($1)", m.id());  // every one, also those that come again
     co_await db_->commit(std::move(b));
     batch effect;
-    effect.require("the one before it is there",
-                   "select coalesce(max(n), -1) = $2 - 1 from effects where key = $1", m.key(), std::stoi(m.payload()));
+    effect.require("the one before it is there", "select coalesce(max(n), -1) = $2 - 1 from effects where key = $1",
+                   m.key(), std::stoi(m.payload()));
     effect.execute("insert into effects(key, n) values($1, $2)", m.key(), std::stoi(m.payload()));
     try {
       (void)co_await seen_->commit(std::move(effect), "outbox", m.id());

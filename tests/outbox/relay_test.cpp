@@ -55,8 +55,7 @@ awaitable<void> put(outbox& o, std::string key, std::string id) {
 /// A relay at work until it is stopped.
 class working {
  public:
-  working(relay& r, const net::any_io_executor& executor)
-      : job_(spawn(executor, [this, &r] { return work(r); })) {}
+  working(relay& r, const net::any_io_executor& executor) : job_(spawn(executor, [this, &r] { return work(r); })) {}
   working(const working&) = delete;
   working& operator=(const working&) = delete;
   awaitable<void> stop() {
@@ -349,7 +348,8 @@ ASYNC_TEST("what cannot be stored is refused when it is enqueued") {
   outbox o = co_await outbox::open(db, {.max_payload = 10});
   batch b;
   CHECK_THROWS_WITH(o.enqueue(b, message("", "t", "")), "a message needs a topic");
-  CHECK_THROWS_WITH(o.enqueue(b, message("t", "t", "01234567890")), "a message for 't' has 11 bytes; max_payload is 10");
+  CHECK_THROWS_WITH(o.enqueue(b, message("t", "t", "01234567890")),
+                    "a message for 't' has 11 bytes; max_payload is 10");
   CHECK_THROWS_AS(o.enqueue(b, message("t", "t", "").header("h", "\xff")), message_refused_error);
   CHECK(b.empty());
 }

@@ -64,6 +64,11 @@ enum class errc {
   message_refused,      ///< the broker will never take this message
   message_undecodable,  ///< a stored message that cannot be read
 
+  // brokers
+  broker_unavailable,    ///< no connection, no answer, no room
+  broker_refuses_login,  ///< wrong credentials
+  topic_missing,         ///< nobody takes messages of this topic
+
   // sagas: see saga_error.hpp
   saga_compensated,  ///< failed or was cancelled, and all it did is undone
   saga_stuck,        ///< stopped for an operator

@@ -17,8 +17,8 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 /// A publisher that hands each message to everyone who subscribed to its topic. What is acknowledged: every handler has
-/// returned. A handler that fails makes the message come again, to all of them; an `inbox` makes its effect happen once.
-/// Thread safety: subscribe before the relay runs.
+/// returned. A handler that fails makes the message come again, to all of them; an `inbox` makes its effect happen
+/// once. Thread safety: subscribe before the relay runs.
 class in_process_bus final : public publisher {
  public:
   /// Errors: `message_refused_error` parks the key of the message; anything else lets it come again.

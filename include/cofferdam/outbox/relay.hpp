@@ -41,10 +41,10 @@ struct parked_message {
 };
 
 struct relay_status {
-  std::uint64_t backlog = 0;                                             ///< messages not published yet
-  std::optional<std::chrono::system_clock::time_point> oldest;           ///< of these
-  std::uint64_t parked = 0, delayed = 0;                                 ///< messages
-  std::size_t owned_parts = 0;                                           ///< served by any relay at the moment
+  std::uint64_t backlog = 0;                                    ///< messages not published yet
+  std::optional<std::chrono::system_clock::time_point> oldest;  ///< of these
+  std::uint64_t parked = 0, delayed = 0;                        ///< messages
+  std::size_t owned_parts = 0;                                  ///< served by any relay at the moment
 };
 
 struct relay_event {
@@ -61,9 +61,9 @@ struct relay_event {
   std::string key, message;
 };
 
-/// Any number of relays of one name, in any processes, share the parts. Relays of another name publish everything again.
-/// Thread safety: every member from any thread; `run` runs on the strand of its caller. Refers to outbox and publisher,
-/// which must outlive it.
+/// Any number of relays of one name, in any processes, share the parts. Relays of another name publish everything
+/// again. Thread safety: every member from any thread; `run` runs on the strand of its caller. Refers to outbox and
+/// publisher, which must outlive it.
 ///
 /// A broker in trouble costs no attempts: a circuit breaker opens, and the messages wait. A message that the broker
 /// refuses, or that fails again and again while others pass, parks its key.

@@ -1,0 +1,129 @@
+// NATS JetStream, through its C library (libnats): a publisher for relays, and a consumer.
+//
+//     auto broker = co_await nats_publisher::connect(nats_server("nats://localhost:4222"));
+//     co_await broker->ensure_stream("ORDERS", "orders.>");
+//     relay carrier(messages, *broker);
+#pragma once
+
+#include <cofferdam/core/error.hpp>
+#include <cofferdam/core/net.hpp>
+#include <cofferdam/core/time.hpp>
+#include <cofferdam/outbox/publisher.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI {
+
+/// A broker in trouble, or set up otherwise than the program thinks.
+///
+/// | code | what happened |
+/// |---|---|
+/// | `broker_unavailable` | no connection, no answer in time, no room: try again |
+/// | `broker_refuses_login` | wrong credentials |
+/// | `topic_missing` | no stream takes this subject |
+class broker_error : public error {
+ public:
+  broker_error(errc code, std::string message) : error(code, nullptr), message_(std::move(message)) {}
+  [[nodiscard]] const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
+/// Where the server is, and how to log in.
+class nats_server {
+ public:
+  /// @param url  `nats://host:port`, `tls://host:port`, several with commas; never shown in an error with its password.
+  nats_server(std::string url) : url_(std::move(url)) {}  // NOLINT(google-explicit-constructor)
+  nats_server(const char* url) : url_(url) {}             // NOLINT(google-explicit-constructor)
+  /// A file made by nsc: JWT and seed.
+  nats_server& credentials_file(std::string path) & { return credentials_ = std::move(path), *this; }
+  /// Certificates to trust, in PEM; makes the connection TLS.
+  nats_server& ca_file(std::string path) & { return ca_ = std::move(path), *this; }
+  nats_server& connect_timeout(duration d) & { return timeout_ = d, *this; }
+
+  [[nodiscard]] const std::string& url() const noexcept { return url_; }
+  [[nodiscard]] const std::string& credentials_file() const noexcept { return credentials_; }
+  [[nodiscard]] const std::string& ca_file() const noexcept { return ca_; }
+  [[nodiscard]] duration connect_timeout() const noexcept { return timeout_; }
+
+ private:
+  std::string url_, credentials_, ca_;
+  duration timeout_ = std::chrono::seconds(2);
+};
+
+/// Publishes to JetStream: the subject is the topic, `Nats-Msg-Id` the message's id, the headers are the message's and
+/// `ce-id`, `ce-type`, `ce-partitionkey`.
+///
+/// What an acknowledgement means: the stream's leader has stored the message, and as many replicas as the stream has. A
+/// server of version 2.9 syncs to disk every two minutes: only replicas survive a loss of power. The server drops what
+/// comes again within the stream's duplicate window (two minutes unless set); later repetitions are for an inbox.
+///
+/// Thread safety: every member from any thread. After a lost connection the library connects again by itself; what was
+/// on its way ends in the relay's timeout and is published again.
+class nats_publisher final : public publisher {
+ public:
+  /// Errors: `broker_error`.
+  [[nodiscard]] static awaitable<std::unique_ptr<nats_publisher>> connect(nats_server server);
+  ~nats_publisher() override;
+
+  /// Errors: `message_refused_error` (larger than server or stream allow, an impossible subject); `broker_error`.
+  awaitable<void> publish(const message& m) override;
+
+  /// Makes a stream on disk for a subject, such as "orders.>", unless there is one of this name. Errors:
+  /// `broker_error`.
+  awaitable<void> ensure_stream(std::string name, std::string subject,
+                                duration duplicate_window = std::chrono::minutes(2));
+  /// Messages in a stream. Errors: `broker_error`.
+  [[nodiscard]] awaitable<std::uint64_t> count(std::string stream);
+  /// How many were acknowledged as repetitions.
+  [[nodiscard]] std::uint64_t duplicates() const noexcept;
+
+ private:
+  class state;
+  explicit nats_publisher(std::shared_ptr<state> s) noexcept : state_(std::move(s)) {}
+  std::shared_ptr<state> state_;
+};
+
+/// Reads a stream as a durable consumer of a name: what was acknowledged is not delivered again.
+/// Thread safety: one caller at a time.
+class nats_consumer {
+ public:
+  /// A message, and the way to say that it was dealt with.
+  struct delivery {
+    message content;
+    std::uint64_t sequence = 0;    ///< in the stream
+    std::uint64_t deliveries = 1;  ///< how often it has come by now
+    std::shared_ptr<void> handle;
+  };
+
+  /// @param stream    must be there.  @param name  of the consumer; made when it is not there.
+  /// @param ack_wait  a message not acknowledged for so long comes again.
+  /// Errors: `broker_error`.
+  [[nodiscard]] static awaitable<std::unique_ptr<nats_consumer>> connect(nats_server server, std::string stream,
+                                                                         std::string name,
+                                                                         duration ack_wait = std::chrono::seconds(30));
+  ~nats_consumer();
+  nats_consumer(const nats_consumer&) = delete;
+  nats_consumer& operator=(const nats_consumer&) = delete;
+
+  /// The next message, in the stream's order; nothing when the time is over first.
+  /// Errors: `broker_error`. Cancellation: after the present wait, at most a quarter of a second.
+  [[nodiscard]] awaitable<std::optional<delivery>> next(duration limit);
+  /// It need not come again. Sent without waiting: it may be lost, and then the message comes again.
+  void acknowledge(const delivery& d);
+  /// It comes again at once.
+  void reject(const delivery& d);
+
+ private:
+  class state;
+  explicit nats_consumer(std::unique_ptr<state> s) noexcept;
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace cofferdam::inline COFFERDAM_ABI
