@@ -66,6 +66,16 @@ connection_pointer open_connection(const nats_server& server) {
   return connection_pointer(connection);
 }
 
+/// The library waits in its calls: they run here. Lives as long as the program, since whoever comes back from it may be
+/// its last user.
+net::thread_pool& blocking_calls() {
+  // The library, and OpenSSL below it, first: they end after these threads, whose memory they have to free.
+  static const natsStatus opened = nats_Open(-1);
+  (void)opened;
+  static net::thread_pool pool(4);
+  return pool;
+}
+
 message to_message(natsMsg* from) {
   const auto header = [from](const char* name) -> std::string {
     const char* text = nullptr;
@@ -111,7 +121,6 @@ class nats_publisher::state {
   std::mutex context_mutex;  // of blocking calls
   [[nodiscard]] jsCtx* context() const noexcept { return context_.get(); }
   std::atomic<std::uint64_t> duplicates{0};
-  net::thread_pool blocking{1};
 
  private:
   void renew_context() {
@@ -216,9 +225,8 @@ awaitable<void> nats_publisher::state::publish(const message& m) {
 }
 
 awaitable<std::unique_ptr<nats_publisher>> nats_publisher::connect(nats_server server) {
-  net::thread_pool blocking(1);  // the library waits while it connects
   const auto open = [&server] { return std::make_shared<state>(server); };
-  auto made = co_await spawn_on(blocking, open);
+  auto made = co_await spawn_on(blocking_calls(), open);
   co_return std::unique_ptr<nats_publisher>(new nats_publisher(std::move(made)));
 }
 nats_publisher::~nats_publisher() = default;
@@ -248,7 +256,7 @@ awaitable<void> nats_publisher::ensure_stream(std::string name, std::string subj
     require(status, "the stream '" + name + "'");
     return true;
   };
-  (void)co_await spawn_on(s->blocking, make);
+  (void)co_await spawn_on(blocking_calls(), make);
 }
 
 awaitable<std::uint64_t> nats_publisher::count(std::string stream) {
@@ -262,7 +270,7 @@ awaitable<std::uint64_t> nats_publisher::count(std::string stream) {
     jsStreamInfo_Destroy(info);
     return messages;
   };
-  co_return co_await spawn_on(s->blocking, look);
+  co_return co_await spawn_on(blocking_calls(), look);
 }
 
 // ------------------------------------------------------------------------------------------------------------ consumer
@@ -313,7 +321,6 @@ class nats_consumer::state {
   }
 
   std::deque<std::shared_ptr<natsMsg>> waiting;
-  net::thread_pool blocking{1};
 
  private:
   connection_pointer connection_;
@@ -326,9 +333,8 @@ nats_consumer::~nats_consumer() = default;
 
 awaitable<std::unique_ptr<nats_consumer>> nats_consumer::connect(nats_server server, std::string stream,
                                                                  std::string name, duration ack_wait) {
-  net::thread_pool blocking(1);
   const auto open = [&] { return std::make_unique<state>(server, stream, name, ack_wait); };
-  auto made = co_await spawn_on(blocking, open);
+  auto made = co_await spawn_on(blocking_calls(), open);
   co_return std::unique_ptr<nats_consumer>(new nats_consumer(std::move(made)));
 }
 
@@ -345,7 +351,7 @@ awaitable<std::optional<nats_consumer::delivery>> nats_consumer::next(duration l
       state_->fetch(wait);
       return true;
     };
-    (void)co_await spawn_on(state_->blocking, fetch);
+    (void)co_await spawn_on(blocking_calls(), fetch);
   }
   auto taken = std::move(state_->waiting.front());
   state_->waiting.pop_front();
