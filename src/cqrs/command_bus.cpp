@@ -1,21 +1,11 @@
 #include <cofferdam/cqrs/command_bus.hpp>
+#include <cofferdam/storage/detail/stored.hpp>
 
 #include <algorithm>
 #include <stdexcept>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
-
-/// FNV-1a, 64 bits: the same key with other content is a mistake, not an attack.
-std::int64_t content_hash(std::string_view text) noexcept {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-  return static_cast<std::int64_t>(hash);
-}
-
-std::int64_t microseconds_of(std::chrono::system_clock::time_point date) noexcept {
-  return std::chrono::floor<std::chrono::microseconds>(date.time_since_epoch()).count();
-}
 
 std::string list_of(const violations& found) {
   std::string text;
@@ -150,8 +140,8 @@ void command_bus::identify(const entry& to, const std::string& content, std::chr
   identity->command = to.name;
   identity->tenant = context.tenant();
   identity->key = context.idempotency_key();
-  identity->digest = content_hash(content);
-  identity->microseconds = microseconds_of(now);
+  identity->digest = detail::hash_of(content);
+  identity->microseconds = detail::to_microseconds(now);
   context.identity_ = std::move(identity);
 }
 
@@ -180,7 +170,7 @@ awaitable<outcome<command_bus::repeated_result>> command_bus::find_repeated(cons
 awaitable<std::size_t> command_bus::forget_before(std::chrono::system_clock::time_point date) {
   if (database_ == nullptr) throw std::logic_error("nothing to forget: once() was not called");
   batch b;
-  b.execute("delete from cofferdam_commands where used_at < $1", microseconds_of(date));
+  b.execute("delete from cofferdam_commands where used_at < $1", detail::to_microseconds(date));
   const receipt done = co_await database_->commit(std::move(b));
   co_return done[0].affected();
 }

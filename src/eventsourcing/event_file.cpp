@@ -1,4 +1,5 @@
 #include <cofferdam/eventsourcing/event_file.hpp>
+#include <cofferdam/storage/detail/stored.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -39,7 +40,7 @@ std::string from_hex(const std::string& text) {
 std::string to_line(const recorded_event& e) {
   nlohmann::ordered_json line{
       {"stream", e.stream}, {"version", e.version}, {"id", e.id.to_string()}, {"type", e.type}, {"schema", e.schema}};
-  line["at"] = std::chrono::floor<std::chrono::microseconds>(e.at.time_since_epoch()).count();
+  line["at"] = detail::to_microseconds(e.at);
   line["data"] = e.data;
   if (!e.tags.empty()) line["tags"] = e.tags;
   if (!e.correlation.empty()) line["correlation"] = e.correlation;
@@ -83,7 +84,7 @@ append_request to_request(const std::string& line) {
   if (found.contains("at")) {
     constexpr std::int64_t far = 9'000'000'000'000'000;  // the year 2255; clocks count nanoseconds in 64 bits
     const std::int64_t at = whole_number(found, "at", far, true);
-    e.at(std::chrono::system_clock::time_point(std::chrono::microseconds(at)));
+    e.at(detail::date_from(at));
   }
   for (const auto& tag : found.value("tags", std::vector<std::string>())) e.tag(tag);
   e.correlation(text("correlation")).causation(text("causation")).metadata(text("metadata"));

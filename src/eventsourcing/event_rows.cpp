@@ -30,20 +30,10 @@ std::vector<migration> event_schema() {
   return history;
 }
 
-std::int64_t hash_of(std::string_view text) noexcept {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-  return static_cast<std::int64_t>(hash);
-}
-
 std::int64_t digest_of(const event& e) noexcept {
   const auto type = static_cast<std::uint64_t>(hash_of(e.type()));
   const auto data = static_cast<std::uint64_t>(hash_of(e.data()));
   return static_cast<std::int64_t>((type * 0x9E3779B97F4A7C15U) ^ data);
-}
-
-std::int64_t to_microseconds(std::chrono::system_clock::time_point at) noexcept {
-  return std::chrono::floor<std::chrono::microseconds>(at.time_since_epoch()).count();
 }
 
 std::string join_tags(const std::vector<std::string>& tags) {
@@ -96,7 +86,7 @@ recorded_event to_event(const sqlite::prepared& found) {
   e.id = event_id(id);
   e.type = found.text(4);
   e.schema = static_cast<std::uint32_t>(found.integer(5));
-  e.at = std::chrono::system_clock::time_point(std::chrono::microseconds(found.integer(6)));
+  e.at = date_from(found.integer(6));
   const auto data = found.bytes(7);
   e.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
   if (!found.is_null(8)) e.tags = split_tags(found.text(8));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cofferdam/eventsourcing/event_store.hpp>
+#include <cofferdam/storage/detail/stored.hpp>
 #include <cofferdam/storage/sqlite.hpp>
 
 #include <cstdint>
@@ -18,12 +19,9 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> event_schema();
 
-/// FNV-1a, 64 bits. In an index a collision costs a look at the event, never a wrong answer.
-[[nodiscard]] std::int64_t hash_of(std::string_view text) noexcept;
 /// Of what makes an event the same one.
 [[nodiscard]] std::int64_t digest_of(const event& e) noexcept;
 
-[[nodiscard]] std::int64_t to_microseconds(std::chrono::system_clock::time_point at) noexcept;
 [[nodiscard]] std::string join_tags(const std::vector<std::string>& tags);
 [[nodiscard]] std::vector<std::string> split_tags(std::string_view lines);
 

@@ -11,11 +11,6 @@ namespace {
 constexpr const char* info_columns =
     "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at";
 
-std::chrono::system_clock::time_point time_from(std::int64_t microseconds) {
-  return std::chrono::system_clock::time_point(
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(std::chrono::microseconds(microseconds)));
-}
-
 saga_state state_from(const std::string& id, std::int64_t number) {
   if (number < 0 || number > static_cast<std::int64_t>(saga_state::abandoned)) {
     throw saga_error(errc::saga_undecodable, "the saga '" + id + "' has the unknown state " + std::to_string(number));
@@ -35,9 +30,9 @@ saga_info info_from(const row& r) {
   info.has_pivoted = r.get<bool>("pivoted");
   constexpr std::int64_t for_ever = 9'000'000'000'000'000;  // the year 2255
   const auto wake_at = r.get<std::optional<std::int64_t>>("wake_at");
-  if (wake_at && *wake_at < for_ever) info.wake_at = time_from(*wake_at);
-  info.created_at = time_from(r.get<std::int64_t>("created_at"));
-  info.updated_at = time_from(r.get<std::int64_t>("updated_at"));
+  if (wake_at && *wake_at < for_ever) info.wake_at = cofferdam::detail::date_from(*wake_at);
+  info.created_at = cofferdam::detail::date_from(r.get<std::int64_t>("created_at"));
+  info.updated_at = cofferdam::detail::date_from(r.get<std::int64_t>("updated_at"));
   return info;
 }
 
@@ -104,7 +99,7 @@ awaitable<saga_history> admin::show(std::string id) {
     shown.key = std::move(e.key);
     shown.step = std::move(e.step);
     shown.payload = std::move(e.payload);
-    shown.at = time_from(r.get<std::int64_t>(6));
+    shown.at = cofferdam::detail::date_from(r.get<std::int64_t>(6));
     history.entries.push_back(std::move(shown));
   }
   co_return history;
@@ -114,7 +109,7 @@ awaitable<saga_history> admin::show(std::string id) {
 
 awaitable<void> admin::operate(std::string id, verb what) {
   const auto executor = co_await net::this_coro::executor;
-  const std::int64_t now = detail::microseconds(timers_of(executor).date());
+  const std::int64_t now = detail::to_microseconds(timers_of(executor).date());
   nlohmann::json payload{{"verb", what.name}, {"who", what.by.who}, {"why", what.by.why}};
   if (std::string_view(what.name) == "skip") payload["result"] = what.result;
   batch b;

@@ -68,7 +68,7 @@ void engine_state::beat(batch& b) {
     if (beat_at_ && timers->now() < saturating_add(*beat_at_, options.lease / 3)) return;
   }
   b.execute("insert into cofferdam_saga_workers(id, beat_at) values($1, $2) on conflict(id) do update set beat_at = $2",
-            worker, microseconds(timers->date()));
+            worker, to_microseconds(timers->date()));
 }
 void engine_state::beaten(bool is_written) {
   if (!is_written) return;
@@ -158,7 +158,7 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   if (engine->due_sql.empty()) engine->due_sql = due_sql(*engine);
   const std::size_t active = engine->active();
   const std::size_t room = engine->options.max_active - std::min(active, engine->options.max_active);
-  const std::int64_t now = microseconds(engine->timers->date());
+  const std::int64_t now = to_microseconds(engine->timers->date());
   const rows due = co_await engine->db->query(due_sagas(*engine, now, std::min<std::size_t>(room, 256)));
   for (const row r : due) {
     const auto id = r.get<std::string>(0);
@@ -287,7 +287,7 @@ awaitable<void> engine::send(std::string id, std::string name, nlohmann::json pa
   if (text.size() > state->options.max_payload) {
     throw saga_error(errc::saga_wrong_state, "the signal '" + name + "' has more than max_payload bytes");
   }
-  const std::int64_t now = detail::microseconds(state->timers->date());
+  const std::int64_t now = detail::to_microseconds(state->timers->date());
   batch b;
   // The count tells a saga that is about to park that it has to look again; wake_at brings back one that has parked.
   b.execute(
@@ -345,7 +345,7 @@ awaitable<std::size_t> engine::run_due() {
   for (;;) {
     const auto found = co_await detail::take_up(state);
     taken += found.taken;
-    const bool is_due = found.next && *found.next <= detail::microseconds(state->timers->date());
+    const bool is_due = found.next && *found.next <= detail::to_microseconds(state->timers->date());
     if (state->active() == 0 && !is_due && found.taken == 0) co_return taken;
     for (int i = 0; i < 10 && state->active() > 0; ++i) co_await sleep_for(std::chrono::milliseconds(1));
   }
@@ -363,7 +363,7 @@ awaitable<void> engine::run() {
       co_await detail::give_sign_of_life(*state);
       const auto found = co_await detail::take_up(state);
       if (found.next) {
-        const std::int64_t in = *found.next - detail::microseconds(state->timers->date());
+        const std::int64_t in = *found.next - detail::to_microseconds(state->timers->date());
         next = std::min<duration>(next, std::chrono::microseconds(std::max<std::int64_t>(in, 0)));
       }
       (void)co_await state->db->wait_for_change(seen, std::max<duration>(next, rest));

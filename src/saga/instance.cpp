@@ -38,7 +38,7 @@ instance::instance(std::shared_ptr<engine_state> engine, const definition& what,
   report_birth(true);
 }
 
-std::int64_t instance::now() const { return microseconds(engine_->timers->date()); }
+std::int64_t instance::now() const { return to_microseconds(engine_->timers->date()); }
 
 void instance::publish(saga_event::kind what, std::string key, std::uint32_t attempt, std::string message) {
   if (!engine_->events.has_listeners()) return;

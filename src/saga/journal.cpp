@@ -55,10 +55,6 @@ std::vector<migration> saga_schema() {
            }}};
 }
 
-std::int64_t microseconds(std::chrono::system_clock::time_point at) noexcept {
-  return std::chrono::floor<std::chrono::microseconds>(at.time_since_epoch()).count();
-}
-
 void insert_entry(batch& b, const std::string& saga, std::uint64_t seq, std::uint64_t epoch, std::int64_t at,
                   const entry& e) {
   b.execute(

@@ -3,6 +3,7 @@
 
 #include <cofferdam/saga/engine.hpp>
 #include <cofferdam/storage/database.hpp>
+#include <cofferdam/storage/detail/stored.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -13,6 +14,8 @@
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+
+using cofferdam::detail::to_microseconds;
 
 /// Stored: never change a number.
 enum class entry_kind : std::uint8_t {
@@ -42,7 +45,6 @@ struct entry {
 };
 
 [[nodiscard]] std::vector<migration> saga_schema();
-[[nodiscard]] std::int64_t microseconds(std::chrono::system_clock::time_point at) noexcept;
 
 /// Adds an entry to a batch.
 void insert_entry(batch& b, const std::string& saga, std::uint64_t seq, std::uint64_t epoch, std::int64_t at,

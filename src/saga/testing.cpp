@@ -51,7 +51,7 @@ awaitable<void> live_and_work(engine& e, database& db, const std::function<await
     if (left == 0 && i > 0) break;
     const rows next = co_await db.query("select min(wake_at) from cofferdam_sagas where owner is null");
     const auto due = next.front().get<std::optional<std::int64_t>>(0);
-    const auto now = detail::microseconds(e.state()->timers->date());
+    const auto now = detail::to_microseconds(e.state()->timers->date());
     const auto lease = std::chrono::ceil<std::chrono::microseconds>(e.state()->options.lease).count();
     co_await sleep_for(std::chrono::microseconds(due && *due > now ? std::min(*due - now, lease) : lease));
   }
