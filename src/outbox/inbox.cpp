@@ -33,7 +33,7 @@ awaitable<bool> inbox::finish(batch effect, statement is_known) {
 
 awaitable<bool> inbox::commit(batch effect, std::string source, std::string message_id) {
   const auto executor = co_await net::this_coro::executor;
-  const std::int64_t now = detail::outbox_microseconds(timers_of(executor).date());
+  const std::int64_t now = detail::to_microseconds(timers_of(executor).date());
   statement is_known("select 1 from cofferdam_inbox where consumer = $1 and source = $2 and message_id = $3", consumer_,
                      source, message_id);
   batch b;  // the memory first: a repetition fails before its effect is tried
@@ -71,7 +71,7 @@ awaitable<bool> inbox::has(std::string source, std::string message_id) {
 }
 awaitable<std::size_t> inbox::forget_before(std::chrono::system_clock::time_point t) {
   batch b;
-  b.execute("delete from cofferdam_inbox where consumer = $1 and at < $2", consumer_, detail::outbox_microseconds(t));
+  b.execute("delete from cofferdam_inbox where consumer = $1 and at < $2", consumer_, detail::to_microseconds(t));
   const receipt done = co_await db_->commit(std::move(b));
   co_return done[0].affected();
 }

@@ -3,6 +3,7 @@
 
 #include <cofferdam/outbox/message.hpp>
 #include <cofferdam/storage/database.hpp>
+#include <cofferdam/storage/detail/stored.hpp>
 
 #include <cstdint>
 #include <string>
@@ -11,8 +12,8 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> outbox_schema(bool has_one_writer);
-[[nodiscard]] std::int64_t outbox_microseconds(std::chrono::system_clock::time_point at) noexcept;
-[[nodiscard]] std::chrono::system_clock::time_point outbox_time(std::int64_t microseconds) noexcept;
+/// Gives a message its place at the end. Parameters: id, part, topic, key, type, payload, headers, time.
+[[nodiscard]] const char* append_message_sql(bool has_one_writer) noexcept;
 
 /// What `message_from` needs, of the table `o`.
 inline constexpr const char* message_columns = "o.nr, o.id, o.topic, o.key, o.type, o.payload, o.headers, o.at";

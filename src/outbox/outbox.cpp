@@ -40,12 +40,13 @@ std::vector<migration> outbox_schema(bool has_one_writer) {
        }}};
 }
 
-std::int64_t outbox_microseconds(std::chrono::system_clock::time_point at) noexcept {
-  return std::chrono::floor<std::chrono::microseconds>(at.time_since_epoch()).count();
-}
-std::chrono::system_clock::time_point outbox_time(std::int64_t microseconds) noexcept {
-  return std::chrono::system_clock::time_point(
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(std::chrono::microseconds(microseconds)));
+const char* append_message_sql(bool has_one_writer) noexcept {
+  return has_one_writer
+             ? "insert into cofferdam_outbox(id, part, topic, key, type, payload, headers, at) values($1, $2, $3, $4, "
+               "$5, $6, $7, $8)"
+             : "with head as (update cofferdam_outbox_head set nr = nr + 1 returning nr) insert into "
+               "cofferdam_outbox(id, part, topic, key, type, payload, headers, at, nr) select $1, cast($2 as bigint), "
+               "$3, $4, $5, $6, $7, cast($8 as bigint), head.nr from head";
 }
 
 message message_from(const row& r) {
@@ -64,20 +65,10 @@ message message_from(const row& r) {
     }
     m.header(name, text.get<std::string>());
   }
-  m.place(number, outbox_time(r.get<std::int64_t>(7)));
+  m.place(number, date_from(r.get<std::int64_t>(7)));
   return m;
 }
 
-namespace {
-
-/// FNV-1a: the same in every process, for ever.
-std::uint64_t hash_of(std::string_view text) noexcept {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash;
-}
-
-}  // namespace
 }  // namespace detail
 
 struct outbox::state {
@@ -116,23 +107,12 @@ std::string outbox::enqueue(batch& b, message m) {
     throw message_refused_error("a header of a message for '" + m.topic() + "' is no UTF-8 text");
   }
   const auto now = state_->timers->date();
-  const auto part = detail::hash_of(m.key().empty() ? m.id() : m.key()) % parts;
-  const std::string columns = "id, part, topic, key, type, payload, headers, at";
+  const auto part = static_cast<std::uint64_t>(detail::hash_of(m.key().empty() ? m.id() : m.key())) % parts;
   const bool is_delayed = m.deliver_at() && *m.deliver_at() > now;
-  statement insert("");
-  if (is_delayed) {
-    insert = statement("insert into cofferdam_outbox_delayed(" + columns +
-                       ", due) values($1, $2, $3, $4, $5, $6, $7, $8, $9)");
-  } else if (state_->has_one_writer) {
-    insert = statement("insert into cofferdam_outbox(" + columns + ") values($1, $2, $3, $4, $5, $6, $7, $8)");
-  } else {
-    insert = statement(
-        "with head as (update cofferdam_outbox_head set nr = nr + 1 returning nr) insert into "
-        "cofferdam_outbox(" +
-        columns +
-        ", nr) select $1, cast($2 as bigint), $3, $4, $5, $6, $7, cast($8 as bigint), head.nr "
-        "from head");
-  }
+  statement insert(is_delayed
+                       ? "insert into cofferdam_outbox_delayed(id, part, topic, key, type, payload, headers, at, "
+                         "due) values($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+                       : detail::append_message_sql(state_->has_one_writer));
   insert.bind(m.id())
       .bind(part)
       .bind(m.topic())
@@ -140,8 +120,8 @@ std::string outbox::enqueue(batch& b, message m) {
       .bind(m.type())
       .bind(m.payload())
       .bind(std::move(headers));
-  insert.bind(detail::outbox_microseconds(now));
-  if (is_delayed) insert.bind(detail::outbox_microseconds(*m.deliver_at()));
+  insert.bind(detail::to_microseconds(now));
+  if (is_delayed) insert.bind(detail::to_microseconds(*m.deliver_at()));
   b.execute(std::move(insert));
   return m.id();
 }

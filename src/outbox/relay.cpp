@@ -50,7 +50,7 @@ class relay::worker {
     std::size_t number = 0;
     std::uint64_t epoch = 0, position = 0;
     time_point renewed;
-    bool is_owned = false;
+    enum class hold : std::uint8_t { none, taking, ours } held = hold::none;
     std::set<std::uint64_t> done;                            // behind `position`, not contiguous
     std::unordered_map<std::uint64_t, std::uint32_t> tries;  // of messages that failed
     backoff_state pauses;
@@ -63,10 +63,10 @@ class relay::worker {
     std::string why;
   };
 
-  awaitable<void> serve(std::size_t number);
-  awaitable<bool> take(part& p);
+  awaitable<void> serve(part& p);
+  awaitable<void> take(part& p);
   awaitable<void> release(part& p);
-  awaitable<bool> renew(part& p);
+  awaitable<void> renew(part& p);
   awaitable<bool> carry_page(part& p);
   awaitable<void> carry(part& p, std::vector<flight>& page);
   awaitable<void> carry_chain(part& p, std::vector<flight>& page, const std::vector<std::vector<std::size_t>>& chains,
@@ -79,10 +79,16 @@ class relay::worker {
                std::string why = {}) {
     if (s_->events.has_listeners()) s_->events.publish({what, p.number, count, std::move(key), std::move(why)});
   }
-  [[nodiscard]] std::int64_t now() const { return detail::outbox_microseconds(timers_->date()); }
+  [[nodiscard]] std::int64_t now() const { return detail::to_microseconds(timers_->date()); }
   [[nodiscard]] std::int64_t lease_end() const {
     return now() + std::chrono::ceil<std::chrono::microseconds>(s_->options.lease).count();
   }
+  /// Parts of ours, and those that may become so: parts are taken side by side.
+  [[nodiscard]] std::size_t held() const {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(parts_, [](const part& p) { return p.held != part::hold::none; }));
+  }
+  [[nodiscard]] static bool is_ours(const part& p) noexcept { return p.held == part::hold::ours; }
   /// The lease may be over by now, for all we know: nothing more begins.
   [[nodiscard]] bool is_stale(const part& p) const {
     return timers_->now() > saturating_add(p.renewed, s_->options.lease * 2 / 3);
@@ -94,7 +100,8 @@ class relay::worker {
   std::string id_;
   bool ends_when_done_;
   bool is_stopping_ = false;
-  std::size_t owned_ = 0, published_ = 0, next_part_ = 0;
+  std::array<part, outbox::parts> parts_;
+  std::size_t published_ = 0, next_part_ = 0;
   std::exception_ptr error_;
 };
 
@@ -107,7 +114,8 @@ awaitable<std::size_t> relay::worker::work() {
         s_->name, i);
   }
   co_await s_->db().commit(std::move(rows_of_parts));
-  const auto make = [this] { return serve(next_part_++); };
+  for (std::size_t i = 0; i < outbox::parts; ++i) parts_[i].number = i;
+  const auto make = [this] { return serve(parts_[next_part_++]); };
   co_await detail::run_workers(outbox::parts, make);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   batch gone;
@@ -118,9 +126,7 @@ awaitable<std::size_t> relay::worker::work() {
 }
 
 /// One part: taken, carried, given back; again and again.
-awaitable<void> relay::worker::serve(std::size_t number) {
-  part p;
-  p.number = number;
+awaitable<void> relay::worker::serve(part& p) {
   failure why;
   for (;;) {
     const std::uint64_t seen = s_->db().changes();
@@ -128,9 +134,9 @@ awaitable<void> relay::worker::serve(std::size_t number) {
     bool is_more = false;
     try {
       const std::size_t share = co_await fair_share();
-      if (!p.is_owned && owned_ < share) (void)co_await take(p);
-      if (p.is_owned && owned_ > share) co_await release(p);
-      if (p.is_owned) is_more = co_await carry_page(p);
+      if (!is_ours(p) && held() < share) co_await take(p);
+      if (is_ours(p) && held() > share) co_await release(p);
+      if (is_ours(p)) is_more = co_await carry_page(p);
       if (!is_more && ends_when_done_) break;
       if (!is_more) co_await idle(p, seen);
     } catch (const std::exception& e) {
@@ -144,7 +150,7 @@ awaitable<void> relay::worker::serve(std::size_t number) {
       break;
     }
     publish(relay_event::kind::troubled, p, 0, {}, trouble.message());
-    p.is_owned = false;  // perhaps; the lease tells
+    p.held = part::hold::none;  // and taken again, with a new epoch, if it is still ours
     try {
       co_await sleep_for(std::chrono::seconds(1));
     } catch (const std::exception&) {
@@ -153,7 +159,7 @@ awaitable<void> relay::worker::serve(std::size_t number) {
   }
   is_stopping_ = is_stopping_ || static_cast<bool>(why);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
-  if (p.is_owned) co_await release(p);
+  if (is_ours(p)) co_await release(p);
 }
 
 // -------------------------------------------------------------------------------------------------------------- leases
@@ -173,8 +179,7 @@ awaitable<std::size_t> relay::worker::fair_share() {
     batch b;
     b.execute(
         "insert into cofferdam_relay_members(relay, id, beat_at) values($1, $2, $3) on conflict(relay, id) do update "
-        "set "
-        "beat_at = $3",
+        "set beat_at = $3",
         s_->name, id_, at);
     (void)co_await s_->db().commit(std::move(b));
     if (!mine) ++members;
@@ -182,35 +187,35 @@ awaitable<std::size_t> relay::worker::fair_share() {
   co_return (outbox::parts + members - 1) / std::max<std::size_t>(members, 1);
 }
 
-awaitable<bool> relay::worker::take(part& p) {
-  ++owned_;  // before the wait: parts of one relay are taken side by side
-  batch b;
-  const std::size_t taken = b.execute(
-      "update cofferdam_relay_parts set owner = $3, epoch = epoch + 1, expires_at = $4 where relay = $1 and part = $2 "
-      "and (owner is null or expires_at < $5) returning epoch, position",
-      s_->name, p.number, id_, lease_end(), now());
-  const auto began = timers_->now();
-  const auto done = co_await s_->db().try_commit(std::move(b));
-  if (!done || (*done)[taken].empty()) {
-    --owned_;
-    if (!done) done.why().raise();
-    co_return false;
+awaitable<void> relay::worker::take(part& p) {
+  p.held = part::hold::taking;
+  // Looks first: a commit in vain would wake whoever waits for changes, ourselves too.
+  const rows free = co_await s_->db().query(
+      "select 1 from cofferdam_relay_parts where relay = $1 and part = $2 and (owner is null or owner = $3 or "
+      "expires_at < $4)",
+      s_->name, p.number, id_, now());
+  part taken;
+  taken.number = p.number;
+  if (!free.empty()) {
+    batch b;
+    const std::size_t update = b.execute(
+        "update cofferdam_relay_parts set owner = $3, epoch = epoch + 1, expires_at = $4 where relay = $1 and part = "
+        "$2 and (owner is null or owner = $3 or expires_at < $5) returning epoch, position",
+        s_->name, p.number, id_, lease_end(), now());
+    taken.renewed = timers_->now();
+    const receipt done = co_await s_->db().commit(std::move(b));
+    for (const row r : done[update]) {
+      taken.epoch = r.get<std::uint64_t>(0);
+      taken.position = r.get<std::uint64_t>(1);
+      taken.held = part::hold::ours;
+    }
   }
-  const std::size_t number = p.number;
-  p = part();
-  p.number = number;
-  const row r = (*done)[taken].front();
-  p.epoch = r.get<std::uint64_t>(0);
-  p.position = r.get<std::uint64_t>(1);
-  p.renewed = began;
-  p.is_owned = true;
-  publish(relay_event::kind::taken, p);
-  co_return true;
+  p = std::move(taken);
+  if (is_ours(p)) publish(relay_event::kind::taken, p);
 }
 
 awaitable<void> relay::worker::release(part& p) {
-  p.is_owned = false;
-  --owned_;
+  p.held = part::hold::none;
   batch b;
   b.execute(
       "update cofferdam_relay_parts set owner = null where relay = $1 and part = $2 and owner = $3 and epoch = $4",
@@ -219,26 +224,24 @@ awaitable<void> relay::worker::release(part& p) {
   publish(relay_event::kind::released, p);
 }
 
-awaitable<bool> relay::worker::renew(part& p) {
+awaitable<void> relay::worker::renew(part& p) {
   const auto began = timers_->now();
   batch b;
   const std::size_t renewed = b.execute(
       "update cofferdam_relay_parts set expires_at = $5 where relay = $1 and part = $2 and owner = $3 and epoch = $4",
       s_->name, p.number, id_, p.epoch, lease_end());
   const receipt done = co_await s_->db().commit(std::move(b));
-  const bool is_ours = done[renewed].affected() > 0;
-  if (is_ours) p.renewed = began;
-  if (!is_ours && p.is_owned) {
-    p.is_owned = false;
-    --owned_;
+  const bool is_still_ours = done[renewed].affected() > 0;
+  if (is_still_ours) p.renewed = began;
+  if (!is_still_ours && is_ours(p)) {
+    p.held = part::hold::none;
     publish(relay_event::kind::lost, p);
   }
-  co_return is_ours;
 }
 
 awaitable<void> relay::worker::idle(part& p, std::uint64_t seen) {
   duration limit = std::min(s_->options.look_at_least_every, s_->options.lease / 3);
-  if (p.is_owned && timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) (void)co_await renew(p);
+  if (is_ours(p) && timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) co_await renew(p);
   if (p.number == 0) {
     const rows next = co_await s_->db().query("select min(due) from cofferdam_outbox_delayed");
     const auto due = next.front().get<std::optional<std::int64_t>>(0);
@@ -260,18 +263,10 @@ awaitable<bool> relay::worker::move_due(part& p) {
   b.require("part 0 is ours",
             "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = 0 and epoch = $2", s_->name,
             p.epoch);
-  const bool has_one_writer = s_->db().has_one_writer();
+  const char* const append = detail::append_message_sql(s_->db().has_one_writer());
   for (const row r : due) {
-    const std::string columns = "id, part, topic, key, type, payload, headers, at";
-    const std::size_t gone = b.execute("delete from cofferdam_outbox_delayed where id = $1", r.get<std::string>(0));
-    (void)gone;
-    statement insert(has_one_writer
-                         ? "insert into cofferdam_outbox(" + columns + ") values($1, $2, $3, $4, $5, $6, $7, $8)"
-                         : "with head as (update cofferdam_outbox_head set nr = nr + 1 returning nr) insert into "
-                           "cofferdam_outbox(" +
-                               columns +
-                               ", nr) select $1, cast($2 as bigint), $3, $4, $5, $6, $7, cast($8 as bigint), head.nr "
-                               "from head");
+    b.execute("delete from cofferdam_outbox_delayed where id = $1", r.get<std::string>(0));
+    statement insert(append);
     for (std::size_t i = 0; i < 7; ++i) insert.bind(r[i]);
     insert.bind(now());
     b.execute(std::move(insert));
@@ -307,7 +302,7 @@ awaitable<bool> relay::worker::carry_page(part& p) {
     }
   }
   co_await carry(p, page);
-  if (!p.is_owned) co_return true;
+  if (!is_ours(p)) co_return true;
   co_await write(p, page);
   co_return true;
 }
@@ -336,7 +331,7 @@ awaitable<void> relay::worker::carry_chain(part& p, std::vector<flight>& page,
                                            const std::vector<std::vector<std::size_t>>& chains, std::size_t& next) {
   while (next < chains.size()) {
     for (const std::size_t i : chains[next++]) {
-      if (is_stopping_ || is_stale(p) || !p.is_owned) co_return;
+      if (is_stopping_ || is_stale(p) || !is_ours(p)) co_return;
       flight& f = page[i];
       const auto send = [this, &f] { return s_->to->publish(f.content); };
       const auto call = [this, &send] { return with_timeout(s_->options.publish_timeout, send); };
@@ -405,22 +400,21 @@ awaitable<void> relay::worker::write(part& p, std::vector<flight>& page) {
         "update cofferdam_relay_parts set position = $5, expires_at = $6 where relay = $1 and part = $2 and owner = $3 "
         "and epoch = $4",
         s_->name, p.number, id_, p.epoch, after, lease_end());
-    b.require(
-        "part " + std::to_string(p.number) + " is ours",
-        "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch = "
-        "$4",
-        s_->name, p.number, id_, p.epoch);
+    b.require("part " + std::to_string(p.number) + " is ours",
+              "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch "
+              "= $4",
+              s_->name, p.number, id_, p.epoch);
     b.add(std::move(parking));
     const auto written = co_await s_->db().try_commit(std::move(b));
     if (!written && written.code() == errc::condition_failed) {
-      (void)co_await renew(p);  // tells whether the part is lost; if not, a key was opened meanwhile: read again
+      co_await renew(p);  // tells whether the part is lost; if not, a key was opened meanwhile: read again
       co_return;
     }
     (void)written.value();
     p.position = after;
     p.renewed = began;
   } else if (timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) {
-    (void)co_await renew(p);
+    co_await renew(p);
   }
   p.done = std::move(done);
   published_ += published;
@@ -460,12 +454,11 @@ awaitable<relay_status> relay::status() {
   relay_status found;
   const rows backlog = co_await state_->db().query(
       "select count(*), min(o.at) from cofferdam_outbox o left join cofferdam_relay_parts p on p.relay = $1 and p.part "
-      "= "
-      "o.part where o.nr > coalesce(p.position, 0)",
+      "= o.part where o.nr > coalesce(p.position, 0)",
       state_->name);
   found.backlog = backlog.front().get<std::uint64_t>(0);
   const auto oldest = backlog.front().get<std::optional<std::int64_t>>(1);
-  if (oldest) found.oldest = detail::outbox_time(*oldest);
+  if (oldest) found.oldest = detail::date_from(*oldest);
   const rows counts = co_await state_->db().query(
       "select (select count(*) from cofferdam_relay_parked where relay = $1), (select count(*) from "
       "cofferdam_outbox_delayed), (select count(*) from cofferdam_relay_parts where relay = $1 and owner is not null)",
@@ -485,7 +478,7 @@ awaitable<std::vector<parked_message>> relay::parked(std::size_t limit) {
   std::vector<parked_message> all;
   for (const row r : found) {
     all.push_back(
-        {detail::message_from(r), r.get<std::string>("reason"), detail::outbox_time(r.get<std::int64_t>("since"))});
+        {detail::message_from(r), r.get<std::string>("reason"), detail::date_from(r.get<std::int64_t>("since"))});
   }
   co_return all;
 }
@@ -517,7 +510,7 @@ awaitable<std::size_t> relay::republish(std::chrono::system_clock::time_point fr
     const rows found = co_await state_->db().query(
         std::string("select ") + detail::message_columns +
             " from cofferdam_outbox o where o.nr > $1 and o.at >= $2 and o.at < $3 order by o.nr limit 500",
-        after, detail::outbox_microseconds(from), detail::outbox_microseconds(to));
+        after, detail::to_microseconds(from), detail::to_microseconds(to));
     if (found.empty()) co_return published;
     for (const row r : found) {
       const message m = detail::message_from(r);
@@ -535,10 +528,10 @@ awaitable<std::size_t> relay::forget_before(std::chrono::system_clock::time_poin
   batch b;
   b.execute(
       "delete from cofferdam_outbox where at < $1 and nr <= coalesce((select min(p.position) from "
-      "cofferdam_relay_parts p "
-      "where p.part = cofferdam_outbox.part), 0) and not exists(select 1 from cofferdam_relay_parked k where k.nr = "
+      "cofferdam_relay_parts "
+      "p where p.part = cofferdam_outbox.part), 0) and not exists(select 1 from cofferdam_relay_parked k where k.nr = "
       "cofferdam_outbox.nr)",
-      detail::outbox_microseconds(t));
+      detail::to_microseconds(t));
   const receipt done = co_await state_->db().commit(std::move(b));
   co_return done[0].affected();
 }

@@ -353,3 +353,24 @@ ASYNC_TEST("what cannot be stored is refused when it is enqueued") {
   CHECK_THROWS_AS(o.enqueue(b, message("t", "t", "").header("h", "\xff")), message_refused_error);
   CHECK(b.empty());
 }
+
+ASYNC_TEST("a relay whose database was in trouble takes its parts again") {
+  database db = co_await database::open("sqlite::memory:");
+  outbox o = co_await outbox::open(db);
+  relays::broker b;
+  relay r(o, b);
+  const auto executor = co_await net::this_coro::executor;
+  relays::working w(r, executor);
+  co_await sleep_for(1s);
+  batch away;
+  away.execute("alter table cofferdam_relay_members rename to elsewhere");
+  co_await db.commit(std::move(away));
+  co_await sleep_for(10s);
+  batch back;
+  back.execute("alter table elsewhere rename to cofferdam_relay_members");
+  co_await db.commit(std::move(back));
+  co_await relays::put(o, "k", "m1");
+  co_await sleep_for(60s);
+  CHECK(b.log == lines{"k:m1"});
+  co_await w.stop();
+}
