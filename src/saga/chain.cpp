@@ -5,39 +5,23 @@
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 namespace {
 
-/// A branch of an `all`: one link.
-class link_branch final : public branch_base {
- public:
-  link_branch(instance& saga, std::string path, const link& only, run_pointer run)
-      : branch_base(saga, std::move(path)),
-        scope_(saga, control(), branch_base::path() + '/'),
-        link_(&only),
-        run_(std::move(run)) {}
-  std::coroutine_handle<> start() override {
-    task_.emplace(run_links(scope_, std::span(link_, 1), run_));
-    return task_->handle();
-  }
-  std::exception_ptr take() override {
-    try {
-      task_->take();
-    } catch (...) {
-      return std::current_exception();
+task<void> run_links(scope& s, std::span<const link> links, run_pointer run) {
+  for (const link& each : links) {
+    if (each.what == link::kind::when) {
+      if (each.holds(*run)) co_await run_links(s, each.inner, run);
+      continue;
     }
-    return nullptr;
+    const link::made made = each.make(each, run, s);
+    erased_operation work(*made.work, made.finish);
+    co_await work;
   }
-
- private:
-  scope scope_;
-  const link* link_;
-  run_pointer run_;
-  std::optional<task<void>> task_;
-};
+}
 
 class all_links final : public all_work {
  public:
   all_links(const link& self, const run_pointer& run, scope& s) : all_work(s.owner(), s.control()) {
     for (const link& each : self.inner) {
-      branches_.push_back(std::make_unique<link_branch>(s.owner(), s.key_of(each.name), each, run));
+      branches_.push_back(std::make_unique<links_branch>(s.owner(), s.key_of(each.name), std::span(&each, 1), run));
       pointers_.push_back(branches_.back().get());
     }
   }
@@ -45,7 +29,7 @@ class all_links final : public all_work {
 
  private:
   std::span<branch_base* const> branches() noexcept override { return pointers_; }
-  std::vector<std::unique_ptr<link_branch>> branches_;
+  std::vector<std::unique_ptr<links_branch>> branches_;
   std::vector<branch_base*> pointers_;
 };
 
@@ -112,16 +96,20 @@ link::made make_all(const link& self, const run_pointer& run, scope& s) {
   return {std::make_unique<all_links>(self, run, s), all_links::finish};
 }
 
-task<void> run_links(scope& s, std::span<const link> links, run_pointer run) {
-  for (const link& each : links) {
-    if (each.what == link::kind::when) {
-      if (each.holds(*run)) co_await run_links(s, each.inner, run);
-      continue;
-    }
-    const link::made made = each.make(each, run, s);
-    erased_operation work(*made.work, made.finish);
-    co_await work;
+links_branch::links_branch(instance& saga, std::string path, std::span<const link> links, run_pointer run)
+    : branch_base(saga, std::move(path)), links_(links), run_(std::move(run)), scope_(saga, control(), prefix()) {}
+
+std::coroutine_handle<> links_branch::start() {
+  task_.emplace(run_links(scope_, links_, run_));
+  return task_->handle();
+}
+std::exception_ptr links_branch::take() {
+  try {
+    task_->take();
+  } catch (...) {
+    return std::current_exception();
   }
+  return nullptr;
 }
 
 std::string to_mermaid(std::string_view name, const std::vector<link>& links) {

@@ -188,7 +188,6 @@ void instance::apply(const entry& e) {
       r->progress = e.payload;
       break;
     case entry_kind::nested_aborted:
-      r->is_going_back = true;
       r->nested_reason = e.payload.value("why", "");
       break;
     case entry_kind::nested_failed:
@@ -259,16 +258,15 @@ record& instance::add(entry e) {
   return r;
 }
 
-void instance::settle(record&, entry e) {
+void instance::settle(entry e) {
   apply(e);
   note(std::move(e));
 }
 
 awaitable<void> instance::heartbeat(const std::string& key, nlohmann::json progress) {
   if (!has_journal()) co_return;
-  record* r = find(key);
-  if (r == nullptr || leaving_ != leave_reason::none) failure::cancelled().raise();
-  settle(*r, {entry_kind::progress, key, {}, std::move(progress)});
+  if (find(key) == nullptr || leaving_ != leave_reason::none) failure::cancelled().raise();
+  settle({entry_kind::progress, key, {}, std::move(progress)});
   const bool is_ours = co_await flush();
   if (!is_ours) failure::cancelled().raise();
 }
@@ -315,21 +313,33 @@ awaitable<void> instance::take_turn() {
   while (is_writing_) co_await rest(duration::max());
 }
 
+std::uint64_t instance::seq_after(const std::vector<entry>& entries) const noexcept {
+  return seq_ + std::max<std::size_t>(entries.size(), 1);
+}
+/// For a batch whose update moved the saga on to `after`, if it was still ours.
+void instance::add_guard(batch& b, std::uint64_t after) const {
+  b.require("the saga '" + id_ + "' is ours",
+            "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
+}
+void instance::add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const {
+  std::uint64_t seq = seq_;
+  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+}
+
 awaitable<instance::written> instance::write(std::vector<entry> entries, batch own) {
   if (engine_->is_dead("before a commit")) {
     leave(leave_reason::lost);
     co_return written::lost;
   }
-  const std::uint64_t before = seq_, after = seq_ + entries.size() + (entries.empty() ? 1 : 0);
+  const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
   batch b;
   if (is_inserted_) {
     b.execute(
         "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 and "
         "epoch = $2 and seq = $3",
-        id_, epoch_, before, after, static_cast<std::int64_t>(state_), has_pivoted_ ? 1 : 0, at);
-    b.require("the saga '" + id_ + "' is ours",
-              "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
+        id_, epoch_, seq_, after, static_cast<std::int64_t>(state_), has_pivoted_ ? 1 : 0, at);
+    add_guard(b, after);
   } else {
     b.execute(
         "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
@@ -337,8 +347,7 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
         id_, definition_->name, definition_->version, static_cast<std::int64_t>(state_), epoch_, engine_->worker, after,
         has_pivoted_ ? 1 : 0, input_.dump(), at);
   }
-  std::uint64_t seq = before;
-  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+  add_entries(b, entries, at);
   const bool has_own = !own.empty();
   b.add(std::move(own));
   engine_->beat(b);
@@ -407,7 +416,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
                                  std::exception_ptr cause) {
   if (engine_->is_dead("before a commit")) co_return;
   const auto entries = std::exchange(buffer_, {});
-  const std::uint64_t after = seq_ + entries.size() + (entries.empty() ? 1 : 0);
+  const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
   batch b;
   if (is_inserted_) {
@@ -415,8 +424,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
         "update cofferdam_sagas set seq = $4, state = $5, reason = $6, output = $7, owner = null, wake_at = null, "
         "updated_at = $8, claims = 0, pivoted = $9 where id = $1 and epoch = $2 and seq = $3",
         id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, output.dump(), at, has_pivoted_ ? 1 : 0);
-    b.require("the saga '" + id_ + "' is ours",
-              "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
+    add_guard(b, after);
   } else {  // it ended without a step
     b.execute(
         "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, signals, claims, pivoted, "
@@ -424,8 +432,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
         id_, definition_->name, definition_->version, static_cast<std::int64_t>(state), reason, epoch_, after,
         input_.dump(), output.dump(), at);
   }
-  std::uint64_t seq = seq_;
-  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+  add_entries(b, entries, at);
   const written how = co_await commit(std::move(b), after);
   if (how != written::yes) {
     if (how == written::refused && !is_inserted_) report_birth(false);
@@ -436,11 +443,8 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
   seq_ = after;
   state_ = state;
   report_birth(true);
-  publish(state == saga_state::completed     ? saga_event::kind::completed
-          : state == saga_state::compensated ? saga_event::kind::compensated
-                                             : saga_event::kind::stuck,
-          {}, 0, reason);
-  if (is_final(state)) engine_->complete(id_, {state, std::move(reason), std::move(output), std::move(cause)});
+  publish(state == saga_state::completed ? saga_event::kind::completed : saga_event::kind::compensated, {}, 0, reason);
+  engine_->complete(id_, {state, std::move(reason), std::move(output), std::move(cause)});
 }
 
 /// Lets the saga go from this process: to wait, or for another owner.
@@ -452,7 +456,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
     if (!is_there) co_return;
   }
   const auto entries = std::exchange(buffer_, {});
-  const std::uint64_t after = seq_ + entries.size() + (entries.empty() ? 1 : 0);
+  const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
   batch b;
   // A signal that came since the saga looked makes it due at once.
@@ -460,10 +464,8 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
       "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals = $7 "
       "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0 where id = $1 and epoch = $2 and seq = $3",
       id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_, wake_at, at);
-  b.require("the saga '" + id_ + "' is ours",
-            "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
-  std::uint64_t seq = seq_;
-  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+  add_guard(b, after);
+  add_entries(b, entries, at);
   const written how = co_await commit(std::move(b), after);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
   report_birth(true);
@@ -573,8 +575,7 @@ awaitable<void> instance::live() {
     }
     if (goes_back) {
       co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
-      const bool is_back = co_await go_back();
-      (void)is_back;
+      co_await go_back();
     }
   }
   report_birth(std::nullopt, failure::refused(errc::database_unavailable));
@@ -582,7 +583,7 @@ awaitable<void> instance::live() {
 }
 
 /// From the decision, which is durable before the first undo, to the last one.
-awaitable<bool> instance::go_back() {
+awaitable<void> instance::go_back() {
   if (!has_aborted_) {
     reason_ = leaving_text_;
     has_aborted_ = true;
@@ -591,17 +592,16 @@ awaitable<bool> instance::go_back() {
     publish(saga_event::kind::aborted, {}, 0, reason_);
     leaving_ = leave_reason::none;
     const bool is_durable = co_await flush();
-    if (!is_durable) co_return false;
+    if (!is_durable) co_return;
   }
   state_ = saga_state::compensating;
   const bool is_back = co_await unwind({});
   if (is_back) {
     co_await finish(saga_state::compensated, reason_, nullptr, cause_);
-    co_return true;
+    co_return;
   }
   if (leaving_ == leave_reason::stuck) co_await set_aside(saga_state::stuck, leaving_text_, std::nullopt);
   if (leaving_ == leave_reason::handed_back) co_await set_aside(saga_state::compensating, reason_, 0);
-  co_return false;
 }
 
 awaitable<ending> instance::live_here(branch_base& root) {

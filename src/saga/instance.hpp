@@ -36,7 +36,6 @@ struct record {
   std::int64_t wake_at = 0;   // of a wait
   std::string nested_reason;  // of a part
   bool is_step = false, is_undone = false, is_visited = false;
-  bool is_going_back = false;  // a part
 };
 
 /// The part of a key before the name: "prepare#1/" of "prepare#1/label#2".
@@ -99,9 +98,10 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   record& add(entry e);
   void apply(const entry& e);
   void visit(record& r);
+  void visit_part(record& part);
   [[nodiscard]] bool diverges(const std::string& key);
   void note(entry e);
-  void settle(record& r, entry e);
+  void settle(entry e);
   [[nodiscard]] bool is_pivot_in_doubt() const;
   void leave(leave_reason why, std::string text = {});
   void wake_waits();
@@ -112,15 +112,19 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<void> take_turn();
   awaitable<written> write(std::vector<entry> entries, batch own);
   awaitable<written> commit(batch b, std::uint64_t seq);
+  [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
+  void add_guard(batch& b, std::uint64_t after) const;
+  void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<bool> is_written(std::uint64_t seq);
   awaitable<void> load();
   awaitable<void> finish(saga_state state, std::string reason, nlohmann::json output, std::exception_ptr cause);
   awaitable<void> set_aside(saga_state state, std::string reason, std::optional<std::int64_t> wake_at);
 
   awaitable<bool> go_forward();
-  awaitable<bool> go_back();
+  awaitable<void> go_back();
   awaitable<bool> unwind(const std::string& prefix);
   awaitable<bool> undo(past_step& step);
+  [[nodiscard]] duration limit_of(duration own) const;
   awaitable<attempt_end> attempt(duration limit, std::function<awaitable<void>()> call);
   awaitable<attempt_end> commit_together(step_work& work, batch own);
   awaitable<void> run_branch(std::span<branch_base* const> branches, std::size_t i,

@@ -35,6 +35,12 @@ class journaled_step final : public past_step {
   nlohmann::json arguments_, result_;
 };
 
+/// The entry of a step that failed.
+entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end) {
+  return {
+      entry_kind::failed, key, {}, {{"reason", static_cast<int>(why)}, {"message", end.message}, {"code", end.code}}};
+}
+
 }  // namespace
 
 awaitable<bool> drive(fiber& f, std::coroutine_handle<> body) {
@@ -77,6 +83,12 @@ bool instance::replay(step_work& work) {
   return true;
 }
 
+/// Of one attempt, where the step says `own`.
+duration instance::limit_of(duration own) const {
+  if (own > duration()) return own;
+  return has_journal() ? engine_->options.step_timeout : duration();
+}
+
 awaitable<attempt_end> instance::attempt(duration limit, std::function<awaitable<void>()> call) {
   attempt_end end;
   failure why;
@@ -115,10 +127,8 @@ awaitable<bool> instance::run_step(step_work& work) {
     leave(leave_reason::stuck, "'" + work.key() + "' comes after the pivot, so it must be a retriable step");
     co_return false;
   }
-  record* r = nullptr;
   if (has_journal()) {
-    r = find(work.key());
-    if (r == nullptr) {
+    if (find(work.key()) == nullptr) {
       if (diverges(work.key())) co_return false;
       const step_descriptor* known = definition_->find(work.name());
       if (known == nullptr) {
@@ -142,7 +152,6 @@ awaitable<bool> instance::run_step(step_work& work) {
       add({entry_kind::intent, work.key(), std::string(work.name()), std::move(payload)});
       const bool is_ours = co_await flush();
       if (!is_ours || leaving_ != leave_reason::none) co_return false;
-      r = find(work.key());
     }
   }
 
@@ -150,9 +159,7 @@ awaitable<bool> instance::run_step(step_work& work) {
   const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
                              : work.kind() == step_kind::compensatable ? options.max_attempts
                                                                        : 0;
-  const duration limit = work.settings().timeout > duration() ? work.settings().timeout
-                         : has_journal()                      ? options.step_timeout
-                                                              : duration();
+  const duration limit = limit_of(work.settings().timeout);
   backoff_state delays;
   attempt_end end;
   for (std::uint32_t n = 1;;) {
@@ -202,7 +209,7 @@ awaitable<bool> instance::run_step(step_work& work) {
       if (result.dump().size() > options.max_payload) {
         end = {attempt_end::kind::unsure, "its result has more than max_payload bytes", "payload_too_large", {}};
       } else {
-        settle(*r, {entry_kind::succeeded, work.key(), {}, std::move(result)});
+        settle({entry_kind::succeeded, work.key(), {}, std::move(result)});
       }
     }
     if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
@@ -217,10 +224,7 @@ awaitable<bool> instance::run_step(step_work& work) {
   publish(saga_event::kind::step_failed, work.key(), 0, end.message);
   work.fail(step_failed(std::string(work.name()), why, end.message, end.code));
   if (has_journal()) {
-    settle(*r, {entry_kind::failed,
-                work.key(),
-                {},
-                {{"reason", static_cast<int>(why)}, {"message", end.message}, {"code", end.code}}});
+    settle(failed_entry(work.key(), why, end));
   } else if (why == step_failed::reason::exhausted && work.undo_wants() != undo_kind::none) {
     past_.push_back(work.remember());
   }
@@ -245,8 +249,7 @@ awaitable<attempt_end> instance::commit_together(step_work& work, batch own) {
   co_return end;
 }
 
-// --------------------------------------------------------------------------------------------------------------
-// undoing
+// ------------------------------------------------------------------------------------------------------------- undoing
 
 /// Undoes what began under `prefix`, last first.
 awaitable<bool> instance::unwind(const std::string& prefix) {
@@ -281,9 +284,7 @@ awaitable<bool> instance::unwind(const std::string& prefix) {
 
 awaitable<bool> instance::undo(past_step& step) {
   const auto& options = engine_->options;
-  const duration limit = step.settings.undo_timeout > duration() ? step.settings.undo_timeout
-                         : has_journal()                         ? options.step_timeout
-                                                                 : duration();
+  const duration limit = limit_of(step.settings.undo_timeout);
   backoff_state delays;
   for (std::uint32_t n = 1;;) {
     if (has_journal() && !buffer_.empty()) {
@@ -301,25 +302,18 @@ awaitable<bool> instance::undo(past_step& step) {
     if (leaving_ == leave_reason::lost) co_return false;
     if (end.how == attempt_end::kind::succeeded && resolves) {
       if (has_journal()) {
-        settle(*find(step.key), {entry_kind::succeeded, step.key, {}, static_cast<journaled_step&>(step).result()});
+        settle({entry_kind::succeeded, step.key, {}, static_cast<journaled_step&>(step).result()});
       }
       n = 1;
       continue;
     }
     if (end.how == attempt_end::kind::refused && resolves) {  // it never happened
-      if (has_journal()) {
-        settle(*find(step.key), {entry_kind::failed,
-                                 step.key,
-                                 {},
-                                 {{"reason", static_cast<int>(step_failed::reason::refused)},
-                                  {"message", end.message},
-                                  {"code", end.code}}});
-      }
+      if (has_journal()) settle(failed_entry(step.key, step_failed::reason::refused, end));
       co_return true;
     }
     if (end.how == attempt_end::kind::succeeded) {
       publish(saga_event::kind::undone, step.key);
-      if (has_journal()) settle(*find(step.key), {entry_kind::undone, step.key, {}, nullptr});
+      if (has_journal()) settle({entry_kind::undone, step.key, {}, nullptr});
       co_return true;
     }
     if (end.how == attempt_end::kind::ongoing) {
@@ -351,12 +345,14 @@ bool instance::replay(wait_operation& wait) {
 }
 
 awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string& name) {
-  // The count first: a signal that comes between the two counts as not seen, and the saga does not park over it.
-  const rows seen = co_await engine_->db->query("select signals from cofferdam_sagas where id = $1", id_);
-  if (!seen.empty()) signals_ = seen.front().get<std::int64_t>(0);
+  // One query: the count must not tell of a signal that is not among the messages, or the saga would park over it.
   const rows found = co_await engine_->db->query(
-      "select message_id, payload, nr from cofferdam_saga_inbox where saga = $1 and name = $2 order by nr", id_, name);
+      "select i.message_id, i.payload, s.signals from cofferdam_sagas s left join cofferdam_saga_inbox i on i.saga = "
+      "s.id and i.name = $2 where s.id = $1 order by i.nr",
+      id_, name);
+  if (!found.empty()) signals_ = found.front().get<std::int64_t>(2);
   for (const row r : found) {
+    if (r[0].is_null()) continue;  // there are none
     const auto message_id = r.get<std::string>(0);
     const bool is_taken = std::ranges::any_of(records_, [&](const record& each) {
       return !each.is_step && each.ended == record::outcome::succeeded &&
@@ -401,12 +397,12 @@ awaitable<bool> instance::run_wait(wait_operation& wait) {
       if (leaving_ != leave_reason::none) co_return false;
       if (message) {
         wait.settle(message->at("payload"));
-        settle(*find(wait.key()), {entry_kind::signalled, wait.key(), {}, std::move(*message)});
+        settle({entry_kind::signalled, wait.key(), {}, std::move(*message)});
         co_return true;
       }
     }
     if (now() >= wake_at) {
-      if (has_journal()) settle(*find(wait.key()), {entry_kind::timed_out, wait.key(), {}, nullptr});
+      if (has_journal()) settle({entry_kind::timed_out, wait.key(), {}, nullptr});
       co_return true;
     }
     --busy_;
@@ -443,7 +439,7 @@ bool instance::replay_mark(const std::string& key, bool& answer) {
 awaitable<bool> instance::run_mark(const std::string& key) {
   if (leaving_ != leave_reason::none) co_return false;
   add({entry_kind::waiting, key, "patched", {{"wake_at", 0}}});
-  settle(*find(key), {entry_kind::timed_out, key, {}, nullptr});
+  settle({entry_kind::timed_out, key, {}, nullptr});
   co_return true;
 }
 
@@ -504,24 +500,27 @@ awaitable<void> instance::run_branch(std::span<branch_base* const> branches, std
 
 // --------------------------------------------------------------------------------------------------------------- parts
 
+/// A part that goes back, with all that is in it: its body does not run again.
+void instance::visit_part(record& part) {
+  visit(part);
+  for (record& each : records_) {
+    if (each.key.starts_with(part.key + '/')) visit(each);
+  }
+}
+
 bool instance::replay_nested(const branch_base& branch, std::optional<aborted>& failed) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
   record* r = find(branch.path());
   if (r == nullptr || r->ended != record::outcome::failed) return false;
-  visit(*r);
-  const std::string prefix = branch.path() + '/';
-  for (record& each : records_) {
-    if (each.key.starts_with(prefix)) visit(each);
-  }
+  visit_part(*r);
   failed.emplace(r->nested_reason);
   return true;
 }
 
 awaitable<bool> instance::run_nested(branch_base& branch, std::optional<aborted>& failed) {
   if (leaving_ != leave_reason::none) co_return false;
-  const std::string prefix = branch.path() + '/';
   record* r = has_journal() ? find(branch.path()) : nullptr;
-  if (r != nullptr) visit(*r);
+  if (r != nullptr) visit_part(*r);
   const std::size_t outer_begins = std::exchange(part_begins_, past_.size());
   std::string reason = r != nullptr ? r->nested_reason : std::string();
   if (r == nullptr) {
@@ -542,15 +541,11 @@ awaitable<bool> instance::run_nested(branch_base& branch, std::optional<aborted>
       const bool is_ours = co_await flush();
       if (!is_ours) co_return false;
     }
-  } else {
-    for (record& each : records_) {
-      if (each.key.starts_with(prefix)) visit(each);
-    }
   }
-  const bool is_back = co_await unwind(prefix);
+  const bool is_back = co_await unwind(branch.prefix());
   part_begins_ = outer_begins;
   if (!is_back) co_return false;
-  if (has_journal()) settle(*find(branch.path()), {entry_kind::nested_failed, branch.path(), {}, nullptr});
+  if (has_journal()) settle({entry_kind::nested_failed, branch.path(), {}, nullptr});
   failed.emplace(reason);
   co_return true;
 }

@@ -63,11 +63,11 @@ awaitable<void> live_and_work(engine& e, database& db, const std::function<await
 
 void kill(engine& e) { e.state()->dead = true; }
 
-awaitable<crash_explorer::run_end> crash_explorer::run_once(std::size_t first, std::size_t second) {
+awaitable<std::size_t> crash_explorer::run_once(std::size_t first, std::size_t second) {
   if (reset_) reset_();
   database db = co_await database::open("sqlite::memory:");
   std::string where;
-  run_end end;
+  std::size_t deaths = 0;
   for (const std::size_t at : {first, second, std::size_t{0}}) {
     const bool is_last = at == 0;
     engine e = co_await engine::open(db, options_);
@@ -77,13 +77,9 @@ awaitable<crash_explorer::run_end> crash_explorer::run_once(std::size_t first, s
     make_mortal(e, fate);
     co_await live_and_work(e, db, begin_, !is_last);
     const bool died = e.state()->dead;
-    if (died) where += (where.empty() ? "" : ", then ") + fate->where + " (point " + std::to_string(at) + ")";
-    if (died && !end.died_first) {
-      end.died_first = true;
-    } else if (died) {
-      end.died_second = true;
-    }
     if (is_last || !died) break;
+    ++deaths;
+    where += (where.empty() ? "" : ", then ") + fate->where + " (point " + std::to_string(at) + ")";
   }
   const rows left = co_await db.query("select id, reason from cofferdam_sagas where state not in (3, 4, 7)");
   if (!left.empty()) {
@@ -91,20 +87,20 @@ awaitable<crash_explorer::run_end> crash_explorer::run_once(std::size_t first, s
                            ": " + left.front().get<std::optional<std::string>>(1).value_or(""));
   }
   co_await check_(db, where);
-  co_return end;
+  co_return deaths;
 }
 
 awaitable<crash_explorer::result> crash_explorer::run() {
   result explored;
   for (std::size_t first = 1;; ++first) {
-    const auto once = co_await run_once(first, 0);
+    const std::size_t deaths = co_await run_once(first, 0);
     ++explored.runs;
-    if (!once.died_first) break;
+    if (deaths == 0) break;
     ++explored.points;
     for (std::size_t second = 1; twice_; ++second) {
-      const auto end = co_await run_once(first, second);
+      const std::size_t both = co_await run_once(first, second);
       ++explored.runs;
-      if (!end.died_second) break;
+      if (both < 2) break;
     }
   }
   co_return explored;

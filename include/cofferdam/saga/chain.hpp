@@ -193,7 +193,19 @@ struct link {
 
 [[nodiscard]] link::made make_pause(const link& self, const run_pointer& run, scope& s);
 [[nodiscard]] link::made make_all(const link& self, const run_pointer& run, scope& s);
-task<void> run_links(scope& s, std::span<const link> links, run_pointer run);
+/// Links one after the other: a whole chain, or a branch of it. Refers to them.
+class links_branch : public branch_base {
+ public:
+  links_branch(instance& saga, std::string path, std::span<const link> links, run_pointer run);
+  std::coroutine_handle<> start() override;
+  std::exception_ptr take() override;
+
+ private:
+  std::span<const link> links_;
+  run_pointer run_;
+  scope scope_;
+  std::optional<task<void>> task_;
+};
 [[nodiscard]] std::string to_mermaid(std::string_view name, const std::vector<link>& links);
 [[nodiscard]] std::string to_dot(std::string_view name, const std::vector<link>& links);
 
@@ -673,32 +685,18 @@ template <class In, class List, class... Links> class chain {
   using typed_run = typename detail::results_of<List>::template run<In>;
   using shared_links = std::shared_ptr<const std::vector<detail::link>>;
 
-  class body final : public detail::branch_base {
+  /// Keeps what it runs.
+  class body final : public detail::links_branch {
    public:
     body(detail::instance& saga, In in, shared_links links)
-        : branch_base(saga, {}),
-          links_(std::move(links)),
-          run_(std::make_shared<typed_run>(std::move(in))),
-          scope_(saga, control(), {}) {}
-    std::coroutine_handle<> start() override {
-      task_.emplace(detail::run_links(scope_, *links_, run_));
-      return task_->handle();
-    }
-    std::exception_ptr take() override {
-      try {
-        task_->take();
-      } catch (...) {
-        return std::current_exception();
-      }
-      return nullptr;
-    }
+        : body(saga, std::make_shared<typed_run>(std::move(in)), std::move(links)) {}
     [[nodiscard]] typed_run& run() noexcept { return *run_; }
 
    private:
+    body(detail::instance& saga, std::shared_ptr<typed_run> run, shared_links links)
+        : links_branch(saga, {}, *links, run), links_(std::move(links)), run_(std::move(run)) {}
     shared_links links_;
     std::shared_ptr<typed_run> run_;
-    scope scope_;
-    std::optional<task<void>> task_;
   };
 
   [[nodiscard]] std::vector<detail::link> all_links() const {

@@ -117,7 +117,7 @@ template <class R, class... Parameters> class typed_branch : public branch_base 
 
   explicit typed_branch(branch_of<R, Parameters...>&& made)
       : branch_base(*made.saga, std::move(made.path)),
-        scope_(saga(), control(), path().empty() ? std::string() : path() + '/'),
+        scope_(saga(), control(), prefix()),
         function_(made.function),
         arguments_(std::move(made.arguments)) {}
 

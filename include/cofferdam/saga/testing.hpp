@@ -48,10 +48,8 @@ class crash_explorer {
   [[nodiscard]] awaitable<result> run();
 
  private:
-  struct run_end {
-    bool died_first = false, died_second = false;
-  };
-  awaitable<run_end> run_once(std::size_t first, std::size_t second);
+  /// Returns how many processes died.
+  awaitable<std::size_t> run_once(std::size_t first, std::size_t second);
 
   engine_options options_;
   std::function<void(engine&)> prepare_;

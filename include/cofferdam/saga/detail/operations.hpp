@@ -242,6 +242,8 @@ class branch_base {
   [[nodiscard]] fiber& control() noexcept { return fiber_; }
   [[nodiscard]] instance& saga() const noexcept { return *saga_; }
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  /// What the keys in it begin with.
+  [[nodiscard]] std::string prefix() const { return path_.empty() ? path_ : path_ + '/'; }
 
  private:
   instance* saga_;
