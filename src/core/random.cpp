@@ -1,5 +1,7 @@
 #include <cofferdam/core/random.hpp>
 
+#include <array>
+#include <cstdio>
 #include <numbers>
 #include <random>
 
@@ -22,6 +24,14 @@ std::uint64_t random_source::split(std::uint64_t seed, std::string_view name) no
   std::uint64_t state = mix(seed + increment);
   for (const char c : name) state = mix(state ^ static_cast<unsigned char>(c)) + increment;
   return state;
+}
+
+std::string random_id(random_source& random) {
+  const std::uint64_t first = random(), second = random();
+  std::array<char, 33> text{};
+  std::snprintf(text.data(), text.size(), "%016llx%016llx", static_cast<unsigned long long>(first),
+                static_cast<unsigned long long>(second));
+  return text.data();
 }
 
 random_service::random_service(net::execution_context& context) : service(context), source_(entropy()) {}

@@ -99,7 +99,7 @@ message to_message(natsMsg* from) {
 
 class nats_publisher::state {
  public:
-  explicit state(const nats_server& server) : connection_(open_connection(server)) { renew_context(); }
+  explicit state(const nats_server& server) : connection_(open_connection(server)) { open_context(); }
   ~state() {
     // Nothing is called back once the connection is gone.
     context_.reset();
@@ -123,7 +123,7 @@ class nats_publisher::state {
   std::atomic<std::uint64_t> duplicates{0};
 
  private:
-  void renew_context() {
+  void open_context() {
     jsOptions options;
     require(jsOptions_Init(&options), "JetStream");
     options.PublishAsync.MaxPending = 100'000;

@@ -7,9 +7,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <array>
-#include <cstdio>
-
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 
@@ -94,12 +91,7 @@ std::string outbox::enqueue(batch& b, message m) {
     throw message_refused_error("a message for '" + m.topic() + "' has " + std::to_string(m.payload().size()) +
                                 " bytes; max_payload is " + std::to_string(state_->options.max_payload));
   }
-  if (m.id().empty()) {
-    std::array<char, 33> text{};
-    std::snprintf(text.data(), text.size(), "%016llx%016llx", static_cast<unsigned long long>(state_->random()),
-                  static_cast<unsigned long long>(state_->random()));
-    m.id(text.data());
-  }
+  if (m.id().empty()) m.id(random_id(state_->random));
   std::string headers;
   try {
     headers = nlohmann::json(m.headers()).dump();

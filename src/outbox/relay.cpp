@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -36,11 +35,11 @@ struct relay::state {
 class relay::worker {
  public:
   worker(state& s, const net::any_io_executor& executor, bool ends_when_done)
-      : s_(&s), timers_(&timers_of(executor)), random_(&random_of(executor)), ends_when_done_(ends_when_done) {
-    std::array<char, 17> text{};
-    std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>((*random_)()));
-    id_ = text.data();
-  }
+      : s_(&s),
+        timers_(&timers_of(executor)),
+        random_(&random_of(executor)),
+        id_(random_id(*random_)),
+        ends_when_done_(ends_when_done) {}
 
   awaitable<std::size_t> work();
 

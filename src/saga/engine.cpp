@@ -5,8 +5,6 @@
 #include "engine_state.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
@@ -119,13 +117,6 @@ awaitable<ending> saga_here::run(branch_base& root) { return saga_->live_here(ro
 
 namespace {
 
-std::string make_worker_id(random_source& random) {
-  std::array<char, 33> text{};
-  std::snprintf(text.data(), text.size(), "%016llx%016llx", static_cast<unsigned long long>(random()),
-                static_cast<unsigned long long>(random()));
-  return text.data();
-}
-
 /// Sagas that are due and nobody's, or whose worker gave no sign of life, of definitions that are known here.
 std::string due_sql(const engine_state& engine) {
   std::string definitions;
@@ -214,7 +205,7 @@ awaitable<engine> engine::open(database& db, engine_options options) {
   state->db = &db;
   state->executor = cofferdam::detail::base_executor(executor);
   state->timers = &timers_of(executor);
-  state->worker = detail::make_worker_id(random_of(executor));
+  state->worker = random_id(random_of(executor));
   co_return engine(std::move(state));
 }
 

@@ -3,6 +3,7 @@
 #include "nats_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
+#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -173,12 +174,7 @@ TEST_CASE(
     options.backoff.cap = 200ms;
     relay carrier(messages, *broker, "relay", options);
     const auto executor = co_await net::this_coro::executor;
-    bool has_ended = false;
-    const auto run = [&]() -> awaitable<void> {
-      co_await carrier.run();
-      has_ended = true;
-    };
-    const spawned job = spawn(executor, run);
+    test::working job(executor, [&carrier] { return carrier.run(); });
     constexpr int all = 1'000;
     for (int i = 0; i < all; ++i) {
       batch b;
@@ -196,8 +192,7 @@ TEST_CASE(
       if (status.backlog == 0) break;
       co_await sleep_for(20ms);
     }
-    job.cancel();
-    while (!has_ended) co_await sleep_for(1ms);
+    co_await job.stop();
 
     database far = co_await database::open("sqlite:" + directory.file("far.db"));
     inbox seen = co_await inbox::open(far, "test");

@@ -1,6 +1,7 @@
 // Many sagas on several threads.
 #include "catch.hpp"
 #include "temporary_directory.hpp"
+#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -44,13 +45,8 @@ awaitable<void> run_many(std::string url, std::atomic<int>& completed, std::atom
   engine.provide(c);
   engine.define("crowd", body, count_step);
   const auto executor = co_await net::this_coro::executor;
-  std::atomic<bool> has_ended{false};
   std::atomic<int> left{60};
-  const auto work = [&]() -> awaitable<void> {
-    co_await engine.run();
-    has_ended = true;
-  };
-  const spawned worker = spawn(executor, work);
+  test::working worker(executor, [&engine] { return engine.run(); });
   const auto client = [&](int n) -> awaitable<void> {
     const std::string id = "c-" + std::to_string(n);
     auto started = co_await engine.start(id, body, n);
@@ -65,8 +61,7 @@ awaitable<void> run_many(std::string url, std::atomic<int>& completed, std::atom
   };
   for (int n = 0; n < 60; ++n) spawn(executor, client, n);
   while (left > 0) co_await sleep_for(5ms);
-  worker.cancel();
-  while (!has_ended) co_await sleep_for(5ms);
+  co_await worker.stop();
   CHECK(c.done == 180);
   CHECK(c.undone == 40);
   co_await db.close();

@@ -1,6 +1,7 @@
 // What a saga's life can bring: waits, signals, cancellation, other owners, changed code, undos that fail.
 #include "async_test.hpp"
 #include "error_of.hpp"
+#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -89,28 +90,6 @@ saga::task<std::string> sleepy_patched(saga::scope& s, std::string what) {
 
 using events = std::vector<std::string>;
 
-/// An engine that works in the background, until it is stopped.
-class working {
- public:
-  working(saga::engine& by, const net::any_io_executor& executor)
-      : job_(spawn(executor, [this, &by] { return work(by); })) {}
-  working(const working&) = delete;
-  working& operator=(const working&) = delete;
-
-  awaitable<void> stop() {
-    job_.cancel();
-    while (!has_ended_) co_await sleep_for(1ms);
-  }
-
- private:
-  awaitable<void> work(saga::engine& by) {
-    co_await by.run();
-    has_ended_ = true;
-  }
-  bool has_ended_ = false;
-  spawned job_;
-};
-
 void define_all(saga::engine& e, diary& d) {
   e.provide(d);
   e.define("approval", approval, a_step, b_step);
@@ -141,7 +120,7 @@ ASYNC_TEST("a saga that waits for a signal leaves the memory and comes back for 
   const auto waiting = co_await lives::state_of(db, "s-1");
   CHECK(waiting == "waiting");
   {
-    lives::working worker(engine, executor);
+    test::working worker(executor, [&engine] { return engine.run(); });
     co_await sleep_for(20h);
     co_await engine.signal("s-1", "approved", true);
     const auto result = co_await started.result();
@@ -175,7 +154,7 @@ ASYNC_TEST("a saga whose signal does not come in time goes back") {
   diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  lives::working worker(engine, executor);
+  test::working worker(executor, [&engine] { return engine.run(); });
   const auto why = co_await test::error_of(engine.execute("s-1", lives::approval, std::string("x")));
   CHECK(why == "the saga 's-1' went back: nobody answered");
   CHECK(time.elapsed() >= 24h);
@@ -234,7 +213,7 @@ ASYNC_TEST("a saga that is cancelled while it waits, or acts, goes back; past it
   diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  lives::working worker(engine, executor);
+  test::working worker(executor, [&engine] { return engine.run(); });
   auto waiting = co_await engine.start("s-1", lives::approval, std::string("x"));
   co_await sleep_for(1s);
   co_await engine.cancel("s-1", "changed my mind");
@@ -298,7 +277,7 @@ ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, a
   diary other;
   define_all(second, other);
   const auto executor = co_await net::this_coro::executor;
-  lives::working worker(second, executor);
+  test::working worker(executor, [&second] { return second.run(); });
   const auto result = co_await second.find<std::string>("s-1").result();
   CHECK(result == "b!");
   CHECK(time.elapsed() > 10s);
@@ -427,7 +406,7 @@ ASYNC_TEST("an engine that ends hands its sagas back between two steps") {
   define_all(first, d);
   d.fails["b"] = 1;
   {
-    lives::working worker(first, executor);
+    test::working worker(executor, [&first] { return first.run(); });
     (void)co_await first.start("s-1", lives::two, std::string("b"));
     co_await worker.stop();
   }

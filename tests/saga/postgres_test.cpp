@@ -3,6 +3,7 @@
 #include "error_of.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
+#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -46,13 +47,8 @@ awaitable<void> live_on_postgres(std::string url) {
   engine.provide(z);
   engine.define("day", day, feed_step);
   saga::admin admin(db);
-  bool has_ended = false;
   const auto executor = co_await net::this_coro::executor;
-  const auto work = [&]() -> awaitable<void> {
-    co_await engine.run();
-    has_ended = true;
-  };
-  const spawned worker = spawn(executor, work);
+  test::working worker(executor, [&engine] { return engine.run(); });
 
   auto first = co_await engine.start("e-1", day, std::string("ella"));
   co_await engine.signal("e-1", "more", std::string("emma"), "m-1");
@@ -86,8 +82,7 @@ awaitable<void> live_on_postgres(std::string url) {
   co_await engine.signal("e-4", "more", std::string("emil"));
   const auto there = co_await engine.find<std::string>("e-4").result();
   CHECK(there == "fed emil");
-  worker.cancel();
-  while (!has_ended) co_await sleep_for(1ms);
+  co_await worker.stop();
   co_await db.close();
 }
 

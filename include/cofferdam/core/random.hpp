@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -49,6 +50,9 @@ class random_source {
 
   std::atomic<std::uint64_t> state_;
 };
+
+/// 32 hexadecimal digits: an id that nobody else has.
+[[nodiscard]] std::string random_id(random_source& random);
 
 /// The context's own source, seeded from the operating system unless `seed` was called.
 class random_service final : public net::execution_context::service {
