@@ -199,7 +199,7 @@ configuration_error::configuration_error(const std::string& source, std::vector<
 
 std::string configured_pipeline::describe() const {
   std::string text;
-  for (const auto& policy : policies_->get()->policies) detail::append_line(text, policy->describe());
+  for (const auto& policy : policies_->get()->policies()) detail::append_line(text, policy->describe());
   return text;
 }
 
@@ -238,8 +238,8 @@ struct configuration::state {
     std::map<std::string, std::shared_ptr<const detail::policy_list>> lists;
     std::vector<std::function<void()>> changes;  // of policies that stay
     for (const auto& [name, spec] : next.pipelines) {
-      lists[name] = std::make_shared<const detail::policy_list>(
-          detail::policy_list{policies_for(name, spec, next_budgets, find_budget, changes)});
+      lists[name] =
+          std::make_shared<const detail::policy_list>(policies_for(name, spec, next_budgets, find_budget, changes));
     }
 
     for (const auto& change : changes) change();
@@ -287,7 +287,7 @@ struct configuration::state {
         for (std::size_t i = 0; i < old_specs.size(); ++i) {
           if (old_specs[i].index() != wanted.index() || nth-- != 0) continue;
           if (may_stay(old_specs[i], wanted, next_budgets))
-            kept = adapt(old_list->policies[i], old_specs[i], wanted, changes);
+            kept = adapt(old_list->policies()[i], old_specs[i], wanted, changes);
           break;
         }
       }

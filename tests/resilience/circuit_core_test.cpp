@@ -2073,12 +2073,12 @@ TEST_CASE("the event of a failed probe tells of the probes alone", "[circuit]") 
   CHECK(c.events.back().slow == 0);
 }
 
-TEST_CASE("a circuit closed by hand is not surely open any more", "[circuit]") {
+TEST_CASE("a circuit closed by hand does not refuse by the cheap clock any more", "[circuit]") {
   driven_core c({.minimum_calls = 1, .window_calls = 1, .break_duration = 30s});
   c.calls(1, bad);
-  CHECK(c.core.surely_open(c.now));
+  CHECK(c.core.refuse_while_open(c.now).retry_after() == 30s);
   c.core.close();
-  CHECK_FALSE(c.core.surely_open(c.now));
+  CHECK_FALSE(c.core.refuse_while_open(c.now));
 }
 
 TEST_CASE("a circuit asks for the time only where it needs it", "[circuit]") {
