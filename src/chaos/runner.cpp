@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 namespace {
@@ -81,15 +82,19 @@ class simulation {
     t.service = std::make_unique<simulated_service>(*context_, spec, result_.seed);
     std::vector<std::shared_ptr<policy>> policies;
     if (const auto specs = variant_.policies.find(spec.name); specs != variant_.policies.end()) {
-      for (const auto& p : specs->second) policies.push_back(make_policy(p, spec.name, t));
+      policies.resize(specs->second.size());
+      for (std::size_t i = policies.size(); i-- > 0;) {  // from the inside out: a shedder watches what is below it
+        policies[i] = make_policy(specs->second[i], spec.name, t, std::span(policies).subspan(i + 1));
+      }
     }
     t.calls.emplace(spec.name, std::move(policies));
   }
 
-  std::shared_ptr<policy> make_policy(const any_policy_spec& spec, const std::string& name, target& t) {
+  std::shared_ptr<policy> make_policy(const any_policy_spec& spec, const std::string& name, target& t,
+                                      std::span<const std::shared_ptr<policy>> below) {
     if (const auto* p = std::get_if<policy_spec>(&spec)) {
       auto made = cofferdam::make_policy(
-          name, *p, [](const budget_spec& budget) { return std::make_shared<retry_budget>(budget.own); });
+          name, *p, [](const budget_spec& budget) { return std::make_shared<retry_budget>(budget.own); }, below);
       if (const auto breaker = std::dynamic_pointer_cast<circuit_breaker>(made)) {
         breaker->on(circuit_event_kind::opened, [this](const circuit_event&) { note("circuit_opened"); });
         breaker->on(circuit_event_kind::closed, [this](const circuit_event&) { note("circuit_closed"); });

@@ -384,6 +384,17 @@ class parser {
       r.problem("no service is called \"" + name + "\"" + detail::nearest_hint(name, names));
     }
   }
+  static void check_shedders(const reader& list, const std::vector<any_policy_spec>& policies) {
+    bool has_load = false;  // of what is further in
+    for (auto policy = policies.rbegin(); policy != policies.rend(); ++policy) {
+      const auto* spec = std::get_if<policy_spec>(&*policy);
+      if (spec == nullptr) continue;
+      has_load = has_load || tells_load(*spec);
+      if (std::holds_alternative<priority_shedder_spec>(*spec) && !has_load) {
+        list.problem("a priority_shedder has no load to go by; put a bulkhead or an adaptive_limiter below it");
+      }
+    }
+  }
   void read_variants() {
     const auto policies = root_.require("policies");
     if (!policies) return;
@@ -391,9 +402,11 @@ class parser {
       variant_spec variant;
       for (const auto& [service, list] : services.members()) {
         check_service(service, list);
+        auto& all = variant.policies[service];
         for (const auto& item : list.items()) {
-          if (auto policy = read_any_policy(item, s_)) variant.policies[service].push_back(std::move(*policy));
+          if (auto policy = read_any_policy(item, s_)) all.push_back(std::move(*policy));
         }
+        check_shedders(list, all);
       }
       s_.variants.emplace_back(name, std::move(variant));
     }

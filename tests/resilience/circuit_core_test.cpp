@@ -350,7 +350,7 @@ TEST_CASE("bad options are all named at once", "[circuit]") {
   }
 }
 
-TEST_CASE("a count window agrees with a plain queue over 100000 random calls", "[circuit]") {
+TEST_CASE("a count window agrees with a plain queue over 100000 random calls", "[circuit][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -373,7 +373,7 @@ TEST_CASE("a count window agrees with a plain queue over 100000 random calls", "
   }
 }
 
-TEST_CASE("a time window agrees with a plain list over 100000 random calls", "[circuit]") {
+TEST_CASE("a time window agrees with a plain list over 100000 random calls", "[circuit][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -1219,7 +1219,7 @@ TEST_CASE("slow calls in flight only say so under metrics_only, and a destroyed 
   CHECK(c.core.state() == circuit_state::closed);
 }
 
-TEST_CASE("a watch of calls in flight agrees with a list of them", "[circuit]") {
+TEST_CASE("a watch of calls in flight agrees with a list of them", "[circuit][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -1724,7 +1724,7 @@ circuit_breaker_options random_options(std::mt19937& random) {
 
 }  // namespace
 
-TEST_CASE("a circuit agrees with a naive one over 200000 random operations", "[circuit]") {
+TEST_CASE("a circuit agrees with a naive one over 200000 random operations", "[circuit][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);

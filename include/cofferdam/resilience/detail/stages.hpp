@@ -33,13 +33,15 @@ class scope {
   bool hedges_;
 };
 
-/// The time limit a timeout policy puts on everything below it.
+/// The time limit a policy puts on everything below it, or what it marks it with.
 class timeout_scope : public scope {
  public:
   /// Anything not positive, or `duration::max()`: no limit for this call.
   [[nodiscard]] virtual duration limit(call& c) const = 0;
   [[nodiscard]] virtual on_timeout mode() const noexcept = 0;
   [[nodiscard]] virtual const shared_name& name() const noexcept = 0;
+  /// What everything below is within while it runs; nothing for a mere time limit.
+  [[nodiscard]] virtual detail::passage enter(const net::any_io_executor&) const { return {}; }
 
  protected:
   timeout_scope() noexcept : scope(false) {}

@@ -283,10 +283,12 @@ template <class Report, class Stages, class Work, class Info> class walk {
 
   awaitable<void> run_limited(const timeout_scope& limits) {
     const duration limit = limits.limit(call_);
-    if (limit <= duration::zero() || limit == duration::max()) {
+    const passage within = limits.enter(call_.executor());
+    if ((limit <= duration::zero() || limit == duration::max()) && !within.marks()) {
       keep(co_await below(false));
     } else {
       auto options = limit_after(limit, limits.mode(), limits.name());
+      options.marks = within.marks();
       const bool detach = limits.mode() == on_timeout::detach;
       auto limited = co_await run_child<outcome<value>, reporting>(std::move(options), below(detach));
       limited ? keep(*std::move(limited)) : call_.fail(std::move(limited).why());
