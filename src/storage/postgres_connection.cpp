@@ -32,11 +32,12 @@ std::string one_line(std::string text) {
 }
 
 complaint complaint_of(const PGresult* result) {
-  complaint what{field(result, PG_DIAG_SQLSTATE), field(result, PG_DIAG_MESSAGE_PRIMARY)};
+  complaint what;
+  what.state = field(result, PG_DIAG_SQLSTATE);
+  what.message = field(result, PG_DIAG_MESSAGE_PRIMARY);
   if (what.message.empty()) what.message = one_line(PQresultErrorMessage(result));
-  if (const std::string detail = field(result, PG_DIAG_MESSAGE_DETAIL); !detail.empty()) {
-    what.message += " (" + detail + ")";
-  }
+  what.detail = field(result, PG_DIAG_MESSAGE_DETAIL);
+  what.constraint = field(result, PG_DIAG_CONSTRAINT_NAME);
   what.is_stale_plan = what.state == "0A000" && field(result, PG_DIAG_SOURCE_FUNCTION) == "RevalidateCachedQuery";
   return what;
 }
@@ -148,6 +149,7 @@ struct sent_parameters {
 
 storage_error to_error(const complaint& what, const std::string& sql) {
   std::string message = what.message;
+  if (!what.detail.empty()) message += " (" + what.detail + ")";
   if (!sql.empty()) message += "; in: " + sql.substr(0, 300);
   return {code_of(what), std::move(message), what.state};
 }
@@ -224,7 +226,11 @@ void connection::follow_socket() {
   if (now >= 0) socket_.assign(now);
 }
 
-complaint connection::last_complaint() const { return {{}, one_line(PQerrorMessage(connection_))}; }
+complaint connection::last_complaint() const {
+  complaint why;
+  why.message = one_line(PQerrorMessage(connection_));
+  return why;
+}
 
 awaitable<bool> connection::wait(bool to_read, bool to_write) {
   if (is_abandoned_) co_return false;
@@ -264,7 +270,9 @@ awaitable<void> connection::ensure_open(duration limit, bool is_read_only) {
     PQsetNoticeProcessor(connection_, [](void*, const char*) {}, nullptr);
     PQenterPipelineMode(connection_);
     std::vector<unit> settings(1);
+    // Where locks decide, each statement must see what was committed while the one before it waited.
     settings[0].steps.push_back({std::string("select set_config('client_encoding', 'UTF8', false), "
+                                             "set_config('default_transaction_isolation', 'read committed', false), "
                                              "set_config('default_transaction_read_only', '") +
                                  (is_read_only ? "on" : "off") + "', false)"});
     co_await run(settings);
@@ -384,7 +392,7 @@ bool connection::take_answer(PGresult* result, unit& of, const expected& what) {
     case PGRES_COPY_IN:
     case PGRES_COPY_OUT:
     case PGRES_COPY_BOTH:
-      of.refusal = complaint{"0A000", "COPY cannot be part of a batch or query"};
+      of.refusal = complaint{"0A000", "COPY cannot be part of a batch or query", {}, {}};
       return false;
     default:
       complaint why = complaint_of(result);

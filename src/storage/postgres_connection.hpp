@@ -8,6 +8,7 @@
 #include <libpq-fe.h>
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,11 +18,6 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::postgres {
 
-/// What the server said against a statement.
-struct complaint {
-  std::string state, message;
-  bool is_stale_plan = false;  ///< the schema changed under a prepared statement
-};
 /// @param sql  what was run, for the message.
 [[nodiscard]] storage_error to_error(const complaint& what, const std::string& sql);
 
@@ -30,9 +26,18 @@ struct unit {
   struct step {
     std::string sql;
     const statement* parameters = nullptr;  ///< may be null
+    std::size_t part = none;                ///< of the batch, for whoever made the step
     rows found = {};
   };
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
   std::vector<step> steps;
+  std::vector<std::unique_ptr<const statement>> owned;  ///< parameters that live nowhere else
+
+  /// Runs `s` as a further step.
+  void add(statement s, std::size_t part) {
+    owned.push_back(std::make_unique<const statement>(std::move(s)));
+    steps.push_back({owned.back()->sql(), owned.back().get(), part});
+  }
 
   std::size_t answered = 0;          ///< steps that succeeded
   std::optional<complaint> refusal;  ///< of the step after these

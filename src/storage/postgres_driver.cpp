@@ -52,11 +52,11 @@ struct open_query {
 };
 
 struct read_call final : call {
-  explicit read_call(statement q) noexcept : query(std::move(q)) {}
-  explicit read_call(std::shared_ptr<open_query> c) noexcept : query(c->query), cursor(std::move(c)) {}
-  statement query;
-  std::shared_ptr<open_query> cursor;  // empty: an ordinary query
-  rows found;
+  explicit read_call(std::vector<statement> q) noexcept : queries(std::move(q)) {}
+  explicit read_call(std::shared_ptr<open_query> c) noexcept : cursor(std::move(c)) {}
+  std::vector<statement> queries;
+  std::shared_ptr<open_query> cursor;  // empty: ordinary queries
+  std::vector<rows> found;             // of each
   failure why;
   connection* running_on = nullptr;  // the driver's thread
   bool is_cancelled = false;         // the driver's thread
@@ -85,20 +85,49 @@ bool controls_transaction(const std::string& sql) {
          word == "start" || word == "prepare";
 }
 
+/// The batch's locks as one statement: advisory ones, in the order of their keys, the one of everything before all.
+/// A statement of its own, since only the next one sees what others committed while this one waited.
+statement locks_of(const batch& work) {
+  constexpr std::uint64_t family = 0xCFE6ULL << 48U, of_hash = (1ULL << 48U) - 1;
+  constexpr std::size_t most = 100;  // the server's table of locks is shared and small
+  const bool is_all = work.locks_everything() || work.locks().size() > most;
+  std::string keys = "{" + std::to_string(static_cast<std::int64_t>(family));
+  std::string shared = is_all ? "{f" : "{t";
+  std::map<std::int64_t, bool> sorted;  // two names may share a key: the stronger mode counts
+  for (const auto& [hash, mode] : work.locks()) {
+    const auto key = static_cast<std::int64_t>(family | (static_cast<std::uint64_t>(hash) & of_hash));
+    const auto [at, is_new] = sorted.emplace(key, mode == lock_mode::shared);
+    at->second = at->second && mode == lock_mode::shared;
+  }
+  if (!is_all) {
+    for (const auto& [key, is_shared] : sorted) {
+      keys += "," + std::to_string(key);
+      shared += is_shared ? ",t" : ",f";
+    }
+  }
+  return statement(
+      "select count(case when shared then pg_advisory_xact_lock_shared(key)::text else "
+      "pg_advisory_xact_lock(key)::text "
+      "end) from unnest($1::bigint[], $2::boolean[]) as locks(key, shared)",
+      keys + "}", shared + "}");
+}
+
 /// Errors: `storage_error` for what cannot be part of a batch.
 unit unit_of(const batch& work) {
   unit made;
   made.steps.push_back({"begin"});
-  for (const auto& step : work.steps()) {
+  if (work.locks_everything() || !work.locks().empty()) made.add(locks_of(work), unit::none);
+  for (std::size_t part = 0; part < work.steps().size(); ++part) {
+    const auto& step = work.steps()[part];
     if (const auto* own = std::get_if<statement>(&step)) {
       if (controls_transaction(own->sql())) {
         throw storage_error(errc::invalid_statement, "a batch is a transaction already; in: " + own->sql());
       }
-      made.steps.push_back({own->sql(), own});
+      made.steps.push_back({own->sql(), own, part});
     } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
-      made.steps.push_back({condition_sql(condition->query.sql()), &condition->query});
+      made.steps.push_back({condition_sql(condition->query.sql()), &condition->query, part});
     } else {
-      throw storage_error(errc::invalid_statement, "this operation works on SQLite only");
+      for (auto& s : std::get<std::shared_ptr<operation>>(step)->statements()) made.add(std::move(s), part);
     }
   }
   made.steps.push_back({"commit"});
@@ -137,12 +166,18 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<outcome<rows>> query(statement q) override {
-    const reference<read_call> asked(new read_call(std::move(q)));
-    return ask(asked);
+    std::vector<statement> one;
+    one.push_back(std::move(q));
+    const reference<read_call> asked(new read_call(std::move(one)));
+    return ask_one(asked);
   }
 
-  awaitable<outcome<void>> read(std::shared_ptr<operation> /*o*/) override {
-    co_return as_failure({errc::invalid_statement, "this operation works on SQLite only"});
+  awaitable<outcome<void>> read(std::shared_ptr<operation> o) override {
+    const reference<read_call> asked(new read_call(o->statements()));
+    auto found = co_await ask(asked);
+    if (!found) co_return found.why();
+    o->answered(*std::move(found));
+    co_return outcome<void>();
   }
 
   awaitable<outcome<std::unique_ptr<detail::storage_cursor>>> open_cursor(statement q, std::size_t page) override;
@@ -179,12 +214,17 @@ class driver final : public detail::storage_driver {
     return s;
   }
 
-  awaitable<outcome<rows>> ask(reference<read_call> asked) {
+  awaitable<outcome<std::vector<rows>>> ask(reference<read_call> asked) {
     const hand_over<read_call> enlist{this, &*asked};
     const wake_reason reason = co_await park(never, enlist);
     if (reason == wake_reason::cancelled) co_return failure::cancelled();
     if (asked->why) co_return std::move(asked->why);
     co_return std::move(asked->found);
+  }
+  awaitable<outcome<rows>> ask_one(reference<read_call> asked) {
+    auto found = co_await ask(std::move(asked));
+    if (!found) co_return found.why();
+    co_return found->empty() ? rows() : std::move(found->front());
   }
 
   void accept(reference<write_call> written) {
@@ -375,6 +415,7 @@ class driver final : public detail::storage_driver {
       co_return group;
     }
     std::size_t committed = 0;
+    std::vector<std::size_t> to_explain;
     bool has_ended = false, has_refused = false;  // the server left, or refused, at one of those before
     for (std::size_t i = 0; i < sent.size(); ++i) {
       // Its "begin" met the failed transaction of one before.
@@ -383,10 +424,14 @@ class driver final : public detail::storage_driver {
         group.push_back(std::move(sent[i]));
         continue;
       }
-      auto result = outcome_of(sent[i]->work, units[i]);
-      if (result) ++committed;
       has_refused = has_refused || units[i].refusal;
       has_ended = has_ended || (units[i].refusal && !units[i].is_complete);
+      if (units[i].is_complete && refused_operation(sent[i]->work, units[i]) != nullptr) {
+        to_explain.push_back(i);
+        continue;
+      }
+      auto result = outcome_of(sent[i]->work, units[i]);
+      if (result) ++committed;
       sent[i]->result.emplace(std::move(result));
       count(*sent[i]->result);
     }
@@ -397,9 +442,10 @@ class driver final : public detail::storage_driver {
       if (events.has_listeners()) events.publish({database_event::kind::committed, committed, {}});
     }
     for (const auto& w : sent) {
-      if (w) w->finish();
+      if (w && w->result) w->finish();
     }
     if (own.in_transaction()) co_await roll_back(own);
+    for (const std::size_t i : to_explain) co_await explain(own, *sent[i], units[i]);
     co_return group;
   }
 
@@ -412,24 +458,65 @@ class driver final : public detail::storage_driver {
   outcome<receipt> outcome_of(const batch& work, unit& u) {
     const std::size_t last = u.steps.size() - 1;  // the commit
     if (!u.refusal && u.answered == u.steps.size()) {
-      std::vector<rows> results;
-      for (std::size_t i = 0; i < work.steps().size(); ++i) {
-        if (std::holds_alternative<statement>(work.steps()[i])) results.push_back(std::move(u.steps[i + 1].found));
-      }
-      return receipt(std::move(results));
+      return receipt(rows_by_part(work, u));
     }
     if (!u.refusal || (u.answered == last && u.refusal->state.starts_with("57P"))) {
       return as_failure({errc::outcome_unknown, "the connection to '" + name_ + "' broke while the batch was under way",
                          u.refusal ? u.refusal->state : ""});
     }
-    if (u.answered > 0 && u.answered < last) {
-      const auto& step = work.steps()[u.answered - 1];
-      if (const auto* condition = std::get_if<batch::requirement>(&step)) {
+    if (const std::size_t part = u.steps[u.answered].part; part != unit::none) {
+      if (const auto* condition = std::get_if<batch::requirement>(&work.steps()[part])) {
         if (is_condition(*u.refusal)) return as_failure({errc::condition_failed, condition->name});
         return as_failure(to_error(*u.refusal, condition->query.sql()));
       }
     }
     return as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
+  }
+
+  /// Those of statements; operations are given theirs.
+  static std::vector<rows> rows_by_part(const batch& work, unit& u) {
+    std::vector<rows> results;
+    for (std::size_t i = 0; i < u.steps.size();) {
+      const std::size_t part = u.steps[i].part;
+      const auto* own = part == unit::none ? nullptr : std::get_if<std::shared_ptr<operation>>(&work.steps()[part]);
+      if (own == nullptr) {
+        if (part != unit::none && std::holds_alternative<statement>(work.steps()[part])) {
+          results.push_back(std::move(u.steps[i].found));
+        }
+        ++i;
+        continue;
+      }
+      std::vector<rows> answers;
+      for (; i < u.steps.size() && u.steps[i].part == part; ++i) answers.push_back(std::move(u.steps[i].found));
+      (*own)->answered(std::move(answers));
+    }
+    return results;
+  }
+
+  /// The operation that the server's complaint is about; null when it is about something else.
+  static const operation* refused_operation(const batch& work, const unit& u) {
+    if (!u.refusal || u.answered >= u.steps.size() || u.steps[u.answered].part == unit::none) return nullptr;
+    const auto* own = std::get_if<std::shared_ptr<operation>>(&work.steps()[u.steps[u.answered].part]);
+    return own == nullptr ? nullptr : own->get();
+  }
+
+  /// What became of a batch whose operation was refused, in the operation's own words.
+  awaitable<void> explain(connection& own, write_call& w, unit& u) {
+    const operation* about = refused_operation(w.work, u);
+    failure why = as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
+    try {
+      rows found;
+      if (auto question = about->question(*u.refusal)) {
+        std::vector<unit> asked(1);
+        asked[0].add(std::move(*question), unit::none);
+        co_await own.run(asked);
+        found = std::move(asked[0].steps[0].found);
+      }
+      about->refused(*u.refusal, found);
+    } catch (...) {
+      why = failure::current();
+    }
+    settle(w, std::move(why));
   }
 
   void settle(write_call& w, failure why) {
@@ -491,11 +578,11 @@ class driver final : public detail::storage_driver {
         describe_page(*asked.cursor, units[0]);
       } else {
         units[0].steps.push_back({"begin read only"});
-        units[0].steps.push_back({asked.query.sql(), &asked.query});
-        units[0].steps.push_back({"commit"});
-        if (controls_transaction(asked.query.sql())) {
-          throw storage_error(errc::invalid_statement, "no query: " + asked.query.sql());
+        for (const auto& q : asked.queries) {
+          if (controls_transaction(q.sql())) throw storage_error(errc::invalid_statement, "no query: " + q.sql());
+          units[0].steps.push_back({q.sql(), &q});
         }
+        units[0].steps.push_back({"commit"});
       }
       if (!asked.cursor || !asked.cursor->has_begun) co_await own.ensure_open(options_.connect_timeout, true);
       asked.running_on = &own;
@@ -535,15 +622,15 @@ class driver final : public detail::storage_driver {
 
   void take_rows(read_call& asked, unit& u) {
     if (u.refusal) {
-      asked.why = as_failure(to_error(*u.refusal, asked.query.sql()));
+      asked.why = as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
     } else if (u.answered < u.steps.size()) {
       asked.why = as_failure({errc::database_unavailable, "the connection to '" + name_ + "' broke"});
     } else if (asked.cursor) {
-      asked.found = std::move(u.steps.back().found);
+      asked.found.push_back(std::move(u.steps.back().found));
       asked.cursor->has_begun = true;
-      asked.cursor->has_ended = asked.found.size() < asked.cursor->page;
+      asked.cursor->has_ended = asked.found[0].size() < asked.cursor->page;
     } else {
-      asked.found = std::move(u.steps[1].found);
+      for (std::size_t i = 1; i + 1 < u.steps.size(); ++i) asked.found.push_back(std::move(u.steps[i].found));
     }
   }
 
@@ -667,7 +754,7 @@ class postgres_cursor final : public detail::storage_cursor {
 
   awaitable<outcome<rows>> next() override {
     const reference<read_call> asked(new read_call(query_));
-    return owner_.ask(asked);
+    return owner_.ask_one(asked);
   }
 
  private:
