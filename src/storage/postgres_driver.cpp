@@ -3,11 +3,13 @@
 #if defined(COFFERDAM_HAS_POSTGRES)
 #include "postgres_connection.hpp"
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/storage/detail/driver.hpp>
 
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -134,10 +136,46 @@ unit unit_of(const batch& work) {
   return made;
 }
 
+/// Where cancellations report to; outlives the driver when they do.
+struct cancel_link {
+  explicit cancel_link(net::io_context* io) noexcept : to(io) {}
+  std::mutex mutex;
+  net::io_context* to;
+};
+
+/// The time in which the server cannot be reached. The driver's thread.
+struct outage {
+  static constexpr backoff_options pace{
+      .base = std::chrono::milliseconds(50), .jitter = jitter_kind::equal, .cap = std::chrono::seconds(1)};
+
+  void wake() {
+    is_probed = false;
+    for (auto* timer : std::exchange(waiting, {})) timer->cancel();
+  }
+  void end() {
+    failures = 0;
+    state = {};
+    wake();
+  }
+
+  std::uint32_t failures = 0;
+  bool is_probed = false;
+  time_point until{};
+  std::string why;
+  backoff_state state;
+  random_source random{std::random_device{}()};
+  std::vector<net::steady_timer*> waiting;
+};
+
 class driver final : public detail::storage_driver {
  public:
   driver(std::string url, database_options options)
-      : url_(std::move(url)), options_(options), name_(name_of(url_)), alive_(io_, forever), notifier_(io_, forever) {
+      : options_(options),
+        name_(name_of(url)),
+        group_(std::move(url), options),
+        alive_(io_, forever),
+        notifier_(io_, forever),
+        watch_(io_, forever) {
     alive_.async_wait([](const net::asio_error_code&) {});
     const std::size_t writers = std::max<std::size_t>(1, options_.connections);
     const std::size_t readers = std::max<std::size_t>(1, options_.readers);
@@ -146,6 +184,7 @@ class driver final : public detail::storage_driver {
     for (std::size_t i = 0; i < writers; ++i) start(&driver::write_loop);
     for (std::size_t i = 0; i < readers; ++i) start(&driver::read_loop);
     start(&driver::notify_loop);
+    start(&driver::watch_loop);
     thread_ = std::thread([this] { io_.run(); });
   }
 
@@ -153,7 +192,8 @@ class driver final : public detail::storage_driver {
     stop();
     net::post(io_, [this] { may_end(); });
     thread_.join();
-    helpers_.join();
+    const std::lock_guard lock(cancels_->mutex);
+    cancels_->to = nullptr;
   }
 
   awaitable<outcome<receipt>> commit(batch b) override {
@@ -211,6 +251,11 @@ class driver final : public detail::storage_driver {
     const std::lock_guard lock(mutex_);
     database_stats s = stats_;
     s.waiting_batches = writes_.size();
+    s.open_connections = group_.open.load(std::memory_order_relaxed);
+    s.busy_connections = group_.busy.load(std::memory_order_relaxed);
+    s.connects = group_.connects.load(std::memory_order_relaxed);
+    s.failed_connects = group_.failed_connects.load(std::memory_order_relaxed);
+    s.lost_connections = group_.lost.load(std::memory_order_relaxed);
     return s;
   }
 
@@ -341,6 +386,7 @@ class driver final : public detail::storage_driver {
   /// What only listens and notifies goes when the work is done.
   void end_helpers() {
     notifier_.cancel();
+    watch_.cancel();
     if (listening_ != nullptr) listening_->abandon();
   }
   void may_end() { alive_.cancel(); }
@@ -362,7 +408,7 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<void> write_loop() {
-    connection own(io_.get_executor(), url_);
+    connection own(io_.get_executor(), group_);
     net::steady_timer timer(io_);
     for (;;) {
       auto group = take_writes();
@@ -397,7 +443,7 @@ class driver final : public detail::storage_driver {
     if (sent.empty()) co_return group;
     failure why;
     try {
-      co_await own.ensure_open(options_.connect_timeout, false);
+      co_await reconnect(own, false);
       co_await own.run(units);
     } catch (...) {
       why = failure::current();
@@ -550,7 +596,7 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<void> read_loop() {
-    connection pooled(io_.get_executor(), url_);
+    connection pooled(io_.get_executor(), group_);
     net::steady_timer timer(io_);
     for (;;) {
       auto asked = take_read();
@@ -569,7 +615,7 @@ class driver final : public detail::storage_driver {
   awaitable<void> read_one(connection& pooled, read_call& asked, net::steady_timer& timer) {
     if (asked.cursor && asked.cursor->has_ended) co_return;
     if (asked.cursor && !asked.cursor->own) {
-      asked.cursor->own = std::make_unique<connection>(io_.get_executor(), url_);
+      asked.cursor->own = std::make_unique<connection>(io_.get_executor(), group_);
     }
     connection& own = asked.cursor ? *asked.cursor->own : pooled;
     try {
@@ -584,7 +630,7 @@ class driver final : public detail::storage_driver {
         }
         units[0].steps.push_back({"commit"});
       }
-      if (!asked.cursor || !asked.cursor->has_begun) co_await own.ensure_open(options_.connect_timeout, true);
+      if (!asked.cursor || !asked.cursor->has_begun) co_await reconnect(own, true);
       asked.running_on = &own;
       if (asked.is_cancelled) {
         asked.why = failure::cancelled();
@@ -596,8 +642,9 @@ class driver final : public detail::storage_driver {
       asked.why = failure::current();
     }
     asked.running_on = nullptr;
-    // A cancellation that is still on its way must not meet the next query.
-    while (asked.cancels > 0) {
+    // A cancellation that is still on its way must not meet the next query. The connection is closed then, so that
+    // waiting spares the server no more than a new one.
+    for (int looks = 0; asked.cancels > 0 && looks < 1'000; ++looks) {
       timer.expires_after(std::chrono::milliseconds(1));
       co_await timer.async_wait(net::as_tuple(net::use_awaitable));
     }
@@ -640,22 +687,70 @@ class driver final : public detail::storage_driver {
     auto canceller = asked->running_on->canceller();
     if (!canceller) return;
     ++asked->cancels;
-    net::post(helpers_, [this, asked, canceller] {
+    // PQcancel blocks, for ever where the server stands still: a thread of its own, which may outlive the driver.
+    std::thread([link = cancels_, asked, canceller] {
       std::array<char, 256> why{};
       const bool is_sent = PQcancel(canceller.get(), why.data(), static_cast<int>(why.size())) != 0;
-      net::post(io_, [asked, is_sent] {
+      const std::lock_guard lock(link->mutex);
+      if (link->to == nullptr) return;
+      net::post(*link->to, [asked, is_sent] {
         --asked->cancels;
         // No way to stop it: let the connection go, the server will notice.
         if (!is_sent && asked->running_on != nullptr) asked->running_on->abandon();
       });
-    });
+    }).detach();
+  }
+
+  // --- connecting
+
+  [[nodiscard]] time_point now() { return timers_of(io_).now(); }
+
+  /// While the server cannot be reached, one call at a time tries again, later each time; those that come meanwhile
+  /// share its fate.
+  awaitable<void> reconnect(connection& own, bool is_read_only) {
+    if (own.is_alive()) co_return;
+    net::steady_timer timer(io_);
+    if (outage_.is_probed) {
+      timer.expires_at(forever);
+      outage_.waiting.push_back(&timer);
+      co_await timer.async_wait(net::as_tuple(net::use_awaitable));
+      if (outage_.failures > 0) throw storage_error(errc::database_unavailable, outage_.why);
+    } else if (outage_.failures > 0) {
+      outage_.is_probed = true;
+      timer.expires_after(outage_.until - now());
+      if (!is_closing()) co_await timer.async_wait(net::as_tuple(net::use_awaitable));
+    }
+    const std::uint32_t before = outage_.failures;
+    try {
+      co_await own.ensure_open(is_read_only);
+      outage_.end();
+    } catch (const storage_error& e) {
+      // Those that failed together are one failure.
+      if (outage_.failures == before) {
+        ++outage_.failures;
+        outage_.until = now() + backoff_delay(outage::pace, outage_.failures, outage_.state, outage_.random);
+      }
+      outage_.why = e.what();
+      outage_.wake();
+      throw;
+    }
+  }
+
+  /// Connections on which the server does not answer must not keep their calls, and `close`, for ever.
+  awaitable<void> watch_loop() {
+    const duration often = std::max<duration>(std::chrono::milliseconds(1), options_.statement_limit / 8);
+    while (!has_ended()) {
+      watch_.expires_after(often);
+      co_await watch_.async_wait(net::as_tuple(net::use_awaitable));
+      group_.abandon_silent(now());
+    }
   }
 
   // --- telling and hearing other processes
 
   /// Whatever was committed while the notification before was under way shares the next.
   awaitable<void> notify_loop() {
-    connection own(io_.get_executor(), url_);
+    connection own(io_.get_executor(), group_);
     while (!has_ended()) {
       if (!std::exchange(has_news_, false)) {
         notifier_.expires_at(forever);
@@ -666,7 +761,7 @@ class driver final : public detail::storage_driver {
       units[0].steps.push_back({"set local synchronous_commit = off"});
       units[0].steps.push_back({"select pg_notify('cofferdam_changes', '')"});
       try {
-        co_await own.ensure_open(options_.connect_timeout, false);
+        co_await own.ensure_open(false);
         co_await own.run(units);
       } catch (const storage_error&) {
         has_news_ = false;  // only a hint: those who listen also look now and then
@@ -676,14 +771,14 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<void> listen_loop() {
-    connection own(io_.get_executor(), url_);
+    connection own(io_.get_executor(), group_);
     net::steady_timer pause(io_);
     listening_ = &own;
     bool was_open = true;
     while (!has_ended()) {
       bool is_open = true;
       try {
-        co_await own.ensure_open(options_.connect_timeout, true);
+        co_await own.ensure_open(true);
         std::vector<unit> units(1);
         units[0].steps.push_back({"listen cofferdam_changes"});
         co_await own.run(units);
@@ -711,9 +806,9 @@ class driver final : public detail::storage_driver {
     return workers_ == 0;
   }
 
-  const std::string url_;
   const database_options options_;
   const std::string name_;
+  connection_group group_;
 
   mutable std::mutex mutex_;
   std::deque<reference<write_call>> writes_;
@@ -727,10 +822,12 @@ class driver final : public detail::storage_driver {
   net::io_context io_{1};
   net::steady_timer alive_;     // keeps the thread running
   net::steady_timer notifier_;  // and what follows, the thread's
+  net::steady_timer watch_;
+  outage outage_;
   std::vector<net::steady_timer*> idle_;
   connection* listening_ = nullptr;
   bool has_news_ = false;
-  net::thread_pool helpers_{1};  // for PQcancel, which blocks
+  const std::shared_ptr<cancel_link> cancels_ = std::make_shared<cancel_link>(&io_);
   std::thread thread_;
 };
 

@@ -1,13 +1,9 @@
 #include "database_test.hpp"
-#include "real_time.hpp"
-#include "temporary_directory.hpp"
 
 #include <cofferdam/core/spawn.hpp>
-#include <cofferdam/core/workers.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
 
 #include <algorithm>
-#include <map>
 #include <tuple>
 
 using namespace cofferdam;
@@ -443,56 +439,4 @@ ASYNC_TEST("ids are versions of time and read back from text") {
   CHECK_THROWS_WITH(event_id::parse("nonsense"), Catch::Contains("nonsense"));
   CHECK_THROWS(event_id::parse("0123456789ab-7000-8000-0000000000000"));
   co_return;
-}
-
-TEST_CASE("many writers and one reader: every event is read once, in the order of commits", "[concurrent]") {
-  const test::temporary_directory directory;
-  const auto body = [](std::string url) -> awaitable<void> {
-    database db = co_await database::open(std::move(url));
-    event_store store = co_await event_store::open(db);
-    constexpr int writers = 12, each = 40;
-    int next = 0, acknowledged = 0, conflicts = 0;
-    bool has_ended = false;
-    std::vector<std::pair<std::string, std::uint64_t>> read;
-    const auto write = [&]() -> awaitable<void> {
-      const int me = next++;
-      for (int i = 0; i < each; ++i) {
-        append_request request("stream-" + std::to_string(me % 5), expected::any());
-        request.add(event("e", std::to_string(me)));
-        if (i % 7 == 3) request.add(event("e", "a second one"));
-        batch b;
-        const auto done = store.append(b, std::move(request));
-        if (i % 5 == 2) b.require("never", "select 0");  // rolled back, after it has drawn its positions
-        const auto result = co_await db.try_commit(std::move(b));
-        if (result) acknowledged += i % 7 == 3 ? 2 : 1;
-        if (!result) ++conflicts;
-      }
-    };
-    const auto read_on = [&]() -> awaitable<void> {
-      std::uint64_t position = 0;
-      while (!has_ended || static_cast<int>(read.size()) < acknowledged) {
-        const slice page = co_await store.read_all({.from = position + 1, .limit = 7});
-        for (const auto& e : page.events) {
-          CHECK(e.position > position);
-          position = e.position;
-          read.emplace_back(e.stream, e.version);
-        }
-      }
-    };
-    int workers = 0;
-    const auto all_writers = [&]() -> awaitable<void> {
-      co_await detail::run_workers(writers, [&] { return write(); });
-      has_ended = true;
-    };
-    const auto both = [&]() -> awaitable<void> {
-      if (workers++ == 0) return read_on();
-      return all_writers();
-    };
-    co_await detail::run_workers(2, [&] { return both(); });
-    CHECK(static_cast<int>(read.size()) == acknowledged);
-    CHECK(conflicts == writers * each / 5);
-    std::map<std::string, std::uint64_t> versions;
-    for (const auto& [stream, version] : read) CHECK(version == ++versions[stream]);
-  };
-  test::run_in_real_time(body, "sqlite:" + directory.file("torture.db"));
 }

@@ -19,15 +19,15 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/mutation"
-TESTS = {  # which test of tests/resilience is to notice
-    "src/resilience/backoff.cpp": "backoff_test",
-    "src/resilience/call_window.cpp": "call_window_test",
-    "src/resilience/circuit_core.cpp": "circuit_core_test",
-    "src/resilience/latency_histogram.cpp": "latency_histogram_test",
-    "src/resilience/limit_core.cpp": "limit_core_test",
-    "src/resilience/rate_core.cpp": "rate_limiter_test",
-    "src/resilience/retry_budget.cpp": "retry_budget_test",
-    "include/cofferdam/resilience/detail/cache_table.hpp": "cache_table_test",
+TESTS = {  # which test is to notice
+    "src/core/backoff.cpp": "core/backoff_test",
+    "src/resilience/call_window.cpp": "resilience/call_window_test",
+    "src/resilience/circuit_core.cpp": "resilience/circuit_core_test",
+    "src/resilience/latency_histogram.cpp": "resilience/latency_histogram_test",
+    "src/resilience/limit_core.cpp": "resilience/limit_core_test",
+    "src/resilience/rate_core.cpp": "resilience/rate_limiter_test",
+    "src/resilience/retry_budget.cpp": "resilience/retry_budget_test",
+    "include/cofferdam/resilience/detail/cache_table.hpp": "resilience/cache_table_test",
 }
 
 Mutant = collections.namedtuple("Mutant", "file number before after")  # `number` of the line, its two texts
@@ -96,7 +96,7 @@ class Workshop:
     """Everything built but the file at work."""
 
     def __init__(self, files, jobs):
-        sources = {TESTS[file]: f"tests/CMakeFiles/cofferdam_resilience_tests.dir/resilience/{TESTS[file]}.cpp.o"
+        sources = {TESTS[file]: f"tests/CMakeFiles/cofferdam_{TESTS[file].split('/')[0]}_tests.dir/{TESTS[file]}.cpp.o"
                    for file in files}
         run = lambda *command: subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         run("cmake", "--preset", "dev", "-B", str(BUILD), "-DCMAKE_UNITY_BUILD=OFF", "-DCOFFERDAM_BUILD_EXAMPLES=OFF")
@@ -111,7 +111,7 @@ class Workshop:
         """What becomes of `file` with this text: stillborn, killed, or survives."""
         place = BUILD / f"mutants/{number}"
         place.mkdir(parents=True, exist_ok=True)
-        test = str(ROOT / f"tests/resilience/{TESTS[file]}.cpp")
+        test = str(ROOT / f"tests/{TESTS[file]}.cpp")
         is_header = file.endswith(".hpp")  # then it is the test that is compiled
         mutated = place / (pathlib.Path(file).relative_to("include") if is_header else pathlib.Path(file).name)
         mutated.parent.mkdir(parents=True, exist_ok=True)
