@@ -19,15 +19,15 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/mutation"
-TESTS = {  # which test of tests/resilience is to notice
-    "src/resilience/backoff.cpp": "backoff_test",
-    "src/resilience/call_window.cpp": "call_window_test",
-    "src/resilience/circuit_core.cpp": "circuit_core_test",
-    "src/resilience/latency_histogram.cpp": "latency_histogram_test",
-    "src/resilience/limit_core.cpp": "limit_core_test",
-    "src/resilience/rate_core.cpp": "rate_limiter_test",
-    "src/resilience/retry_budget.cpp": "retry_budget_test",
-    "include/cofferdam/resilience/detail/cache_table.hpp": "cache_table_test",
+TESTS = {  # which test is to notice
+    "src/core/backoff.cpp": "core/backoff_test",
+    "src/resilience/call_window.cpp": "resilience/call_window_test",
+    "src/resilience/circuit_core.cpp": "resilience/circuit_core_test",
+    "src/resilience/latency_histogram.cpp": "resilience/latency_histogram_test",
+    "src/resilience/limit_core.cpp": "resilience/limit_core_test",
+    "src/resilience/rate_core.cpp": "resilience/rate_limiter_test",
+    "src/resilience/retry_budget.cpp": "resilience/retry_budget_test",
+    "include/cofferdam/resilience/detail/cache_table.hpp": "resilience/cache_table_test",
 }
 
 Mutant = collections.namedtuple("Mutant", "file number before after")  # `number` of the line, its two texts
@@ -147,8 +147,8 @@ class Workshop:
                         "-o", program], check=True, stderr=subprocess.DEVNULL)
 
     def test_object(self, file):
-        made = BUILD / f"{TESTS[file]}.o"
-        if problems := self.compile(str(ROOT / f"tests/resilience/{TESTS[file]}.cpp"), made):
+        made = BUILD / f"{pathlib.Path(TESTS[file]).name}.o"
+        if problems := self.compile(str(ROOT / f"tests/{TESTS[file]}.cpp"), made):
             sys.exit(problems)
         return made
 
@@ -218,11 +218,11 @@ class Workshop:
         mutated = place / (pathlib.Path(file).relative_to("include") if is_header else pathlib.Path(file).name)
         mutated.parent.mkdir(parents=True, exist_ok=True)
         mutated.write_text(text)
-        source = str(ROOT / f"tests/resilience/{TESTS[file]}.cpp") if is_header else str(mutated)
+        source = str(ROOT / f"tests/{TESTS[file]}.cpp") if is_header else str(mutated)
         if self.compile(source, place / "mutant.o", [place]):
             return "stillborn"
         self.link(place / "tests", place / "mutant.o",
-                  *([] if is_header else [BUILD / f"{TESTS[file]}.o"]))
+                  *([] if is_header else [BUILD / f"{pathlib.Path(TESTS[file]).name}.o"]))
         try:
             return self.verdict(file, place / "tests", -1)
         finally:

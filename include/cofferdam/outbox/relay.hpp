@@ -5,11 +5,11 @@
 //     spawn(executor, [&] { return carrier.run(); });
 #pragma once
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/core/outcome.hpp>
 #include <cofferdam/outbox/outbox.hpp>
 #include <cofferdam/outbox/publisher.hpp>
-#include <cofferdam/resilience/backoff.hpp>
 #include <cofferdam/resilience/circuit_options.hpp>
 
 #include <chrono>

@@ -9,8 +9,8 @@
 //     const receipt r = co_await order.result();
 #pragma once
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
-#include <cofferdam/resilience/backoff.hpp>
 #include <cofferdam/saga/detail/definition.hpp>
 #include <cofferdam/storage/database.hpp>
 
