@@ -36,13 +36,6 @@ struct relay_options {
   circuit_breaker_options breaker{.consecutive_failures = 5, .break_duration = std::chrono::seconds(1)};
 };
 
-/// A message that was put aside with those of its key that came after it.
-struct parked_message {
-  message content;
-  std::string reason;  ///< empty for those that only follow
-  std::chrono::system_clock::time_point since;
-};
-
 struct relay_status {
   std::uint64_t backlog = 0;                                    ///< messages not published yet
   std::optional<std::chrono::system_clock::time_point> oldest;  ///< of these
