@@ -4,6 +4,7 @@
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/messaging/nats.hpp>
+#include <cofferdam/outbox/cloud_event.hpp>
 
 #include <nats/nats.h>
 
@@ -174,9 +175,9 @@ awaitable<void> nats_publisher::state::publish(const message& m) {
   message_pointer owned(made);
   for (const auto& [name, text] : m.headers()) (void)natsMsgHeader_Set(made, name.c_str(), text.c_str());
   (void)natsMsgHeader_Set(made, "Nats-Msg-Id", m.id().c_str());
-  (void)natsMsgHeader_Set(made, "ce-id", m.id().c_str());
-  (void)natsMsgHeader_Set(made, "ce-type", m.type().c_str());
-  if (!m.key().empty()) (void)natsMsgHeader_Set(made, "ce-partitionkey", m.key().c_str());
+  for (const auto& [name, text] : cloud_event_attributes(m)) {
+    (void)natsMsgHeader_Set(made, ("ce-" + name).c_str(), text.c_str());
+  }
 
   const auto mine = std::make_shared<flight>();
   {

@@ -11,6 +11,7 @@
 #include <cofferdam/messaging/in_process.hpp>
 #include <cofferdam/messaging/nats.hpp>
 #include <cofferdam/outbox/inbox.hpp>
+#include <cofferdam/outbox/receiver.hpp>
 #include <cofferdam/outbox/relay.hpp>
 
 #include <functional>
@@ -39,6 +40,48 @@ ASYNC_TEST("messages reach every handler of their topic, and none without one is
   const auto why = co_await test::error_of(bus.publish(bad));
   CHECK(why == "bad");
   CHECK(seen == std::vector<std::string>{"first 1", "second 1", "first bad", "second bad"});
+}
+
+ASYNC_TEST("messages go from an outbox to a receiver in the same process, and again when it gives them back") {
+  database db = co_await database::open("sqlite::memory:");
+  batch table;
+  table.execute("create table parcels(id text primary key)");
+  co_await db.commit(std::move(table));
+  outbox messages = co_await outbox::open(db);
+  inbox seen = co_await inbox::open(db, "shipping");
+  in_process_bus bus;
+  in_process_consumer from(bus, "orders");
+  relay carrier(messages, bus);
+  bool is_broken = true;
+  receiver parcels(from, seen, "orders", [&is_broken](const message& m, batch& effect) -> awaitable<void> {
+    if (is_broken) throw circuit_open_error(errc::circuit_open, nullptr);
+    effect.execute("insert into parcels(id) values($1)", m.payload());
+    co_return;
+  });
+  const auto executor = co_await net::this_coro::executor;
+  test::working carrying(executor, [&carrier] { return carrier.run(); });
+  {
+    test::working receiving(executor, [&parcels] { return parcels.run(); });
+    for (int i = 0; i < 50; ++i) {
+      batch b;
+      messages.enqueue(b, message("orders", "t", "p" + std::to_string(i)).key("k" + std::to_string(i % 7)));
+      co_await db.commit(std::move(b));
+    }
+    co_await sleep_for(5s);
+    co_await receiving.stop();
+  }
+  auto status = co_await carrier.status();
+  CHECK(status.backlog == 50);
+  is_broken = false;
+  test::working receiving(executor, [&parcels] { return parcels.run(); });
+  co_await sleep_for(60s);
+  const rows found = co_await db.query("select count(*) from parcels");
+  CHECK(found.front().get<int>(0) == 50);
+  status = co_await carrier.status();
+  CHECK(status.backlog == 0);
+  CHECK(status.parked == 0);
+  co_await carrying.stop();
+  co_await receiving.stop();
 }
 
 #if defined(COFFERDAM_TEST_NATS)
@@ -82,6 +125,7 @@ TEST_CASE("messages published to NATS are stored once for their ids, with their 
       CHECK(d->content.key() == "k" + std::to_string(i % 5));
       CHECK(d->content.type() == "order.placed");
       CHECK(d->content.headers().at("traceparent") == "00-abc");
+      CHECK(d->content.headers().at("ce-specversion") == "1.0");
       CHECK(d->sequence == static_cast<std::uint64_t>(i) + 1);
       consumer->acknowledge(*d);
     }

@@ -30,6 +30,7 @@ namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 class storage_driver;
 class storage_cursor;
+struct database_access;
 }  // namespace detail
 
 struct database_options {
@@ -172,6 +173,7 @@ class database {
   [[nodiscard]] event_channel<database_event>& events() noexcept;
 
  private:
+  friend struct detail::database_access;
   explicit database(std::shared_ptr<detail::storage_driver> driver) noexcept;
   std::shared_ptr<detail::storage_driver> driver_;
 };
