@@ -54,6 +54,23 @@ function(cofferdam_compile_asio_into target)
                                               ${prefix}_RECYCLING_ALLOCATOR_CACHE_SIZE=4)
 endfunction()
 
+# cofferdam_add_tool(<folder> [LINK <target>...])
+#
+# The command-line tool cofferdam-<folder>, of src/<folder>/tool/*.cpp.
+function(cofferdam_add_tool folder)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LINK")
+  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/${folder}/tool/*.cpp")
+  if(NOT COFFERDAM_BUILD_TOOLS OR NOT TARGET cofferdam_${folder} OR NOT sources)
+    return()
+  endif()
+  set(target cofferdam-${folder})
+  add_executable(${target} ${sources})
+  target_link_libraries(${target} PRIVATE cofferdam::${folder} ${arg_LINK} CLI11::CLI11 cofferdam_warnings)
+  if(COFFERDAM_INSTALL)
+    install(TARGETS ${target})
+  endif()
+endfunction()
+
 # cofferdam::cofferdam, which is all of them; then what `cmake --install` and pkg-config need.
 function(cofferdam_finish_libraries)
   get_property(components GLOBAL PROPERTY cofferdam_components)
