@@ -30,6 +30,9 @@ std::vector<migration> outbox_schema(bool has_one_writer) {
       "create table cofferdam_relay_parked(relay text not null, nr bigint not null, key text not null, reason text not "
       "null, at bigint not null, primary key(relay, nr))",
       "create index cofferdam_relay_parked_key on cofferdam_relay_parked(relay, key, nr)",
+      "create table cofferdam_relay_requests(relay text not null, nr bigint not null, what text not null, key text not "
+      "null, since bigint not null, till bigint not null, reached bigint not null, at bigint not null, primary "
+      "key(relay, nr))",
   };
   if (!has_one_writer) statements.emplace_back("create sequence cofferdam_outbox_nr cache 1");
   return {{1, "outbox", std::move(statements)}};

@@ -19,19 +19,25 @@ namespace cofferdam::inline COFFERDAM_ABI {
 
 struct relay::state {
   state(message_source& s, publisher& p, std::string n, relay_options given)
-      : from(&s), to(&p), name(std::move(n)), options(given), breaker("relay " + name, given.breaker) {
+      : from(&s), to(&p), name(std::move(n)), options(given), desk(s, name), breaker("relay " + name, given.breaker) {
     breaker.classify([](const failure& why) {  // a broker that refuses a message is well
       return why.code() == errc::message_refused ? outcome_class::success : outcome_class::failure;
     });
   }
 
   [[nodiscard]] database& db() const noexcept { return from->storage(); }
-  awaitable<relay_status> status();
+  awaitable<void> send(const message& m) {
+    const auto call = [this, &m] { return to->publish(m); };
+    co_await with_timeout(options.publish_timeout, call);
+  }
+  awaitable<std::size_t> replay(std::string key);
+  awaitable<std::size_t> republish(std::vector<message> page);
 
   message_source* from;
   publisher* to;
   const std::string name;
   const relay_options options;
+  outbox_desk desk;
   circuit_breaker breaker;  // one broker, one judgement
   event_channel<relay_event> events;
 };
@@ -80,6 +86,8 @@ class relay::worker {
   awaitable<void> serve(part& p);
   awaitable<void> keep_house();
   awaitable<void> look_after(time_point& measure_at, time_point& forget_at);
+  awaitable<void> carry_out_requests();
+  awaitable<std::size_t> republish(const relay_request& r);
   awaitable<void> take(part& p);
   awaitable<void> release(part& p);
   awaitable<void> renew(part& p);
@@ -126,6 +134,7 @@ class relay::worker {
   static constexpr std::size_t write_after_messages = 1'000;
   static constexpr duration write_after = std::chrono::milliseconds(50);
   static constexpr duration soon = std::chrono::milliseconds(1);
+  static constexpr duration look_for_requests_every = std::chrono::milliseconds(250);
 
   state* s_;
   const timer_service* timers_;
@@ -211,17 +220,23 @@ awaitable<void> relay::worker::keep_house() {
   const auto begin = timers_->now();
   time_point measure_at = saturating_add(begin, s_->options.measure_every);
   time_point forget_at = s_->options.retention > duration() ? begin : never;
+  time_point requests_at = saturating_add(begin, look_for_requests_every);
   const auto enlist = [this](const detail::parked_reference& self) {
     housekeeper_ = self;
     if (serving_ == 0) self->wake(wake_reason::woken);
   };
   wake_reason why = wake_reason::timed_out;
   while (why == wake_reason::timed_out) {
-    why = co_await park(std::min(measure_at, forget_at), enlist);
+    const time_point next = std::min({measure_at, forget_at, requests_at});
+    why = co_await park(next, enlist);
     housekeeper_ = {};
     if (why != wake_reason::timed_out) break;
     try {
       co_await look_after(measure_at, forget_at);
+      if (timers_->now() >= requests_at) {
+        requests_at = saturating_add(timers_->now(), look_for_requests_every);
+        if (is_ours(parts_[0])) co_await carry_out_requests();
+      }
     } catch (const std::exception& e) {
       const failure trouble = failure::current(e);
       if (trouble.is_cancellation()) why = wake_reason::cancelled;
@@ -236,7 +251,7 @@ awaitable<void> relay::worker::look_after(time_point& measure_at, time_point& fo
   if (present >= measure_at) {
     measure_at = saturating_add(present, s_->options.measure_every);
     if (is_ours(parts_[0]) && s_->events.has_listeners()) {
-      const relay_status found = co_await s_->status();
+      const relay_status found = co_await s_->desk.status();
       s_->events.publish({relay_event::kind::measured, 0, 0, {}, {}, found});
     }
   }
@@ -248,6 +263,38 @@ awaitable<void> relay::worker::look_after(time_point& measure_at, time_point& fo
       const std::size_t gone = co_await s_->from->forget_before(timers_->date() - old);
       if (gone > 0) publish(relay_event::kind::forgotten, parts_[0], gone);
     }
+  }
+}
+
+/// What operators asked for, at their desks. Whatever ends this, the rest is done the next time.
+awaitable<void> relay::worker::carry_out_requests() {
+  const auto asked = co_await s_->desk.requests();
+  for (const relay_request& r : asked) {
+    std::size_t count = 0;
+    std::string refusal;
+    if (r.what == relay_request::kind::replay) {
+      try {
+        count = co_await s_->replay(r.key);
+      } catch (const message_refused_error& e) {  // it stays where it is
+        refusal = e.what();
+      }
+    } else {
+      count = co_await republish(r);
+    }
+    (void)co_await s_->desk.withdraw(r.number);
+    publish(relay_event::kind::asked, parts_[0], count, r.key, refusal);
+  }
+}
+
+awaitable<std::size_t> relay::worker::republish(const relay_request& r) {
+  std::size_t count = 0;
+  for (std::uint64_t reached = r.reached;;) {
+    auto page = co_await s_->from->added(reached, r.from, r.to, 500);
+    if (page.empty()) co_return count;
+    reached = page.back().number();
+    count += co_await s_->republish(std::move(page));
+    const bool is_wanted = co_await s_->desk.note_progress(r.number, reached);
+    if (!is_wanted) co_return count;
   }
 }
 
@@ -575,67 +622,54 @@ awaitable<std::size_t> relay::run_due() {
   co_return co_await w.work();
 }
 
-awaitable<relay_status> relay::state::status() {
-  relay_status found;
-  const auto backlog = co_await from->waiting(name);
-  found.backlog = backlog.count;
-  found.oldest = backlog.oldest;
-  found.delayed = co_await from->delayed();
-  const rows counts = co_await db().query(
-      "select (select count(*) from cofferdam_relay_parked where relay = $1), (select count(*) from "
-      "cofferdam_relay_parts where relay = $1 and owner is not null)",
-      name);
-  found.parked = counts.front().get<std::uint64_t>(0);
-  found.owned_parts = counts.front().get<std::size_t>(1);
-  co_return found;
-}
-awaitable<relay_status> relay::status() { return state_->status(); }
+awaitable<relay_status> relay::status() { return state_->desk.status(); }
+awaitable<std::vector<parked_message>> relay::parked(std::size_t limit) { return state_->desk.parked(limit); }
+awaitable<bool> relay::skip(std::uint64_t number) { return state_->desk.skip(number); }
 
-awaitable<std::vector<parked_message>> relay::parked(std::size_t limit) {
-  const rows found = co_await state_->db().query(
-      "select nr, reason, at from cofferdam_relay_parked where relay = $1 order by nr limit $2", state_->name, limit);
-  std::vector<parked_message> all;
-  for (const row r : found) {
-    auto content = co_await state_->from->find(r.get<std::uint64_t>(0));
-    if (!content) continue;
-    all.push_back({*std::move(content), r.get<std::string>(1), detail::date_from(r.get<std::int64_t>(2))});
-  }
-  co_return all;
-}
-
-awaitable<std::size_t> relay::replay(std::string key) {
+awaitable<std::size_t> relay::replay(std::string key) { return state_->replay(std::move(key)); }
+awaitable<std::size_t> relay::state::replay(std::string key) {
   for (std::size_t published = 0;; ++published) {
-    const rows found = co_await state_->db().query(
-        "select nr from cofferdam_relay_parked where relay = $1 and key = $2 order by nr limit 1", state_->name, key);
+    const rows found = co_await db().query(
+        "select nr from cofferdam_relay_parked where relay = $1 and key = $2 order by nr limit 1", name, key);
     if (found.empty()) co_return published;
     const auto number = found.front().get<std::uint64_t>(0);
-    const auto first = co_await state_->from->find(number);
-    if (first) co_await state_->to->publish(*first);
-    (void)co_await skip(number);
+    const auto first = co_await from->find(number);
+    std::string refusal;
+    std::exception_ptr refused;
+    try {
+      if (first) co_await send(*first);
+    } catch (const message_refused_error& e) {
+      refusal = e.what();
+      refused = std::current_exception();
+    }
+    if (refused) {
+      co_await desk.note_reason(number, std::move(refusal));
+      std::rethrow_exception(refused);
+    }
+    (void)co_await desk.skip(number);
   }
-}
-awaitable<bool> relay::skip(std::uint64_t number) {
-  batch b;
-  b.execute("delete from cofferdam_relay_parked where relay = $1 and nr = $2", state_->name, number);
-  const receipt done = co_await state_->db().commit(std::move(b));
-  co_return done[0].affected() > 0;
 }
 
 awaitable<std::size_t> relay::republish(std::chrono::system_clock::time_point from,
                                         std::chrono::system_clock::time_point to) {
   std::size_t published = 0;
   for (std::uint64_t after = 0;;) {
-    const auto found = co_await state_->from->added(after, from, to, 500);
+    auto found = co_await state_->from->added(after, from, to, 500);
     if (found.empty()) co_return published;
-    for (const message& m : found) {
-      after = m.number();
-      try {
-        co_await state_->to->publish(m);
-        ++published;
-      } catch (const message_refused_error&) {  // as it was before
-      }
+    after = found.back().number();
+    published += co_await state_->republish(std::move(found));
+  }
+}
+awaitable<std::size_t> relay::state::republish(std::vector<message> page) {
+  std::size_t published = 0;
+  for (const message& m : page) {
+    try {
+      co_await send(m);
+      ++published;
+    } catch (const message_refused_error&) {  // as it was before
     }
   }
+  co_return published;
 }
 
 awaitable<std::size_t> relay::forget_before(std::chrono::system_clock::time_point t) {

@@ -1,4 +1,5 @@
 #include "async_test.hpp"
+#include "certificates.hpp"
 #include "error_of.hpp"
 #include "nats_server.hpp"
 #include "real_time.hpp"
@@ -8,6 +9,7 @@
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timeout.hpp>
+#include <cofferdam/core/workers.hpp>
 #include <cofferdam/messaging/in_process.hpp>
 #include <cofferdam/messaging/nats.hpp>
 #include <cofferdam/outbox/inbox.hpp>
@@ -101,6 +103,20 @@ message numbered(int n, const std::string& topic = "orders.placed") {
       .key("k" + std::to_string(n % 5));
 }
 
+struct nats_end {
+  std::error_code code;
+  std::string text;
+};
+awaitable<nats_end> connect(nats_server server) {
+  nats_end e;
+  try {
+    (void)co_await nats_publisher::connect(std::move(server));
+  } catch (const error& why) {
+    e = {why.code(), why.what()};
+  }
+  co_return e;
+}
+
 }  // namespace nats_cases
 
 TEST_CASE("messages published to NATS are stored once for their ids, with their headers") {
@@ -180,6 +196,93 @@ TEST_CASE("what NATS says is told apart: no stream, too large, no server, wrong 
         CHECK(text.find("wrong") == std::string::npos);
       },
       "authorization { user: ada, password: right }");
+}
+
+TEST_CASE("a NATS server with TLS and a login takes who has both, and whoever has not hears why") {
+  if (!test::nats_process::is_here() || !test::certificates::can_be_made()) return;
+  const test::certificates authority, stranger;
+  authority.sign("server");
+  authority.sign("ada");
+  const std::string tls = "cert_file: \"" + authority.certificate("server") + "\", key_file: \"" +
+                          authority.key("server") + "\", ca_file: \"" + authority.ca() + "\", timeout: 5";
+  nats_cases::on_nats(
+      [&](test::nats_process& server) -> awaitable<void> {
+        const std::string place = server.url().substr(std::string("nats://").size());
+        nats_server right("tls://ada:secret@" + place);
+        right.ca_file(authority.ca());
+        const auto broker = co_await nats_publisher::connect(right);
+        co_await broker->ensure_stream("ORDERS", "orders.>");
+        const message m = nats_cases::numbered(1);
+        co_await broker->publish(m);
+
+        nats_server no_login("tls://ada:guess@" + place);
+        no_login.ca_file(authority.ca());
+        const auto refused = co_await nats_cases::connect(no_login);
+        CHECK(refused.code == errc::broker_refuses_login);
+        CHECK(refused.text.find("guess") == std::string::npos);
+
+        nats_server wrong_ca("tls://ada:secret@" + place);
+        wrong_ca.ca_file(stranger.ca());
+        const auto distrusted = co_await nats_cases::connect(wrong_ca);
+        CHECK(distrusted.code == errc::broker_unavailable);
+        CHECK(distrusted.text.find("certificate") != std::string::npos);
+
+        const auto plain = co_await nats_cases::connect("nats://ada:secret@" + place);
+        CHECK(plain.code == errc::broker_unavailable);
+        CHECK(plain.text.find("certificate") != std::string::npos);  // the server wants TLS, and whom to trust?
+
+        nats_server unread("tls://ada:secret@" + place);
+        unread.ca_file("/nowhere/ca.pem");
+        const auto no_file = co_await nats_cases::connect(unread);
+        CHECK(no_file.text.find("'/nowhere/ca.pem'") != std::string::npos);
+        nats_server no_credentials("tls://" + place);
+        no_credentials.ca_file(authority.ca()).credentials_file("/nowhere/ada.creds");
+        const auto nobody = co_await nats_cases::connect(no_credentials);
+        CHECK(nobody.text.find("/nowhere/ada.creds") != std::string::npos);
+      },
+      "tls { " + tls + " }\nauthorization { user: ada, password: secret }");
+  nats_cases::on_nats(
+      [&](test::nats_process& server) -> awaitable<void> {
+        nats_server anonymous("tls://" + server.url().substr(std::string("nats://").size()));
+        anonymous.ca_file(authority.ca());
+        const auto refused = co_await nats_cases::connect(anonymous);
+        CHECK(refused.code == errc::broker_unavailable);
+        nats_server known = anonymous;
+        known.client_certificate(authority.certificate("ada"), authority.key("ada"));
+        const auto taken = co_await nats_cases::connect(known);
+        CHECK(taken.text == "");
+      },
+      "tls { " + tls + ", verify: true }");
+}
+
+TEST_CASE("what NATS does not acknowledge is bounded: more messages wait, and those given up make room") {
+  nats_cases::on_nats([](test::nats_process& server) -> awaitable<void> {
+    nats_publisher_options options;
+    options.max_pending = 20;
+    const auto broker = co_await nats_publisher::connect(server.url(), options);
+    co_await broker->ensure_stream("ORDERS", "orders.>");
+    server.pause();
+    int next = 0, late = 0;
+    const auto in_vain = [&]() -> awaitable<void> {
+      const message m = nats_cases::numbered(next++);
+      const auto call = [&] { return broker->publish(m); };
+      const auto ended = co_await try_with_timeout(100ms, call);
+      late += ended.code() == errc::timed_out ? 1 : 0;
+    };
+    const auto publish_in_vain = [&in_vain] { return in_vain(); };
+    co_await detail::run_workers(30, publish_in_vain);
+    CHECK(late == 30);
+    CHECK(broker->pending() == 20);  // ten were never sent
+    co_await detail::run_workers(10, publish_in_vain);
+    CHECK(late == 40);
+    CHECK(broker->pending() == 10);  // the twenty that nobody waited for are forgotten
+    server.resume();
+    const message m = nats_cases::numbered(next);
+    co_await broker->publish(m);
+    const auto stored = co_await broker->count("ORDERS");
+    CHECK(stored == 31);  // what was sent arrived, acknowledged or not
+    CHECK(broker->pending() == 0);
+  });
 }
 
 TEST_CASE("a message that is rejected, or not acknowledged in time, comes again") {

@@ -74,6 +74,8 @@ class nats_process {
     }
     throw std::runtime_error("the NATS server does not answer");
   }
+  void pause() const { ::kill(process_, SIGSTOP); }
+  void resume() const { ::kill(process_, SIGCONT); }
   void stop(int with) {
     if (process_ <= 0) return;
     ::kill(process_, with);

@@ -9,6 +9,7 @@
 #include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/core/outcome.hpp>
+#include <cofferdam/outbox/desk.hpp>
 #include <cofferdam/outbox/outbox.hpp>
 #include <cofferdam/outbox/publisher.hpp>
 #include <cofferdam/resilience/circuit_options.hpp>
@@ -36,13 +37,6 @@ struct relay_options {
   circuit_breaker_options breaker{.consecutive_failures = 5, .break_duration = std::chrono::seconds(1)};
 };
 
-struct relay_status {
-  std::uint64_t backlog = 0;                                    ///< messages not published yet
-  std::optional<std::chrono::system_clock::time_point> oldest;  ///< of these
-  std::uint64_t parked = 0, delayed = 0;                        ///< messages
-  std::size_t owned_parts = 0;                                  ///< served by any relay at the moment
-};
-
 struct relay_event {
   enum class kind : std::uint8_t {
     taken,      ///< a part, from nobody or from a relay that was silent
@@ -53,6 +47,7 @@ struct relay_event {
     parked,     ///< `key`; `message` says why
     measured,   ///< `status`, by the relay that has part 0
     forgotten,  ///< `count` messages, after their retention
+    asked,      ///< an operator's request is carried out: `count` messages; `message` says which request
   };
   kind what;
   std::size_t part = 0, count = 0;
