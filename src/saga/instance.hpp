@@ -52,6 +52,9 @@ struct attempt_end {
   duration after{};
 };
 
+/// Of a step that failed.
+[[nodiscard]] entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end);
+
 class instance final : public journal_view, public std::enable_shared_from_this<instance> {
  public:
   /// Without a journal.
