@@ -99,12 +99,14 @@ awaitable<bool> instance::run_nested(branch_base& branch, std::optional<aborted>
       leave(leave_reason::stuck, "failed past its pivot: " + reason);
       co_return false;
     }
+    if (is_rehearsal_) co_return false;
     if (has_journal()) {
       r = &add({entry_kind::nested_aborted, branch.path(), "", {{"why", reason}}});
       const bool is_ours = co_await flush();
       if (!is_ours) co_return false;
     }
   }
+  if (is_rehearsal_) co_return false;
   const bool is_back = co_await unwind(branch.prefix());
   part_begins_ = outer_begins;
   if (!is_back) co_return false;

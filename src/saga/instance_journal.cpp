@@ -7,6 +7,15 @@
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+namespace {
+
+/// "prepare#1/label#2" belongs to the step "label".
+bool is_key_of(std::string_view key, std::string_view step) noexcept {
+  const auto mark = key.rfind('#');
+  return mark != std::string_view::npos && key.substr(0, mark).ends_with(step);
+}
+
+}  // namespace
 
 record* instance::find(const std::string& key) {
   const auto it = index_.find(key);
@@ -29,11 +38,13 @@ std::string_view scope_of(std::string_view key) noexcept {
   return slash == std::string_view::npos ? std::string_view() : key.substr(0, slash + 1);
 }
 
+/// Errors: std::invalid_argument, or one of nlohmann::json, where the journal is damaged.
 void instance::apply(const entry& e) {
   const bool begins =
       e.kind == entry_kind::intent || e.kind == entry_kind::waiting || e.kind == entry_kind::nested_aborted;
   record* r = find(e.key);
-  if (begins && r == nullptr) {
+  if (begins) {
+    if (r != nullptr) throw std::invalid_argument("it began before");
     index_.emplace(e.key, records_.size());
     r = &records_.emplace_back();
     r->key = e.key;
@@ -45,12 +56,13 @@ void instance::apply(const entry& e) {
     return;
   }
   if (e.kind == entry_kind::operated && r == nullptr) return;
-  if (r == nullptr) {
-    throw saga_error(errc::saga_undecodable, "the saga '" + id_ + "': an entry '" + std::string(to_string(e.kind)) +
-                                                 "' is about '" + e.key + "', which never began");
-  }
+  if (r == nullptr) throw std::invalid_argument("it never began");
+  const auto require_step = [&r](bool is_step) {
+    if (r->is_step != is_step) throw std::invalid_argument(r->is_step ? "that is a step" : "that is no step");
+  };
   switch (e.kind) {
     case entry_kind::intent:
+      if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
       r->is_step = true;
       r->arguments = e.payload.at("arguments").dump();
       if (e.payload.contains("undo")) {
@@ -59,37 +71,53 @@ void instance::apply(const entry& e) {
       }
       break;
     case entry_kind::succeeded:
-    case entry_kind::signalled:
+      require_step(true);
       r->ended = record::outcome::succeeded;
       r->why.reset();
       r->result = e.payload;
       break;
-    case entry_kind::failed:
-      r->ended = record::outcome::failed;
-      r->why.emplace(r->step, static_cast<step_failed::reason>(e.payload.at("reason").get<int>()),
-                     e.payload.at("message").get<std::string>(), e.payload.value("code", ""));
+    case entry_kind::signalled:
+      require_step(false);
+      (void)e.payload.at("payload");
+      (void)e.payload.at("message_id").get_ref<const std::string&>();
+      r->ended = record::outcome::succeeded;
+      r->result = e.payload;
       break;
+    case entry_kind::failed: {
+      require_step(true);
+      const int why = e.payload.at("reason").get<int>();
+      if (why != static_cast<int>(step_failed::reason::refused) &&
+          why != static_cast<int>(step_failed::reason::exhausted)) {
+        throw std::invalid_argument("it failed for the unknown reason " + std::to_string(why));
+      }
+      r->ended = record::outcome::failed;
+      r->why.emplace(r->step, static_cast<step_failed::reason>(why), e.payload.at("message").get<std::string>(),
+                     e.payload.value("code", ""));
+      break;
+    }
     case entry_kind::waiting:
       r->wake_at = e.payload.at("wake_at").get<std::int64_t>();
       break;
     case entry_kind::timed_out:
+    case entry_kind::nested_failed:
+      require_step(false);
       r->ended = record::outcome::failed;
       break;
     case entry_kind::undone:
+      require_step(true);
       r->is_undone = true;
       break;
     case entry_kind::progress:
+      require_step(true);
       r->progress = e.payload;
       break;
     case entry_kind::nested_aborted:
       r->nested_reason = e.payload.value("why", "");
       break;
-    case entry_kind::nested_failed:
-      r->ended = record::outcome::failed;
-      break;
     case entry_kind::operated:
       if (e.payload.value("verb", "") == "mark_undone") r->is_undone = true;
       if (e.payload.value("verb", "") == "skip") {
+        require_step(true);
         r->ended = record::outcome::succeeded;
         r->result = e.payload.at("result");
       }
@@ -100,20 +128,50 @@ void instance::apply(const entry& e) {
 }
 
 awaitable<void> instance::load() {
+  const statement journal(
+      "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 order by seq", id_);
+  const rows found = co_await look_up(journal);
+  take_in(found);
+}
+
+/// Asks until the database answers. Errors: storage_error that will not pass; cancelled, when the saga is to leave.
+awaitable<rows> instance::look_up(statement query) {
+  duration pause = std::chrono::milliseconds(50);
+  for (;;) {
+    failure why;
+    try {
+      statement copy = query;
+      co_return co_await engine_->db->query(std::move(copy));
+    } catch (const storage_error& e) {
+      why = failure::current(e);
+    }
+    const bool gives_up = leaving_ == leave_reason::lost || leaving_ == leave_reason::handed_back;
+    if (gives_up) failure::cancelled().raise();
+    if (!storage_error::is_retryable(why.code())) why.raise();
+    co_await rest(pause);
+    pause = std::min<duration>(pause * 2, std::chrono::seconds(5));
+  }
+}
+
+void instance::take_in(const rows& journal) {
   const std::string text = input_.get<std::string>();
   input_ = parse_stored(id_, "its input", text);
-  const rows found = co_await engine_->db->query(
-      "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 order by seq", id_);
-  for (const row r : found) {
+  for (const row r : journal) {
     const auto seq = r.get<std::uint64_t>(0);
     const entry e = parse_entry(id_, seq, r.get<std::int64_t>(1), r.get<std::string>(2), r.get<std::string>(3),
                                 r.get<std::string>(4));
+    std::string damage = seq > seq_ ? "it comes after the last one" : "";
     try {
-      apply(e);
+      if (damage.empty()) apply(e);
     } catch (const nlohmann::json::exception& wrong) {
+      damage = wrong.what();
+    } catch (const std::invalid_argument& wrong) {
+      damage = wrong.what();
+    }
+    if (!damage.empty()) {
       throw saga_error(errc::saga_undecodable, "the saga '" + id_ + "': entry " + std::to_string(seq) + " ('" +
                                                    std::string(to_string(e.kind)) + "' of '" + e.key +
-                                                   "') is damaged: " + wrong.what());
+                                                   "') is damaged: " + damage);
     }
   }
   for (const record& r : records_) ++unvisited_[std::string(scope_of(r.key))];
@@ -126,17 +184,27 @@ void instance::visit(record& r) {
   if (it != unvisited_.end() && --it->second == 0) unvisited_.erase(it);
 }
 
+std::string instance::unvisited_keys(std::string_view scope) const {
+  std::string keys;
+  for (const record& r : records_) {
+    if (!r.is_visited && scope_of(r.key) == scope) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
+  }
+  return keys;
+}
+
 /// True where the body does something new before it did what the journal says it did: the code has changed.
 bool instance::diverges(const std::string& key) {
-  const auto it = unvisited_.find(scope_of(key));
-  if (it == unvisited_.end()) return false;
-  std::string expected;
-  for (const record& r : records_) {
-    if (!r.is_visited && scope_of(r.key) == scope_of(key)) expected += (expected.empty() ? "'" : ", '") + r.key + "'";
-  }
-  leave(leave_reason::stuck, "the body has changed: it now does '" + key + "', where the journal has " + expected +
-                                 ". Ask patched() for what was added, or compensate the saga");
+  if (!unvisited_.contains(scope_of(key))) return false;
+  leave_changed({}, unvisited_keys(scope_of(key)), "'" + key + "'",
+                ". Ask patched() for what was added, or compensate the saga");
   return true;
+}
+
+void instance::leave_changed(std::string place, std::string journal, std::string build, const std::string& advice) {
+  const std::string where = place.empty() ? "" : "at '" + place + "' ";
+  leave(leave_reason::stuck,
+        "the body has changed: " + where + "it now does " + build + ", where the journal has " + journal + advice);
+  if (!drift_) drift_ = drift_at(std::move(place), std::move(journal), std::move(build));
 }
 
 void instance::note(entry e) {
@@ -297,9 +365,10 @@ awaitable<instance::written> instance::commit(batch b, std::uint64_t seq) {
 }
 
 awaitable<bool> instance::is_written(std::uint64_t seq) {
-  const rows found = co_await engine_->db->query(
+  const statement question(
       "select count(*) from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3 and owner = $4", id_, epoch_, seq,
       engine_->worker);
+  const rows found = co_await look_up(question);
   co_return found.front().get<std::int64_t>(0) > 0;
 }
 

@@ -31,9 +31,8 @@ bool instance::replay(step_work& work) {
   if (r == nullptr) return false;
   const std::string arguments = work.arguments().dump();
   if (!r->is_step || r->step != work.name() || r->arguments != arguments) {
-    leave(leave_reason::stuck, "the body has changed: at '" + work.key() + "' it now does '" +
-                                   std::string(work.name()) + "' with " + arguments + ", where the journal has '" +
-                                   r->step + "' with " + r->arguments);
+    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments,
+                  "'" + std::string(work.name()) + "' with " + arguments);
     return false;
   }
   visit(*r);
@@ -104,6 +103,7 @@ awaitable<bool> instance::run_step(step_work& work) {
                                        definition_->name + "' was defined with: add it to define()");
         co_return false;
       }
+      if (is_rehearsal_) co_return false;
       nlohmann::json payload{{"arguments", work.arguments()}};
       if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
       if (work.settings().undo_timeout > duration()) {
@@ -123,6 +123,7 @@ awaitable<bool> instance::run_step(step_work& work) {
     }
   }
 
+  if (is_rehearsal_) co_return false;
   const auto& options = engine_->options;
   const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
                              : work.kind() == step_kind::compensatable ? options.max_attempts
