@@ -52,6 +52,9 @@ struct attempt_end {
   duration after{};
 };
 
+/// Of a step that failed.
+[[nodiscard]] entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end);
+
 class instance final : public journal_view, public std::enable_shared_from_this<instance> {
  public:
   /// Without a journal.
@@ -77,6 +80,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   // --- its life
   awaitable<void> live();
   awaitable<ending> live_here(branch_base& root);
+  /// Walks through a journal with the body of this build; performs nothing, writes nothing. See check.cpp.
+  awaitable<std::optional<saga_drift>> rehearse(rows journal, saga_state found, std::optional<nlohmann::json> output);
 
   // --- operations
   bool replay(step_work& work);
@@ -99,7 +104,9 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void apply(const entry& e);
   void visit(record& r);
   void visit_part(record& part);
+  [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;
   [[nodiscard]] bool diverges(const std::string& key);
+  void leave_changed(std::string place, std::string journal, std::string build, const std::string& advice = {});
   void note(entry e);
   void settle(entry e);
   [[nodiscard]] bool is_pivot_in_doubt() const;
@@ -117,6 +124,10 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<bool> is_written(std::uint64_t seq);
   awaitable<void> load();
+  awaitable<rows> look_up(statement query);
+  void take_in(const rows& journal);
+  [[nodiscard]] saga_drift drift_at(std::string place, std::string journal, std::string build) const;
+  [[nodiscard]] std::optional<saga_drift> drift_of_steps() const;
   awaitable<void> finish(saga_state state, std::string reason, nlohmann::json output, std::exception_ptr cause);
   awaitable<void> set_aside(saga_state state, std::string reason, std::optional<std::int64_t> wake_at);
 
@@ -158,6 +169,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::uint64_t noted_ = 0, durable_ = 0;  // entries
 
   // control
+  bool is_rehearsal_ = false;
+  std::optional<saga_drift> drift_;
   leave_reason leaving_ = leave_reason::none;
   std::string leaving_text_;
   std::size_t busy_ = 1, waits_ = 0;  // fibers

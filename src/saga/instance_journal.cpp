@@ -1,0 +1,439 @@
+// What a saga knows and writes: entries, commits, the last of them.
+#include "instance.hpp"
+
+#include "engine_state.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+namespace {
+
+/// "prepare#1/label#2" belongs to the step "label".
+bool is_key_of(std::string_view key, std::string_view step) noexcept {
+  const auto mark = key.rfind('#');
+  return mark != std::string_view::npos && key.substr(0, mark).ends_with(step);
+}
+
+}  // namespace
+
+record* instance::find(const std::string& key) {
+  const auto it = index_.find(key);
+  return it == index_.end() ? nullptr : &records_[it->second];
+}
+
+const nlohmann::json* instance::result_of(const std::string& key) const {
+  const auto it = index_.find(key);
+  if (it == index_.end() || records_[it->second].ended != record::outcome::succeeded) return nullptr;
+  return &records_[it->second].result;
+}
+
+nlohmann::json instance::progress_of(const std::string& key) const {
+  const auto it = index_.find(key);
+  return it == index_.end() ? nlohmann::json() : records_[it->second].progress;
+}
+
+std::string_view scope_of(std::string_view key) noexcept {
+  const auto slash = key.rfind('/');
+  return slash == std::string_view::npos ? std::string_view() : key.substr(0, slash + 1);
+}
+
+/// Errors: std::invalid_argument, or one of nlohmann::json, where the journal is damaged.
+void instance::apply(const entry& e) {
+  const bool begins =
+      e.kind == entry_kind::intent || e.kind == entry_kind::waiting || e.kind == entry_kind::nested_aborted;
+  record* r = find(e.key);
+  if (begins) {
+    if (r != nullptr) throw std::invalid_argument("it began before");
+    index_.emplace(e.key, records_.size());
+    r = &records_.emplace_back();
+    r->key = e.key;
+    r->step = e.step;
+  }
+  if (e.kind == entry_kind::aborted) {
+    has_aborted_ = true;
+    reason_ = e.payload.value("why", "");
+    return;
+  }
+  if (e.kind == entry_kind::operated && r == nullptr) return;
+  if (r == nullptr) throw std::invalid_argument("it never began");
+  const auto require_step = [&r](bool is_step) {
+    if (r->is_step != is_step) throw std::invalid_argument(r->is_step ? "that is a step" : "that is no step");
+  };
+  switch (e.kind) {
+    case entry_kind::intent:
+      if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
+      r->is_step = true;
+      r->arguments = e.payload.at("arguments").dump();
+      if (e.payload.contains("undo")) {
+        r->settings.undo_attempts = e.payload["undo"].value("attempts", std::uint32_t{0});
+        r->settings.undo_timeout = duration(e.payload["undo"].value("timeout_ns", std::int64_t{0}));
+      }
+      break;
+    case entry_kind::succeeded:
+      require_step(true);
+      r->ended = record::outcome::succeeded;
+      r->why.reset();
+      r->result = e.payload;
+      break;
+    case entry_kind::signalled:
+      require_step(false);
+      (void)e.payload.at("payload");
+      (void)e.payload.at("message_id").get_ref<const std::string&>();
+      r->ended = record::outcome::succeeded;
+      r->result = e.payload;
+      break;
+    case entry_kind::failed: {
+      require_step(true);
+      const int why = e.payload.at("reason").get<int>();
+      if (why != static_cast<int>(step_failed::reason::refused) &&
+          why != static_cast<int>(step_failed::reason::exhausted)) {
+        throw std::invalid_argument("it failed for the unknown reason " + std::to_string(why));
+      }
+      r->ended = record::outcome::failed;
+      r->why.emplace(r->step, static_cast<step_failed::reason>(why), e.payload.at("message").get<std::string>(),
+                     e.payload.value("code", ""));
+      break;
+    }
+    case entry_kind::waiting:
+      r->wake_at = e.payload.at("wake_at").get<std::int64_t>();
+      break;
+    case entry_kind::timed_out:
+    case entry_kind::nested_failed:
+      require_step(false);
+      r->ended = record::outcome::failed;
+      break;
+    case entry_kind::undone:
+      require_step(true);
+      r->is_undone = true;
+      break;
+    case entry_kind::progress:
+      require_step(true);
+      r->progress = e.payload;
+      break;
+    case entry_kind::nested_aborted:
+      r->nested_reason = e.payload.value("why", "");
+      break;
+    case entry_kind::operated:
+      if (e.payload.value("verb", "") == "mark_undone") r->is_undone = true;
+      if (e.payload.value("verb", "") == "skip") {
+        require_step(true);
+        r->ended = record::outcome::succeeded;
+        r->result = e.payload.at("result");
+      }
+      break;
+    case entry_kind::aborted:
+      break;
+  }
+}
+
+awaitable<void> instance::load() {
+  const statement journal(
+      "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 order by seq", id_);
+  const rows found = co_await look_up(journal);
+  take_in(found);
+}
+
+/// Asks until the database answers. Errors: storage_error that will not pass; cancelled, when the saga is to leave.
+awaitable<rows> instance::look_up(statement query) {
+  duration pause = std::chrono::milliseconds(50);
+  for (;;) {
+    failure why;
+    try {
+      statement copy = query;
+      co_return co_await engine_->db->query(std::move(copy));
+    } catch (const storage_error& e) {
+      why = failure::current(e);
+    }
+    const bool gives_up = leaving_ == leave_reason::lost || leaving_ == leave_reason::handed_back;
+    if (gives_up) failure::cancelled().raise();
+    if (!storage_error::is_retryable(why.code())) why.raise();
+    co_await rest(pause);
+    pause = std::min<duration>(pause * 2, std::chrono::seconds(5));
+  }
+}
+
+void instance::take_in(const rows& journal) {
+  const std::string text = input_.get<std::string>();
+  input_ = parse_stored(id_, "its input", text);
+  for (const row r : journal) {
+    const auto seq = r.get<std::uint64_t>(0);
+    const entry e = parse_entry(id_, seq, r.get<std::int64_t>(1), r.get<std::string>(2), r.get<std::string>(3),
+                                r.get<std::string>(4));
+    std::string damage = seq > seq_ ? "it comes after the last one" : "";
+    try {
+      if (damage.empty()) apply(e);
+    } catch (const nlohmann::json::exception& wrong) {
+      damage = wrong.what();
+    } catch (const std::invalid_argument& wrong) {
+      damage = wrong.what();
+    }
+    if (!damage.empty()) {
+      throw saga_error(errc::saga_undecodable, "the saga '" + id_ + "': entry " + std::to_string(seq) + " ('" +
+                                                   std::string(to_string(e.kind)) + "' of '" + e.key +
+                                                   "') is damaged: " + damage);
+    }
+  }
+  for (const record& r : records_) ++unvisited_[std::string(scope_of(r.key))];
+}
+
+void instance::visit(record& r) {
+  if (r.is_visited) return;
+  r.is_visited = true;
+  const auto it = unvisited_.find(scope_of(r.key));
+  if (it != unvisited_.end() && --it->second == 0) unvisited_.erase(it);
+}
+
+std::string instance::unvisited_keys(std::string_view scope) const {
+  std::string keys;
+  for (const record& r : records_) {
+    if (!r.is_visited && scope_of(r.key) == scope) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
+  }
+  return keys;
+}
+
+/// True where the body does something new before it did what the journal says it did: the code has changed.
+bool instance::diverges(const std::string& key) {
+  if (!unvisited_.contains(scope_of(key))) return false;
+  leave_changed({}, unvisited_keys(scope_of(key)), "'" + key + "'",
+                ". Ask patched() for what was added, or compensate the saga");
+  return true;
+}
+
+void instance::leave_changed(std::string place, std::string journal, std::string build, const std::string& advice) {
+  const std::string where = place.empty() ? "" : "at '" + place + "' ";
+  leave(leave_reason::stuck,
+        "the body has changed: " + where + "it now does " + build + ", where the journal has " + journal + advice);
+  if (!drift_) drift_ = drift_at(std::move(place), std::move(journal), std::move(build));
+}
+
+void instance::note(entry e) {
+  ++noted_;
+  buffer_.push_back(std::move(e));
+}
+
+record& instance::add(entry e) {
+  apply(e);
+  record& r = *find(e.key);
+  r.is_visited = true;
+  note(std::move(e));
+  return r;
+}
+
+void instance::settle(entry e) {
+  apply(e);
+  note(std::move(e));
+}
+
+awaitable<void> instance::heartbeat(const std::string& key, nlohmann::json progress) {
+  if (!has_journal()) co_return;
+  if (find(key) == nullptr || leaving_ != leave_reason::none) failure::cancelled().raise();
+  settle({entry_kind::progress, key, {}, std::move(progress)});
+  const bool is_ours = co_await flush();
+  if (!is_ours) failure::cancelled().raise();
+}
+
+/// Writes what is noted. False: this saga is no longer ours.
+awaitable<bool> instance::flush() {
+  const std::uint64_t mine = noted_;
+  co_await take_turn();
+  if (leaving_ == leave_reason::lost) co_return false;
+  if (durable_ >= mine) co_return true;  // another branch's commit took it along
+  is_writing_ = true;
+  const std::uint64_t upto = noted_;
+  auto entries = std::exchange(buffer_, {});
+  const written how = co_await write(std::move(entries), {});
+  is_writing_ = false;
+  if (how == written::yes) durable_ = upto;
+  wake_waits();
+  co_return how == written::yes;
+}
+
+/// Writes what is noted, `outcome`, and `own`, in one commit. `refused`: none of it is written, since the database
+/// refuses `own`.
+awaitable<instance::written> instance::flush_with(entry outcome, batch own) {
+  co_await take_turn();
+  if (leaving_ == leave_reason::lost) co_return written::lost;
+  is_writing_ = true;
+  auto entries = std::exchange(buffer_, {});
+  const auto before = entries;
+  entries.push_back(outcome);
+  const std::uint64_t upto = noted_;
+  const written how = co_await write(std::move(entries), std::move(own));
+  is_writing_ = false;
+  if (how == written::yes) {
+    apply(outcome);
+    durable_ = upto;
+  } else if (how == written::refused) {
+    buffer_.insert(buffer_.begin(), before.begin(), before.end());
+  }
+  wake_waits();
+  co_return how;
+}
+
+awaitable<void> instance::take_turn() {
+  while (is_writing_) co_await rest(duration::max());
+}
+
+std::uint64_t instance::seq_after(const std::vector<entry>& entries) const noexcept {
+  return seq_ + std::max<std::size_t>(entries.size(), 1);
+}
+/// For a batch whose update moved the saga on to `after`, if it was still ours.
+void instance::add_guard(batch& b, std::uint64_t after) const {
+  b.require("the saga '" + id_ + "' is ours",
+            "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
+}
+void instance::add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const {
+  std::uint64_t seq = seq_;
+  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+}
+
+awaitable<instance::written> instance::write(std::vector<entry> entries, batch own) {
+  if (engine_->is_dead("before a commit")) {
+    leave(leave_reason::lost);
+    co_return written::lost;
+  }
+  const std::uint64_t after = seq_after(entries);
+  const std::int64_t at = now();
+  batch b;
+  if (is_inserted_) {
+    b.execute(
+        "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 and "
+        "epoch = $2 and seq = $3",
+        id_, epoch_, seq_, after, static_cast<std::int64_t>(state_), has_pivoted_ ? 1 : 0, at);
+    add_guard(b, after);
+  } else {
+    b.execute(
+        "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
+        "input, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $10)",
+        id_, definition_->name, definition_->version, static_cast<std::int64_t>(state_), epoch_, engine_->worker, after,
+        has_pivoted_ ? 1 : 0, input_.dump(), at);
+  }
+  add_entries(b, entries, at);
+  const bool has_own = !own.empty();
+  b.add(std::move(own));
+  engine_->beat(b);
+  const written how = co_await commit(std::move(b), after);
+  engine_->beaten(how == written::yes);
+  if (how == written::yes && !is_inserted_) {
+    is_inserted_ = true;
+    publish(saga_event::kind::started);
+    report_birth(true);
+  }
+  if (how == written::yes) seq_ = after;
+  const bool is_users = how == written::refused && has_own;
+  if (how == written::refused && !has_own && !is_inserted_) report_birth(false);
+  if (how != written::yes && !is_users) {
+    publish(saga_event::kind::lost);
+    leave(leave_reason::lost);
+  }
+  if (engine_->is_dead("after a commit")) {
+    leave(leave_reason::lost);
+    co_return written::lost;
+  }
+  co_return how;
+}
+
+/// Tries until the database says what has become of it.
+awaitable<instance::written> instance::commit(batch b, std::uint64_t seq) {
+  bool may_be_there = false;
+  duration pause = std::chrono::milliseconds(50);
+  for (;;) {
+    batch copy = b;
+    const auto done = co_await engine_->db->try_commit(std::move(copy));
+    if (done) co_return written::yes;
+    const auto code = done.code();
+    const bool is_refusal = code == errc::condition_failed || code == errc::constraint_violated ||
+                            code == errc::invalid_statement || code == errc::type_mismatch;
+    if (is_refusal || code == errc::outcome_unknown) {
+      const bool look = may_be_there || code == errc::outcome_unknown;
+      may_be_there = true;
+      if (look) {
+        const bool is_there = co_await is_written(seq);
+        if (is_there) co_return written::yes;
+      }
+      if (code == errc::condition_failed) co_return written::lost;
+      if (is_refusal) co_return written::refused;
+    } else if (!storage_error::is_retryable(code)) {
+      if (!birth_) report_birth(std::nullopt, done.why());
+      co_return written::lost;
+    }
+    co_await rest(pause);
+    pause = std::min<duration>(pause * 2, std::chrono::seconds(5));
+    if (leaving_ == leave_reason::lost || leaving_ == leave_reason::handed_back) co_return written::lost;
+  }
+}
+
+awaitable<bool> instance::is_written(std::uint64_t seq) {
+  const statement question(
+      "select count(*) from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3 and owner = $4", id_, epoch_, seq,
+      engine_->worker);
+  const rows found = co_await look_up(question);
+  co_return found.front().get<std::int64_t>(0) > 0;
+}
+
+// --------------------------------------------------------------------------------------------------------------- ends
+
+/// The last commit.
+awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann::json output,
+                                 std::exception_ptr cause) {
+  if (engine_->is_dead("before a commit")) co_return;
+  const auto entries = std::exchange(buffer_, {});
+  const std::uint64_t after = seq_after(entries);
+  const std::int64_t at = now();
+  batch b;
+  if (is_inserted_) {
+    b.execute(
+        "update cofferdam_sagas set seq = $4, state = $5, reason = $6, output = $7, owner = null, wake_at = null, "
+        "updated_at = $8, claims = 0, pivoted = $9 where id = $1 and epoch = $2 and seq = $3",
+        id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, output.dump(), at, has_pivoted_ ? 1 : 0);
+    add_guard(b, after);
+  } else {  // it ended without a step
+    b.execute(
+        "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, signals, claims, pivoted, "
+        "input, output, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, $8, $9, $10, $10)",
+        id_, definition_->name, definition_->version, static_cast<std::int64_t>(state), reason, epoch_, after,
+        input_.dump(), output.dump(), at);
+  }
+  add_entries(b, entries, at);
+  const written how = co_await commit(std::move(b), after);
+  if (how != written::yes) {
+    if (how == written::refused && !is_inserted_) report_birth(false);
+    publish(saga_event::kind::lost);
+    co_return;
+  }
+  if (engine_->is_dead("after a commit")) co_return;
+  seq_ = after;
+  state_ = state;
+  report_birth(true);
+  publish(state == saga_state::completed ? saga_event::kind::completed : saga_event::kind::compensated, {}, 0, reason);
+  engine_->complete(id_, {state, std::move(reason), std::move(output), std::move(cause)});
+}
+
+/// Lets the saga go from this process: to wait, or for another owner.
+awaitable<void> instance::set_aside(saga_state state, std::string reason, std::optional<std::int64_t> wake_at) {
+  if (engine_->is_dead("before a commit")) co_return;
+  if (!is_inserted_) {
+    note({entry_kind::operated, "", "", {{"verb", "set_aside"}}});
+    const bool is_there = co_await flush();
+    if (!is_there) co_return;
+  }
+  const auto entries = std::exchange(buffer_, {});
+  const std::uint64_t after = seq_after(entries);
+  const std::int64_t at = now();
+  batch b;
+  // A signal that came since the saga looked makes it due at once.
+  b.execute(
+      "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals = $7 "
+      "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0 where id = $1 and epoch = $2 and seq = $3",
+      id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_, wake_at, at);
+  add_guard(b, after);
+  add_entries(b, entries, at);
+  const written how = co_await commit(std::move(b), after);
+  if (how != written::yes || engine_->is_dead("after a commit")) co_return;
+  report_birth(true);
+  if (state == saga_state::stuck) publish(saga_event::kind::stuck, {}, 0, reason);
+  if (state == saga_state::waiting) publish(saga_event::kind::parked);
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail

@@ -1,0 +1,125 @@
+// What a saga waits for: times, signals, answers given once.
+#include "engine_state.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+
+bool instance::replay(wait_operation& wait) {
+  if (!has_journal() || leaving_ != leave_reason::none) return false;
+  record* r = find(wait.key());
+  if (r == nullptr) return false;
+  visit(*r);
+  if (r->ended == record::outcome::open) return false;
+  if (r->ended == record::outcome::succeeded) wait.settle(r->result.at("payload"));
+  return true;
+}
+
+awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string& name) {
+  // One query: the count must not tell of a signal that is not among the messages, or the saga would park over it.
+  const statement question(
+      "select i.message_id, i.payload, s.signals from cofferdam_sagas s left join cofferdam_saga_inbox i on i.saga = "
+      "s.id and i.name = $2 where s.id = $1 order by i.nr",
+      id_, name);
+  const rows found = co_await look_up(question);
+  if (!found.empty()) signals_ = found.front().get<std::int64_t>(2);
+  for (const row r : found) {
+    if (r[0].is_null()) continue;  // there are none
+    const auto message_id = r.get<std::string>(0);
+    const bool is_taken = std::ranges::any_of(records_, [&](const record& each) {
+      return !each.is_step && each.ended == record::outcome::succeeded &&
+             each.result.value("message_id", "") == message_id;
+    });
+    if (is_taken) continue;
+    co_return nlohmann::json{{"message_id", message_id},
+                             {"payload", parse_stored(id_, "the signal '" + message_id + "'", r.get<std::string>(1))}};
+  }
+  co_return std::nullopt;
+}
+
+awaitable<bool> instance::run_wait(wait_operation& wait) {
+  if (leaving_ != leave_reason::none) co_return false;
+  if (wait.is_stopped()) {
+    wait.stop();
+    co_return true;
+  }
+  if (is_rehearsal_) {
+    if (find(wait.key()) == nullptr) (void)diverges(wait.key());
+    co_return false;
+  }
+  constexpr std::int64_t for_ever = std::numeric_limits<std::int64_t>::max();
+  const bool is_limited = wait.limit() < duration::max();
+  std::int64_t wake_at = for_ever;
+  if (is_limited) wake_at = now() + std::chrono::ceil<std::chrono::microseconds>(wait.limit()).count();
+  if (has_journal()) {
+    record* r = find(wait.key());
+    if (r == nullptr) {
+      if (diverges(wait.key())) co_return false;
+      r = &add({entry_kind::waiting, wait.key(), wait.signal(), {{"wake_at", wake_at}}});
+    }
+    wake_at = r->wake_at;
+  } else if (!wait.signal().empty() && !is_limited) {
+    leave(leave_reason::stuck, "'" + wait.key() + "' waits for ever: an engine without a journal takes no signals");
+    co_return false;
+  }
+  for (;;) {
+    if (leaving_ != leave_reason::none) co_return false;
+    if (wait.is_stopped()) {
+      wait.stop();
+      co_return true;
+    }
+    if (has_journal() && !wait.signal().empty()) {
+      auto message = co_await take_signal(wait.signal());
+      if (leaving_ != leave_reason::none) co_return false;
+      if (message) {
+        wait.settle(message->at("payload"));
+        settle({entry_kind::signalled, wait.key(), {}, std::move(*message)});
+        co_return true;
+      }
+    }
+    if (now() >= wake_at) {
+      if (has_journal()) settle({entry_kind::timed_out, wait.key(), {}, nullptr});
+      co_return true;
+    }
+    --busy_;
+    next_wake_ = waits_++ == 0 ? wake_at : std::min(next_wake_, wake_at);
+    if (busy_ == 0 && has_journal()) leave(leave_reason::parked);
+    if (leaving_ != leave_reason::none) co_return false;
+    constexpr std::int64_t longest = std::chrono::floor<std::chrono::microseconds>(duration::max()).count();
+    const std::int64_t left = wake_at - now();
+    const auto woken =
+        co_await park(left >= longest ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(left)),
+                      [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
+    ++busy_;
+    --waits_;
+    if (woken == wake_reason::cancelled) {
+      leave(has_journal() ? leave_reason::handed_back : leave_reason::goes_back, "cancelled by the caller");
+      co_return false;
+    }
+  }
+}
+
+bool instance::replay_mark(const std::string& key, bool& answer) {
+  if (!has_journal() || leaving_ != leave_reason::none) {
+    answer = true;
+    return leaving_ == leave_reason::none;
+  }
+  if (record* r = find(key)) {
+    visit(*r);
+    answer = true;
+    return true;
+  }
+  answer = false;
+  return unvisited_.contains(scope_of(key));
+}
+
+awaitable<bool> instance::run_mark(const std::string& key) {
+  if (leaving_ != leave_reason::none) co_return false;
+  add({entry_kind::waiting, key, "patched", {{"wake_at", 0}}});
+  settle({entry_kind::timed_out, key, {}, nullptr});
+  co_return true;
+}
+
+}  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail
