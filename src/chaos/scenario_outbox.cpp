@@ -93,6 +93,8 @@ void read_system(reader root, const scenario& s, outbox_spec& spec) {
   if (const auto producer = root.require("producer")) spec.producer = read_producer(*producer, s);
   if (const auto broker = root.require("broker")) spec.broker = read_broker(*broker);
   read_named(root, "relays", spec.producer.publish == publish_mode::outbox, spec.relays, read_relay);
+  const auto naive = static_cast<std::size_t>(std::ranges::count(spec.relays, true, &relay_spec::naive));
+  if (naive != 0 && naive != spec.relays.size()) root.problem("of the relays all are naive, or none");
   read_named(root, "consumers", true, spec.consumers, read_consumer);
 }
 

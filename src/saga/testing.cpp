@@ -17,11 +17,11 @@ struct mortality {
 };
 
 void make_mortal(engine& e, const std::shared_ptr<mortality>& fate) {
-  e.state()->crash = [fate](const char* where) {
+  kill_when(e, [fate](const char* where) {
     if (++fate->passed != fate->at) return false;
     fate->where = where;
     return true;
-  };
+  });
 }
 
 awaitable<std::size_t> count_unfinished(database& db) {
@@ -62,6 +62,7 @@ awaitable<void> live_and_work(engine& e, database& db, const std::function<await
 }  // namespace
 
 void kill(engine& e) { e.state()->dead = true; }
+void kill_when(engine& e, std::function<bool(const char* where)> is_time) { e.state()->crash = std::move(is_time); }
 
 awaitable<std::size_t> crash_explorer::run_once(std::size_t first, std::size_t second) {
   if (reset_) reset_();

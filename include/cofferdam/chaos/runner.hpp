@@ -62,10 +62,8 @@ struct saga_record {
   std::uint64_t too_many = 0;             // effects beyond the first, of a step or its undoing
   std::int64_t money = 0;
   duration resumed{}, ended{};  // after the restart
-  /// Ended neither with all effects nor with none; or not at all, and not without a trace.
-  [[nodiscard]] bool is_half_done() const noexcept {
-    return !(state == "completed" && steps_done == steps) && steps_done > 0;
-  }
+  /// With some of its effects, and not with all.
+  [[nodiscard]] bool is_half_done() const noexcept { return steps_done > 0 && steps_done < steps; }
 };
 
 /// What one variant did under one seed.

@@ -19,6 +19,10 @@ namespace cofferdam::inline COFFERDAM_ABI::saga {
 /// From now on the engine writes nothing and begins nothing, as if its process had been killed.
 void kill(engine& e);
 
+/// Asked at every point at which a process may die: before and after every commit, action and undo. True kills it
+/// there.
+void kill_when(engine& e, std::function<bool(const char* where)> is_time);
+
 /// Runs a scenario on a database in memory, in virtual time, once for every point at which a process may die: before
 /// and after every commit, action and undo. Another engine takes over what the dead one left.
 class crash_explorer {

@@ -1,8 +1,8 @@
-// A relay as one writes it first: it has a lease, and nothing that makes it safe. For comparison only.
+// An outbox and its relay as one writes them first: there is a lease, and nothing that makes it safe. For comparison.
 #pragma once
 
-#include <cofferdam/outbox/outbox.hpp>
 #include <cofferdam/outbox/publisher.hpp>
+#include <cofferdam/storage/database.hpp>
 
 #include <string>
 #include <utility>
@@ -13,19 +13,20 @@ namespace cofferdam::inline COFFERDAM_ABI::chaos {
 /// before a message, and writes its place without asking whether the lease is still its own.
 class naive_relay {
  public:
-  naive_relay(outbox& from, publisher& to, std::string name, duration lease)
-      : from_(&from), to_(&to), name_(std::move(name)), lease_(lease) {}
+  naive_relay(database& db, publisher& to, std::string name, duration lease)
+      : db_(&db), to_(&to), name_(std::move(name)), lease_(lease) {}
 
+  /// Makes the tables.
+  [[nodiscard]] static awaitable<void> prepare(database& db);
+  static void enqueue(batch& b, const message& m);
   /// Never ends.
   [[nodiscard]] awaitable<void> run();
-  /// Messages behind its place.
-  [[nodiscard]] static awaitable<void> prepare(database& db);
 
  private:
   awaitable<bool> has_lease();
   awaitable<void> publish_until_it_works(const message& m);
 
-  outbox* from_;
+  database* db_;
   publisher* to_;
   std::string name_;
   duration lease_;

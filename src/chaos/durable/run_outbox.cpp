@@ -135,16 +135,21 @@ class outbox_simulation {
       co_await db_->commit(std::move(table));
     }
     if (spec_.producer.publish == publish_mode::outbox) {
-      outbox made = co_await outbox::open(*db_);
-      messages_.emplace(std::move(made));
-      co_await naive_relay::prepare(*db_);
-      desk_.emplace(*messages_, *publisher_);
+      if (is_naive()) {
+        co_await naive_relay::prepare(*db_);
+      } else {
+        outbox made = co_await outbox::open(*db_);
+        messages_.emplace(std::move(made));
+        desk_.emplace(*messages_, *publisher_);
+      }
       for (const auto& relay : spec_.relays) start(relay);
     }
     for (const auto& fault : scenario_.faults) spawn(*context_, [this, &fault] { return strike(fault); });
     for (const auto& replay : scenario_.replays) spawn(*context_, [this, &replay] { return replay_parked(replay); });
     spawn(*context_, [this] { return produce(); });
   }
+
+  [[nodiscard]] bool is_naive() const { return spec_.relays.front().naive; }
 
   void start(const relay_spec& spec) {
     processes_.push_back(std::make_unique<simulated_process>(*context_));
@@ -153,7 +158,7 @@ class outbox_simulation {
     running.process = processes_.back().get();
     const auto executor = running.process->executor();
     if (spec.naive) {
-      running.naive = std::make_unique<naive_relay>(*messages_, *publisher_, spec.name + std::to_string(relays_.size()),
+      running.naive = std::make_unique<naive_relay>(*db_, *publisher_, spec.name + std::to_string(relays_.size()),
                                                     spec.lease.value_or(relay_options().lease));
       spawn(executor, [each = running.naive.get()] { return each->run(); });
       return;
@@ -205,7 +210,7 @@ class outbox_simulation {
     if (is_there && how != publish_mode::only) {
       batch b;
       b.execute("insert into orders(nr, customer) values($1, $2)", order, customer);
-      if (how == publish_mode::outbox) messages_->enqueue(b, m);
+      if (how == publish_mode::outbox) is_naive() ? naive_relay::enqueue(b, m) : (void)messages_->enqueue(b, m);
       const auto done = co_await db_->try_commit(std::move(b));
       is_there = static_cast<bool>(done);
     }
