@@ -17,6 +17,9 @@ class order_book {
   order_book(const scenario& s, const variant_spec& variant, net::io_context& context);
 
   [[nodiscard]] duration present() const { return timers_.now() - start_; }
+  [[nodiscard]] time_point moment(duration since_start) const { return start_ + since_start; }
+  /// The run begins now.
+  void restart_clock() { start_ = timers_.now(); }
   void note(const std::string& event);
 
   // --- orders, by number

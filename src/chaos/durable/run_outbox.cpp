@@ -3,6 +3,8 @@
 #include "../run_kinds.hpp"
 #include "../simulated_process.hpp"
 #include "naive_relay.hpp"
+#include "order_producer.hpp"
+#include "relay_options.hpp"
 #include "simulated_broker.hpp"
 #include "simulated_consumer.hpp"
 
@@ -21,26 +23,12 @@
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 namespace {
 
-relay_options options_of(const relay_spec& spec) {
-  relay_options options;
-  options.lease = spec.lease.value_or(options.lease);
-  options.window = spec.window.value_or(options.window);
-  options.page = spec.page.value_or(options.page);
-  options.publish_timeout = spec.timeout.value_or(options.publish_timeout);
-  options.breaker = spec.breaker.value_or(options.breaker);
-  if (spec.retry) {
-    options.max_attempts = spec.retry->max_attempts;
-    options.backoff = spec.retry->backoff;
-  }
-  return options;
-}
-
 /// Relays hand messages to the consumers themselves.
 class in_process final : public publisher {
  public:
   explicit in_process(order_book& book) : book_(book) {}
   void add(simulated_consumer& consumer) {
-    bus_.subscribe("orders", [&consumer](const message& m) { return consumer.handle(order_of(m.payload())); });
+    bus_.subscribe("orders.placed", [&consumer](const message& m) { return consumer.handle(order_of(m.payload())); });
   }
   awaitable<void> publish(const message& m) override {
     co_await bus_.publish(m);
@@ -60,8 +48,6 @@ class outbox_simulation {
         context_(std::make_unique<net::io_context>(1)),
         time_(*context_, seed),
         book_(s, s.variants[variant].second, *context_),
-        arrivals_(random_source::split(seed, "load/producer")),
-        customers_(random_source::split(seed, "customers")),
         deliveries_(random_source::split(seed, "deliveries")) {
     book_.result.variant = s.variants[variant].first;
     book_.result.seed = seed;
@@ -69,6 +55,7 @@ class outbox_simulation {
       consumers_.push_back(std::make_unique<simulated_consumer>(*context_, spec_.consumers[i], seed, i, book_));
     }
     make_publisher(seed);
+    producer_.emplace(spec_, seed, book_, *publisher_);
   }
   ~outbox_simulation() {
     processes_.clear();  // what they kept goes before what it refers to
@@ -118,38 +105,19 @@ class outbox_simulation {
     }
   }
 
-  void note(const std::string& event) {
-    book_.note(event);
-    time_.record(event);
-  }
-
   // ------------------------------------------------------------------------------------------------------- beginning
 
   awaitable<void> begin() {
     for (const auto& consumer : consumers_) co_await consumer->open();
-    if (spec_.producer.publish != publish_mode::only) {
-      database opened = co_await database::open("sqlite::memory:");
-      db_.emplace(std::move(opened));
-      batch table;
-      table.execute("create table orders(nr bigint not null, customer bigint not null)");
-      co_await db_->commit(std::move(table));
-    }
-    if (spec_.producer.publish == publish_mode::outbox) {
-      if (is_naive()) {
-        co_await naive_relay::prepare(*db_);
-      } else {
-        outbox made = co_await outbox::open(*db_);
-        messages_.emplace(std::move(made));
-        desk_.emplace(*messages_, *publisher_);
-      }
+    co_await producer_->open("sqlite::memory:");
+    if (producer_->has_outbox()) {
+      if (!producer_->has_naive_relays()) desk_.emplace(producer_->messages(), *publisher_);
       for (const auto& relay : spec_.relays) start(relay);
     }
     for (const auto& fault : scenario_.faults) spawn(*context_, [this, &fault] { return strike(fault); });
     for (const auto& replay : scenario_.replays) spawn(*context_, [this, &replay] { return replay_parked(replay); });
-    spawn(*context_, [this] { return produce(); });
+    spawn(*context_, [this] { return producer_->produce(); });
   }
-
-  [[nodiscard]] bool is_naive() const { return spec_.relays.front().naive; }
 
   void start(const relay_spec& spec) {
     processes_.push_back(std::make_unique<simulated_process>(*context_));
@@ -158,75 +126,15 @@ class outbox_simulation {
     running.process = processes_.back().get();
     const auto executor = running.process->executor();
     if (spec.naive) {
-      running.naive = std::make_unique<naive_relay>(*db_, *publisher_, spec.name + std::to_string(relays_.size()),
-                                                    spec.lease.value_or(relay_options().lease));
+      running.naive =
+          std::make_unique<naive_relay>(producer_->storage(), *publisher_, spec.name + std::to_string(relays_.size()),
+                                        spec.lease.value_or(relay_options().lease));
       spawn(executor, [each = running.naive.get()] { return each->run(); });
       return;
     }
-    running.safe = std::make_unique<relay>(*messages_, *publisher_, "relay", options_of(spec));
-    running.listening = running.safe->events().subscribe([this](const relay_event& e) { heard(e); });
+    running.safe = std::make_unique<relay>(producer_->messages(), *publisher_, "relay", options_of(spec));
+    note_events(*running.safe, book_, running.listening);
     spawn(executor, [each = running.safe.get()] { return each->run(); });
-  }
-
-  void heard(const relay_event& e) {
-    switch (e.what) {
-      case relay_event::kind::taken:
-        return note("lease_taken");
-      case relay_event::kind::lost:
-        return note("lease_lost");
-      case relay_event::kind::troubled:
-        return note("broker_troubled");
-      case relay_event::kind::parked:
-        return note("key_parked");
-      case relay_event::kind::released:
-      case relay_event::kind::published:
-        return;
-    }
-  }
-
-  // ---------------------------------------------------------------------------------------------------------- orders
-
-  awaitable<void> produce() {
-    const producer_spec& spec = spec_.producer;
-    co_await sleep_until(time_point(spec.from));
-    for (;;) {
-      const auto customer = static_cast<std::uint32_t>(customers_.uniform() * static_cast<double>(spec.keys));
-      const std::uint64_t order = book_.begin(customer);
-      net::co_spawn(*context_, place(order, customer), net::detached);
-      const double mean = 1e9 / (spec.rate * surge_);
-      const double gap = spec.poisson ? arrivals_.exponential(mean) : mean;
-      const auto next = book_.present() + duration(static_cast<std::int64_t>(std::max(gap, 1.0)));
-      if (next >= spec.to) co_return;
-      co_await sleep_until(time_point(next));
-    }
-  }
-
-  awaitable<void> place(std::uint64_t order, std::uint32_t customer) {
-    message m("orders", "order.placed", std::to_string(order));
-    m.id("order-" + std::to_string(order)).key("customer-" + std::to_string(customer));
-    const publish_mode how = spec_.producer.publish;
-    bool is_there = true;
-    if (how == publish_mode::before_commit || how == publish_mode::only) is_there = co_await publish_once(m);
-    if (is_there && how != publish_mode::only) {
-      batch b;
-      b.execute("insert into orders(nr, customer) values($1, $2)", order, customer);
-      if (how == publish_mode::outbox) is_naive() ? naive_relay::enqueue(b, m) : (void)messages_->enqueue(b, m);
-      const auto done = co_await db_->try_commit(std::move(b));
-      is_there = static_cast<bool>(done);
-    }
-    if (is_there) book_.accepted(order);
-    if (is_there && how == publish_mode::after_commit) (void)co_await publish_once(m);
-    book_.ended(order, is_there);
-  }
-
-  awaitable<bool> publish_once(const message& m) {
-    bool is_done = true;
-    try {
-      co_await publisher_->publish(m);
-    } catch (const std::exception&) {
-      is_done = false;
-    }
-    co_return is_done;
   }
 
   // ---------------------------------------------------------------------------------------------------------- faults
@@ -245,7 +153,7 @@ class outbox_simulation {
   void put_in_force(const fault_spec& fault, bool is_beginning) {
     const auto together = in_force_.of(fault.kind, fault.target);
     if (fault.target == "producer") {
-      surge_ = together.factor;
+      producer_->set_surge(together.factor);
     } else if (fault.target == "broker") {
       if (fault.kind == fault_kind::outage) broker_->set_down(together.any);
       if (fault.kind == fault_kind::lost_ack) broker_->set_lost_acks(together.rate);
@@ -266,7 +174,7 @@ class outbox_simulation {
     if (found == relays_.rend()) return;  // a variant that does not use its relays
     if (is_beginning) {
       found->process->stop();
-      note(fault.kind == fault_kind::pause ? "relay_paused" : "relay_crashed");
+      book_.note(fault.kind == fault_kind::pause ? "relay_paused" : "relay_crashed");
     } else if (fault.kind == fault_kind::pause) {
       found->process->go_on();
     } else {
@@ -285,7 +193,7 @@ class outbox_simulation {
     for (const auto& each : parked) keys.insert(each.content.key());
     for (const auto& key : keys) {
       (void)co_await desk_->replay(key);
-      note("replayed");
+      book_.note("replayed");
     }
   }
 
@@ -299,14 +207,13 @@ class outbox_simulation {
   std::unique_ptr<net::io_context> context_;
   virtual_time time_;
   order_book book_;
-  random_source arrivals_, customers_, deliveries_;
-  double surge_ = 1, duplicates_ = 0;
+  random_source deliveries_;
+  double duplicates_ = 0;
   faults_in_force in_force_;
   std::vector<std::unique_ptr<simulated_consumer>> consumers_;
   std::unique_ptr<publisher> publisher_;
   simulated_broker* broker_ = nullptr;  // the publisher, if it is one
-  std::optional<database> db_;
-  std::optional<outbox> messages_;
+  std::optional<order_producer> producer_;
   std::optional<relay> desk_;
   std::vector<std::unique_ptr<simulated_process>> processes_;
   std::vector<running_relay> relays_;
@@ -315,6 +222,7 @@ class outbox_simulation {
 }  // namespace
 
 run_result run_outbox(const scenario& s, std::size_t variant, std::uint64_t seed) {
+  if (s.real) return run_real_outbox(s, variant, seed);
   return outbox_simulation(s, variant, seed).run();
 }
 
