@@ -20,11 +20,11 @@ struct mortality {
 };
 
 void make_mortal(engine& e, const std::shared_ptr<mortality>& fate) {
-  e.state()->crash = [fate](const char* where) {
+  kill_when(e, [fate](const char* where) {
     if (++fate->passed != fate->at) return false;
     fate->where = where;
     return true;
-  };
+  });
 }
 
 awaitable<std::size_t> count_unfinished(database& db) {
@@ -100,6 +100,7 @@ awaitable<std::size_t> replay_histories(engine& e, std::string path) {
   }
   co_return files.size();
 }
+void kill_when(engine& e, std::function<bool(const char* where)> is_time) { e.state()->crash = std::move(is_time); }
 
 awaitable<std::size_t> crash_explorer::run_once(std::size_t first, std::size_t second) {
   if (reset_) reset_();

@@ -12,7 +12,7 @@
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/outbox/inbox.hpp>
 #include <cofferdam/outbox/message.hpp>
-#include <cofferdam/resilience/backoff.hpp>
+#include <cofferdam/core/backoff.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -29,6 +29,10 @@ void kill_at(engine& e, std::size_t point);
 /// in another way.
 [[nodiscard]] awaitable<std::size_t> replay_histories(engine& e, std::string path);
 
+/// Asked at every point at which a process may die: before and after every commit, action and undo. True kills it
+/// there.
+void kill_when(engine& e, std::function<bool(const char* where)> is_time);
+
 /// Runs a scenario on a database in memory, in virtual time, once for every point at which a process may die: before
 /// and after every commit, action and undo. Another engine takes over what the dead one left.
 class crash_explorer {
