@@ -17,13 +17,6 @@
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
-/// A message that was put aside with those of its key that came after it.
-struct parked_message {
-  message content;
-  std::string reason;  ///< empty for those that only follow
-  std::chrono::system_clock::time_point since;
-};
-
 struct relay_status {
   std::uint64_t backlog = 0;                                    ///< messages not published yet
   std::optional<std::chrono::system_clock::time_point> oldest;  ///< of these
