@@ -9,12 +9,14 @@
 #include <cofferdam/resilience/pipeline.hpp>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <unordered_set>
+#include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
