@@ -57,13 +57,15 @@ awaitable<void> write_and_read(std::string url, int each, std::string pause) {
   const auto read_on = [&]() -> awaitable<void> {
     event_subscription news(reader_store, event_query(), 0, {.page = 7});
     std::uint64_t position = 0;
-    while (!has_ended || static_cast<int>(read.size()) < acknowledged) {
+    for (bool is_last = false; !is_last;) {
+      const bool had_ended = has_ended;
       const auto page = co_await news.next_page();
       for (const auto& e : page) {
         CHECK(e.position > position);
         position = e.position;
         read.emplace_back(e.stream, e.version);
       }
+      is_last = had_ended && page.empty();
     }
   };
   int workers = 0;
