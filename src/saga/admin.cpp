@@ -93,39 +93,55 @@ awaitable<saga_history> admin::show(std::string id) {
 
 // --------------------------------------------------------------------------------------------------------------- verbs
 
-awaitable<void> admin::operate(std::string id, verb what) {
-  const auto executor = co_await net::this_coro::executor;
-  const std::int64_t now = detail::to_microseconds(timers_of(executor).date());
+/// The verb, for a saga that is still of this epoch.
+batch admin::batch_of(const std::string& id, const verb& what, std::uint64_t epoch, std::int64_t now) {
   nlohmann::json payload{{"verb", what.name}, {"who", what.by.who}, {"why", what.by.why}};
   if (std::string_view(what.name) == "skip") payload["result"] = what.result;
   batch b;
-  const std::size_t changed = b.execute(
+  b.execute(
       std::string("update cofferdam_sagas set epoch = epoch + 1, seq = seq + 1, owner = null, claims = 0, updated_at = "
                   "$2, ") +
-          what.set + " where id = $1 and state in (" + what.allowed + ")" +
+          what.set + " where id = $1 and epoch = $5 and state in (" + what.allowed + ")" +
           (what.needs_way_back ? " and pivoted = 0" : "") +
           (!what.key.empty()
                ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 and j.kind = 1)"
                : " and cast($3 as text) is not null") +
           " and cast($4 as text) is not null",
-      id, now, what.key, what.by.why.empty() ? std::string(what.name) + " by an operator" : what.by.why);
+      id, now, what.key, what.by.why.empty() ? std::string(what.name) + " by an operator" : what.by.why, epoch);
+  // Only where the update has found it: nobody else makes this epoch and this date of it.
   b.execute(
       "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 12, $3, '', "
-      "$4, epoch, cast($2 as bigint) from cofferdam_sagas where id = $1 and updated_at = cast($2 as bigint)",
-      id, now, what.key, payload.dump());
+      "$4, epoch, cast($2 as bigint) from cofferdam_sagas where id = $1 and epoch = $5 and updated_at = cast($2 as "
+      "bigint)",
+      id, now, what.key, payload.dump(), epoch + 1);
   b.require(
       "the saga '" + id + "' can be changed",
       "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
-      "where j.saga = $1 and j.kind = 12 and j.at = $2",
-      id, now);
-  const auto done = co_await db_->try_commit(std::move(b));
-  if (done && (*done)[changed].affected() > 0) co_return;
-  if (!done && done.code() != errc::condition_failed) done.why().raise();
-  const rows found =
-      co_await db_->query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
-  if (found.empty()) raise_not_found(id);
-  const saga_info info = info_from(found.front());
-  const std::string prefix = std::string("cannot ") + what.name + " the saga '" + id + "': ";
+      "where j.saga = $1 and j.kind = 12 and j.at = $2 and j.epoch = $3",
+      id, now, epoch + 1);
+  return b;
+}
+
+awaitable<void> admin::operate(std::string id, verb what) {
+  const auto executor = co_await net::this_coro::executor;
+  for (;;) {
+    const rows before = co_await db_->query("select epoch from cofferdam_sagas where id = $1", id);
+    if (before.empty()) raise_not_found(id);
+    const auto epoch = before.front().get<std::uint64_t>(0);
+    batch b = batch_of(id, what, epoch, detail::to_microseconds(timers_of(executor).date()));
+    const auto done = co_await db_->try_commit(std::move(b));
+    if (done) co_return;
+    if (done.code() != errc::condition_failed && done.code() != errc::constraint_violated) done.why().raise();
+    const rows found =
+        co_await db_->query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
+    if (found.empty()) raise_not_found(id);
+    const saga_info info = info_from(found.front());
+    if (info.epoch == epoch) raise_refusal(info, what);  // else somebody was faster: once more
+  }
+}
+
+void admin::raise_refusal(const saga_info& info, const verb& what) {
+  const std::string prefix = std::string("cannot ") + what.name + " the saga '" + info.id + "': ";
   if (what.needs_way_back && info.has_pivoted && !is_final(info.state)) {
     throw saga_error(errc::saga_past_pivot, prefix + "it is past its pivot");
   }

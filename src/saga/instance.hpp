@@ -52,6 +52,8 @@ struct attempt_end {
   duration after{};
 };
 
+/// Of the exception that is being handled.
+[[nodiscard]] attempt_end end_of_attempt();
 /// Of a step that failed.
 [[nodiscard]] entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end);
 
@@ -118,7 +120,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<written> flush_with(entry outcome, batch own);
   awaitable<void> take_turn();
   awaitable<written> write(std::vector<entry> entries, batch own);
-  awaitable<written> commit(batch b, std::uint64_t seq);
+  awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
   void add_guard(batch& b, std::uint64_t after) const;
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
@@ -136,7 +138,6 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> unwind(const std::string& prefix);
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
-  awaitable<attempt_end> attempt(duration limit, std::function<awaitable<void>()> call);
   awaitable<attempt_end> commit_together(step_work& work, batch own);
   awaitable<void> run_branch(std::span<branch_base* const> branches, std::size_t i,
                              std::vector<std::exception_ptr>& errors, std::size_t& ended);

@@ -4,6 +4,7 @@
 #include "engine_state.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
@@ -295,25 +296,32 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   }
   const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
-  batch b;
-  if (is_inserted_) {
-    b.execute(
-        "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 and "
-        "epoch = $2 and seq = $3",
-        id_, epoch_, seq_, after, static_cast<std::int64_t>(state_), has_pivoted_ ? 1 : 0, at);
-    add_guard(b, after);
-  } else {
-    b.execute(
-        "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
-        "input, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $10)",
-        id_, definition_->name, definition_->version, static_cast<std::int64_t>(state_), epoch_, engine_->worker, after,
-        has_pivoted_ ? 1 : 0, input_.dump(), at);
-  }
-  add_entries(b, entries, at);
   const bool has_own = !own.empty();
-  b.add(std::move(own));
-  engine_->beat(b);
-  const written how = co_await commit(std::move(b), after);
+  const auto state = static_cast<std::int64_t>(state_);
+  const int pivoted = has_pivoted_ ? 1 : 0;  // by now: other branches go on meanwhile
+  const auto make = [&] {
+    batch b;
+    if (is_inserted_) {
+      b.execute(
+          "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 "
+          "and "
+          "epoch = $2 and seq = $3",
+          id_, epoch_, seq_, after, state, pivoted, at);
+      add_guard(b, after);
+    } else {
+      b.execute(
+          "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
+          "input, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $10)",
+          id_, definition_->name, definition_->version, state, epoch_, engine_->worker, after, pivoted, input_.dump(),
+          at);
+    }
+    add_entries(b, entries, at);
+    if (has_own) b.add(own);
+    engine_->beat(b);
+    return b;
+  };
+  const std::function<batch()> again = std::cref(make);
+  const written how = co_await commit(again, after);
   engine_->beaten(how == written::yes);
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
@@ -334,13 +342,13 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   co_return how;
 }
 
-/// Tries until the database says what has become of it.
-awaitable<instance::written> instance::commit(batch b, std::uint64_t seq) {
+/// Tries until the database says what has become of it. Made anew for every try, since copies cost more than that.
+awaitable<instance::written> instance::commit(const std::function<batch()>& make, std::uint64_t seq) {
   bool may_be_there = false;
   duration pause = std::chrono::milliseconds(50);
   for (;;) {
-    batch copy = b;
-    const auto done = co_await engine_->db->try_commit(std::move(copy));
+    batch b = make();
+    const auto done = co_await engine_->db->try_commit(std::move(b));
     if (done) co_return written::yes;
     const auto code = done.code();
     const bool is_refusal = code == errc::condition_failed || code == errc::constraint_violated ||
@@ -396,7 +404,8 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
         input_.dump(), output.dump(), at);
   }
   add_entries(b, entries, at);
-  const written how = co_await commit(std::move(b), after);
+  const std::function<batch()> again = [&b] { return b; };
+  const written how = co_await commit(again, after);
   if (how != written::yes) {
     if (how == written::refused && !is_inserted_) report_birth(false);
     publish(saga_event::kind::lost);
@@ -429,7 +438,8 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
       id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_, wake_at, at);
   add_guard(b, after);
   add_entries(b, entries, at);
-  const written how = co_await commit(std::move(b), after);
+  const std::function<batch()> again = [&b] { return b; };
+  const written how = co_await commit(again, after);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
   report_birth(true);
   if (state == saga_state::stuck) publish(saga_event::kind::stuck, {}, 0, reason);

@@ -56,32 +56,24 @@ duration instance::limit_of(duration own) const {
   return has_journal() ? engine_->options.step_timeout : duration();
 }
 
-awaitable<attempt_end> instance::attempt(duration limit, std::function<awaitable<void>()> call) {
-  attempt_end end;
+attempt_end end_of_attempt() {
   failure why;
   try {
-    if (limit > duration()) {
-      co_await with_timeout(limit, call);
-    } else {
-      co_await call();
-    }
-    co_return end;
+    throw;
   } catch (const refused& e) {
-    end = {attempt_end::kind::refused, e.what(), e.code(), {}};
+    return {attempt_end::kind::refused, e.what(), e.code(), {}};
   } catch (const ongoing& e) {
-    end = {attempt_end::kind::ongoing, {}, {}, e.after()};
+    return {attempt_end::kind::ongoing, {}, {}, e.after()};
   } catch (const cannot_undo& e) {
-    end = {attempt_end::kind::impossible, e.what(), {}, {}};
+    return {attempt_end::kind::impossible, e.what(), {}, {}};
   } catch (const fatal& e) {
-    end = {attempt_end::kind::fatal, e.what(), {}, {}};
+    return {attempt_end::kind::fatal, e.what(), {}, {}};
   } catch (const std::exception& e) {
     why = failure::current(e);
   } catch (...) {
     why = failure::current();
   }
-  if (why)
-    end = {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
-  co_return end;
+  return {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
 }
 
 awaitable<bool> instance::run_step(step_work& work) {
@@ -138,7 +130,16 @@ awaitable<bool> instance::run_step(step_work& work) {
     batch own;
     batch* const transaction = work.is_transactional() ? &own : nullptr;
     const auto call = [&work, &context, transaction] { return work.attempt(context, transaction); };
-    end = co_await attempt(limit, call);
+    end = {};
+    try {
+      if (limit > duration()) {
+        co_await with_timeout(limit, call);
+      } else {
+        co_await call();
+      }
+    } catch (...) {
+      end = end_of_attempt();
+    }
     if (engine_->is_dead("after an action")) leave(leave_reason::lost);
     if (leaving_ == leave_reason::lost) co_return false;
     if (end.how == attempt_end::kind::succeeded && work.is_transactional()) {

@@ -158,6 +158,21 @@ ASYNC_TEST("a saga can be paused, made to go back without its body, and given up
   CHECK(gone == "the saga 'c-2' was given up: abandoned by an operator");
 }
 
+ASYNC_TEST("a verb that is refused leaves no entry, not even at the instant of one that was not") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  desk::office o;
+  desk::define_office(engine, o);
+  saga::admin admin(db);
+  (void)co_await engine.start("c-1", desk::contract, 2);
+  co_await sleep_for(1s);
+  co_await admin.pause("c-1", {"ada", "lunch"});
+  const auto again = co_await test::error_of(admin.pause("c-1", {"bob", "lunch, too"}));
+  CHECK(again == "cannot pause the saga 'c-1': it is paused");
+  const auto history = co_await admin.show("c-1");
+  CHECK(std::ranges::count(history.entries, "operated", &saga::saga_entry::kind) == 1);
+}
+
 ASYNC_TEST("a saga moves to another database and goes on there") {
   database from = co_await database::open("sqlite::memory:"), to = co_await database::open("sqlite::memory:");
   desk::office o;

@@ -95,6 +95,8 @@ class admin {
  private:
   struct verb;
   awaitable<void> operate(std::string id, verb what);
+  static batch batch_of(const std::string& id, const verb& what, std::uint64_t epoch, std::int64_t now);
+  [[noreturn]] static void raise_refusal(const saga_info& info, const verb& what);
   database* db_;
 };
 
