@@ -54,7 +54,7 @@ awaitable<void> naive_relay::run() {
       continue;
     }
     for (const row r : page) {
-      message m("orders", "order.placed", r.get<std::string>(3));
+      message m("orders.placed", "order.placed", r.get<std::string>(3));
       m.id(r.get<std::string>(1)).key(r.get<std::string>(2));
       co_await publish_until_it_works(m);
     }
