@@ -25,6 +25,8 @@ class read_stream_operation final : public snapshot_operation {
       : stream_(std::move(stream)), options_(options) {}
   slice result;
 
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
+
  private:
   void read(sqlite::connection& connection) override;
   std::string stream_;
@@ -53,6 +55,8 @@ class read_event_operation final : public snapshot_operation {
   explicit read_event_operation(const event_id& id) noexcept : id_(id) {}
   std::optional<recorded_event> result;
 
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
+
  private:
   void read(sqlite::connection& connection) override;
   event_id id_;
@@ -64,6 +68,8 @@ class read_heads_operation final : public snapshot_operation {
   explicit read_heads_operation(std::string stream) noexcept : stream_(std::move(stream)) {}
   std::uint64_t position = 0;
   stream_state found;
+
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
 
  private:
   void read(sqlite::connection& connection) override;
