@@ -6,6 +6,7 @@
 #include <cofferdam/core/workers.hpp>
 #include <cofferdam/outbox/relay.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/storage/detail/part_leases.hpp>
 
 #include "message_rows.hpp"
 
@@ -38,18 +39,15 @@ class relay::worker {
       : s_(&s),
         timers_(&timers_of(executor)),
         random_(&random_of(executor)),
-        id_(random_id(*random_)),
+        leases_(s.db(), {"cofferdam_relay_parts", "cofferdam_relay_members", "relay"}, s.name, random_id(*random_),
+                s.options.lease, *timers_),
         ends_when_done_(ends_when_done) {}
 
   awaitable<std::size_t> work();
 
  private:
   /// What a part is to its owner.
-  struct part {
-    std::size_t number = 0;
-    std::uint64_t epoch = 0, position = 0;
-    time_point renewed;
-    enum class hold : std::uint8_t { none, taking, ours } held = hold::none;
+  struct part : detail::leased_part {
     std::set<std::uint64_t> done;                            // behind `position`, not contiguous
     std::unordered_map<std::uint64_t, std::uint32_t> tries;  // of messages that failed
     backoff_state pauses;
@@ -72,31 +70,18 @@ class relay::worker {
                               std::size_t& next);
   awaitable<void> write(part& p, std::vector<flight>& page);
   awaitable<bool> move_due(part& p);
-  awaitable<std::size_t> fair_share();
   awaitable<void> idle(part& p, std::uint64_t seen);
   void publish(relay_event::kind what, const part& p, std::size_t count = 0, std::string key = {},
                std::string why = {}) {
     if (s_->events.has_listeners()) s_->events.publish({what, p.number, count, std::move(key), std::move(why)});
   }
-  [[nodiscard]] std::int64_t now() const { return detail::to_microseconds(timers_->date()); }
-  [[nodiscard]] std::int64_t lease_end() const {
-    return now() + std::chrono::ceil<std::chrono::microseconds>(s_->options.lease).count();
-  }
-  /// Parts of ours, and those that may become so: parts are taken side by side.
-  [[nodiscard]] std::size_t held() const {
-    return static_cast<std::size_t>(
-        std::ranges::count_if(parts_, [](const part& p) { return p.held != part::hold::none; }));
-  }
-  [[nodiscard]] static bool is_ours(const part& p) noexcept { return p.held == part::hold::ours; }
-  /// The lease may be over by now, for all we know: nothing more begins.
-  [[nodiscard]] bool is_stale(const part& p) const {
-    return timers_->now() > saturating_add(p.renewed, s_->options.lease * 2 / 3);
-  }
+  [[nodiscard]] std::int64_t now() const { return leases_.now(); }
+  [[nodiscard]] static bool is_ours(const part& p) noexcept { return p.is_ours(); }
 
   state* s_;
   const timer_service* timers_;
   random_source* random_;
-  std::string id_;
+  detail::part_leases leases_;
   bool ends_when_done_;
   bool is_stopping_ = false;
   std::array<part, outbox::parts> parts_;
@@ -105,21 +90,12 @@ class relay::worker {
 };
 
 awaitable<std::size_t> relay::worker::work() {
-  batch rows_of_parts;
-  for (std::size_t i = 0; i < outbox::parts; ++i) {
-    rows_of_parts.execute(
-        "insert into cofferdam_relay_parts(relay, part, position, epoch, expires_at) values($1, $2, 0, 0, 0) on "
-        "conflict do nothing",
-        s_->name, i);
-  }
-  co_await s_->db().commit(std::move(rows_of_parts));
+  co_await leases_.create(outbox::parts, 0);
   for (std::size_t i = 0; i < outbox::parts; ++i) parts_[i].number = i;
   const auto make = [this] { return serve(parts_[next_part_++]); };
   co_await detail::run_workers(outbox::parts, make);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
-  batch gone;
-  gone.execute("delete from cofferdam_relay_members where relay = $1 and id = $2", s_->name, id_);
-  (void)co_await s_->db().try_commit(std::move(gone));
+  co_await leases_.leave();
   if (error_) std::rethrow_exception(error_);
   co_return published_;
 }
@@ -132,9 +108,9 @@ awaitable<void> relay::worker::serve(part& p) {
     failure trouble;
     bool is_more = false;
     try {
-      const std::size_t share = co_await fair_share();
-      if (!is_ours(p) && held() < share) co_await take(p);
-      if (is_ours(p) && held() > share) co_await release(p);
+      const std::size_t share = co_await leases_.fair_share(outbox::parts);
+      if (!is_ours(p) && detail::parts_held(parts_) < share) co_await take(p);
+      if (is_ours(p) && detail::parts_held(parts_) > share) co_await release(p);
       if (is_ours(p)) is_more = co_await carry_page(p);
       if (!is_more && ends_when_done_) break;
       if (!is_more) co_await idle(p, seen);
@@ -163,84 +139,28 @@ awaitable<void> relay::worker::serve(part& p) {
 
 // -------------------------------------------------------------------------------------------------------------- leases
 
-awaitable<std::size_t> relay::worker::fair_share() {
-  const std::int64_t at = now();
-  const std::int64_t lease = lease_end() - at;
-  const rows beats = co_await s_->db().query(
-      "select id, beat_at from cofferdam_relay_members where relay = $1 and beat_at > $2", s_->name, at - lease);
-  std::optional<std::int64_t> mine;
-  std::size_t members = 0;
-  for (const row r : beats) {
-    ++members;
-    if (r.get<std::string>(0) == id_) mine = r.get<std::int64_t>(1);
-  }
-  if (!mine || *mine + lease / 3 < at) {
-    batch b;
-    b.execute(
-        "insert into cofferdam_relay_members(relay, id, beat_at) values($1, $2, $3) on conflict(relay, id) do update "
-        "set beat_at = $3",
-        s_->name, id_, at);
-    (void)co_await s_->db().commit(std::move(b));
-    if (!mine) ++members;
-  }
-  co_return (outbox::parts + members - 1) / std::max<std::size_t>(members, 1);
-}
-
 awaitable<void> relay::worker::take(part& p) {
-  p.held = part::hold::taking;
-  // Looks first: a commit in vain would wake whoever waits for changes, ourselves too.
-  const rows free = co_await s_->db().query(
-      "select 1 from cofferdam_relay_parts where relay = $1 and part = $2 and (owner is null or owner = $3 or "
-      "expires_at < $4)",
-      s_->name, p.number, id_, now());
-  part taken;
-  taken.number = p.number;
-  if (!free.empty()) {
-    batch b;
-    const std::size_t update = b.execute(
-        "update cofferdam_relay_parts set owner = $3, epoch = epoch + 1, expires_at = $4 where relay = $1 and part = "
-        "$2 and (owner is null or owner = $3 or expires_at < $5) returning epoch, position",
-        s_->name, p.number, id_, lease_end(), now());
-    taken.renewed = timers_->now();
-    const receipt done = co_await s_->db().commit(std::move(b));
-    for (const row r : done[update]) {
-      taken.epoch = r.get<std::uint64_t>(0);
-      taken.position = r.get<std::uint64_t>(1);
-      taken.held = part::hold::ours;
-    }
-  }
-  p = std::move(taken);
-  if (is_ours(p)) publish(relay_event::kind::taken, p);
+  const bool is_taken = co_await leases_.take(p);
+  part fresh;  // what is in memory was another time's
+  static_cast<detail::leased_part&>(fresh) = p;
+  p = std::move(fresh);
+  if (is_taken) publish(relay_event::kind::taken, p);
 }
 
 awaitable<void> relay::worker::release(part& p) {
-  p.held = part::hold::none;
-  batch b;
-  b.execute(
-      "update cofferdam_relay_parts set owner = null where relay = $1 and part = $2 and owner = $3 and epoch = $4",
-      s_->name, p.number, id_, p.epoch);
-  (void)co_await s_->db().try_commit(std::move(b));
+  co_await leases_.release(p);
   publish(relay_event::kind::released, p);
 }
 
 awaitable<void> relay::worker::renew(part& p) {
-  const auto began = timers_->now();
-  batch b;
-  const std::size_t renewed = b.execute(
-      "update cofferdam_relay_parts set expires_at = $5 where relay = $1 and part = $2 and owner = $3 and epoch = $4",
-      s_->name, p.number, id_, p.epoch, lease_end());
-  const receipt done = co_await s_->db().commit(std::move(b));
-  const bool is_still_ours = done[renewed].affected() > 0;
-  if (is_still_ours) p.renewed = began;
-  if (!is_still_ours && is_ours(p)) {
-    p.held = part::hold::none;
-    publish(relay_event::kind::lost, p);
-  }
+  const bool was_ours = is_ours(p);
+  const bool is_still_ours = co_await leases_.renew(p);
+  if (was_ours && !is_still_ours) publish(relay_event::kind::lost, p);
 }
 
 awaitable<void> relay::worker::idle(part& p, std::uint64_t seen) {
   duration limit = std::min(s_->options.look_at_least_every, s_->options.lease / 3);
-  if (is_ours(p) && timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) co_await renew(p);
+  if (is_ours(p) && leases_.is_due(p)) co_await renew(p);
   if (p.number == 0) {
     const rows next = co_await s_->db().query("select min(due) from cofferdam_outbox_delayed");
     const auto due = next.front().get<std::optional<std::int64_t>>(0);
@@ -330,7 +250,7 @@ awaitable<void> relay::worker::carry_chain(part& p, std::vector<flight>& page,
                                            const std::vector<std::vector<std::size_t>>& chains, std::size_t& next) {
   while (next < chains.size()) {
     for (const std::size_t i : chains[next++]) {
-      if (is_stopping_ || is_stale(p) || !is_ours(p)) co_return;
+      if (is_stopping_ || leases_.is_stale(p) || !is_ours(p)) co_return;
       flight& f = page[i];
       const auto send = [this, &f] { return s_->to->publish(f.content); };
       const auto call = [this, &send] { return with_timeout(s_->options.publish_timeout, send); };
@@ -395,14 +315,7 @@ awaitable<void> relay::worker::write(part& p, std::vector<flight>& page) {
   }
   const auto began = timers_->now();
   if (after != before || !parking.empty()) {
-    b.execute(
-        "update cofferdam_relay_parts set position = $5, expires_at = $6 where relay = $1 and part = $2 and owner = $3 "
-        "and epoch = $4",
-        s_->name, p.number, id_, p.epoch, after, lease_end());
-    b.require("part " + std::to_string(p.number) + " is ours",
-              "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch "
-              "= $4",
-              s_->name, p.number, id_, p.epoch);
+    leases_.write(b, p, after);
     b.add(std::move(parking));
     const auto written = co_await s_->db().try_commit(std::move(b));
     if (!written && written.code() == errc::condition_failed) {
@@ -412,7 +325,7 @@ awaitable<void> relay::worker::write(part& p, std::vector<flight>& page) {
     (void)written.value();
     p.position = after;
     p.renewed = began;
-  } else if (timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) {
+  } else if (leases_.is_due(p)) {
     co_await renew(p);
   }
   p.done = std::move(done);
