@@ -39,6 +39,7 @@ endif()
 find_package(SQLite3 3.35 QUIET)
 find_package(PostgreSQL 14 QUIET)
 find_package(Cnats 3 QUIET)
+find_package(Sodium 1 QUIET)
 
 if(COFFERDAM_BUILD_TESTS)
   find_package(Catch2 QUIET) # 2.13 or 3, see tests/support/catch.hpp
