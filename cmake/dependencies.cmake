@@ -40,6 +40,7 @@ find_package(SQLite3 3.35 QUIET)
 find_package(PostgreSQL 14 QUIET)
 find_package(Cnats 3 QUIET)
 find_package(RdKafka 1.9 QUIET)
+find_package(Sodium 1 QUIET)
 
 if(COFFERDAM_BUILD_TOOLS)
   find_package(CLI11 2.1 QUIET)

@@ -111,7 +111,8 @@ function(cofferdam_finish_libraries)
   write_basic_package_version_file(cofferdam-config-version.cmake COMPATIBILITY SameMinorVersion)
   install(FILES "${PROJECT_BINARY_DIR}/cofferdam-config.cmake" "${PROJECT_BINARY_DIR}/cofferdam-config-version.cmake"
                 "${PROJECT_SOURCE_DIR}/cmake/FindAsio.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindCnats.cmake"
-                "${PROJECT_SOURCE_DIR}/cmake/FindRdKafka.cmake" DESTINATION ${package_dir})
+                "${PROJECT_SOURCE_DIR}/cmake/FindRdKafka.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindSodium.cmake"
+          DESTINATION ${package_dir})
   cofferdam_install_pkg_config(${components})
 endfunction()
 

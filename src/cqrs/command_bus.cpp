@@ -21,6 +21,8 @@ struct command_identity {
   std::string command, tenant, key;
   std::int64_t digest = 0;
   std::int64_t microseconds = 0;  // date
+  bool has_events = false;        // in the same database: a token can be read there
+  bool is_committed = false;
 };
 }  // namespace detail
 
@@ -35,10 +37,18 @@ awaitable<receipt> command_context::commit_once(database& db, batch b, std::stri
   b.require("'" + same->command + "' with the key '" + same->key + "' has not happened yet",
             "select not exists(select 1 from cofferdam_commands where tenant = $1 and command = $2 and key = $3)",
             same->tenant, same->command, same->key);
-  b.execute(
-      "insert into cofferdam_commands(tenant, command, key, digest, result, used_at) values($1, $2, $3, $4, $5, $6)",
+  // After what the command appends: at least as far as its own events.
+  const std::string position =
+      same->has_events ? "(select coalesce(max(position), 0) from cofferdam_events)" : std::string("0");
+  const std::size_t stored = b.execute(
+      "insert into cofferdam_commands(tenant, command, key, digest, result, used_at, position) values($1, $2, $3, $4, "
+      "$5, $6, " +
+          position + ") returning position",
       same->tenant, same->command, same->key, same->digest, std::move(result), same->microseconds);
-  co_return co_await db.commit(std::move(b));
+  receipt done = co_await db.commit(std::move(b));
+  same->is_committed = true;
+  reached(done[stored].front().get<std::uint64_t>(0));
+  co_return done;
 }
 
 command_bus::command_bus() = default;
@@ -87,6 +97,7 @@ awaitable<void> command_bus::once(database& db) {
                           integer + " not null, result text not null, used_at " + integer +
                           " not null, primary key(tenant, command, " + end,
                       "create index cofferdam_commands_by_age on cofferdam_commands(used_at)"}});
+  history.push_back({2, "tokens", {"alter table cofferdam_commands add column position bigint not null default 0"}});
   co_await db.migrate("commands", std::move(history));
   database_ = &db;
 }
@@ -123,8 +134,9 @@ failure command_bus::refusal(const entry& to, const void* c, const command_conte
   return failure::thrown(std::make_exception_ptr(command_invalid_error(to.name, std::move(found))));
 }
 
-void command_bus::publish(command_event::kind what, const entry& about, const failure& why) {
-  if (events_.has_listeners()) events_.publish({what, about.name, why});
+void command_bus::publish(command_event::kind what, const entry& about, const command_context& context, duration took,
+                          const failure& why) {
+  if (events_.has_listeners()) events_.publish({what, about.name, why, took, &context});
 }
 
 std::string command_bus::describe() const {
@@ -149,26 +161,52 @@ void command_bus::identify(const entry& to, const std::string& content, std::chr
   context.identity_ = std::move(identity);
 }
 
+namespace {
+
+/// Where there is no event store there is nothing that a token could say.
+awaitable<bool> has_events(database& db) {
+  try {
+    (void)co_await db.query("select 1 from cofferdam_events limit 1");
+    co_return true;
+  } catch (const storage_error& e) {
+    if (e.code() != errc::invalid_statement) throw;
+  }
+  co_return false;
+}
+
+}  // namespace
+
 awaitable<outcome<command_bus::repeated_result>> command_bus::find_repeated(const command_context& context) {
   const auto& same = *context.identity_;
   failure why;
   try {
     const rows found = co_await database_->query(
-        "select digest, result from cofferdam_commands where tenant = $1 and command = $2 and key = $3", same.tenant,
-        same.command, same.key);
+        "select digest, result, position from cofferdam_commands where tenant = $1 and command = $2 and key = $3",
+        same.tenant, same.command, same.key);
     repeated_result known;
-    if (found.empty()) co_return known;
+    if (found.empty()) {
+      context.identity_->has_events = co_await has_events(*database_);
+      co_return known;
+    }
     if (found.front().get<std::int64_t>(0) != same.digest) {
       co_return failure::thrown(std::make_exception_ptr(
           storage_error(errc::command_key_reused, "'" + same.key + "' was used for another '" + same.command + "'")));
     }
     known.is_known = true;
     known.result = found.front().get<std::string>(1);
+    known.position = found.front().get<std::uint64_t>(2);
     co_return known;
   } catch (const std::exception& e) {
     why = failure::current(e);
   }
   co_return why;
+}
+
+void command_bus::require_committed(const entry& to, const command_context& context) {
+  if (context.identity_->is_committed) return;
+  throw std::logic_error("the handler of '" + to.name +
+                         "' was given an idempotency key, but did not commit through command_context::commit: the "
+                         "command has run, and would run again");
 }
 
 awaitable<std::size_t> command_bus::forget_before(std::chrono::system_clock::time_point date) {

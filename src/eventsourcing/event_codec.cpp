@@ -4,11 +4,12 @@
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
-void event_codec::add_type(std::type_index which, std::string type, std::uint32_t schema) {
+void event_codec::add_type(std::type_index which, std::string type, std::uint32_t schema,
+                           std::shared_ptr<const any_form> form) {
   if (schema == 0) throw std::invalid_argument("schemas of '" + type + "' count from 1");
   if (types_.contains(which)) throw std::invalid_argument("'" + type + "' is of a C++ type that was added before");
   if (!schemas_.emplace(type, schema).second) throw std::invalid_argument("'" + type + "' was added before");
-  types_.emplace(which, entry{std::move(type), schema});
+  types_.emplace(which, entry{std::move(type), schema, std::move(form)});
 }
 
 event_codec& event_codec::upcast(std::string type, std::uint32_t from, upcaster change) {

@@ -1,6 +1,8 @@
 #include <cofferdam/eventsourcing/event_file.hpp>
 #include <cofferdam/storage/detail/stored.hpp>
 
+#include "event_lines.hpp"
+
 #include <nlohmann/json.hpp>
 
 #include <istream>
@@ -37,7 +39,9 @@ std::string from_hex(const std::string& text) {
   return bytes;
 }
 
-std::string to_line(const recorded_event& e) {
+}  // namespace
+
+std::string detail::to_line(const recorded_event& e) {
   nlohmann::ordered_json line{
       {"stream", e.stream}, {"version", e.version}, {"id", e.id.to_string()}, {"type", e.type}, {"schema", e.schema}};
   line["at"] = detail::to_microseconds(e.at);
@@ -55,6 +59,8 @@ std::string to_line(const recorded_event& e) {
     return line.dump();
   }
 }
+
+namespace {
 
 /// A whole number of at least 0 and at most `most`, or of at least `-most` where `is_signed`.
 std::int64_t whole_number(const nlohmann::json& line, const char* key, std::int64_t most, bool is_signed) {
@@ -125,7 +131,7 @@ awaitable<std::size_t> export_events(event_store& store, std::ostream& out, std:
   options.from = after + 1;
   for (slice page; !page.is_end; options.from = page.scanned_to + 1) {
     page = co_await store.read_all(options);
-    for (const auto& e : page.events) out << to_line(e) << '\n';
+    for (const auto& e : page.events) out << detail::to_line(e) << '\n';
     written += page.events.size();
     if (page.is_end) out.flush();
     if (!out) throw std::ios_base::failure("cannot write events");

@@ -1,6 +1,7 @@
 #include "event_rows.hpp"
 
 #include <algorithm>
+#include <span>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 namespace {
@@ -76,6 +77,11 @@ std::vector<std::string> split_tags(std::string_view lines) {
   return tags;
 }
 
+statement is_new(const event_id& id) {
+  const auto bytes = std::as_bytes(std::span(id.bytes()));
+  return statement("select count(*) = 0 from cofferdam_events where id = $1", blob(bytes.begin(), bytes.end()));
+}
+
 stream_state find_stream(sqlite::connection& connection, std::string_view name) {
   stream_state found;
   auto stream = connection.prepare("select id, first_version, is_deleted from cofferdam_streams where name = $1");
@@ -98,6 +104,11 @@ std::uint64_t newest_position(sqlite::connection& connection) {
 
 recorded_event to_event(const sqlite::prepared& found) {
   recorded_event e;
+  read_event(e, found);
+  return e;
+}
+
+void read_event(recorded_event& e, const sqlite::prepared& found) {
   e.position = static_cast<std::uint64_t>(found.integer(0));
   e.stream = found.text(1);
   e.version = static_cast<std::uint64_t>(found.integer(2));
@@ -115,7 +126,6 @@ recorded_event to_event(const sqlite::prepared& found) {
   e.correlation = found.text(9);
   e.causation = found.text(10);
   e.metadata = found.text(11);
-  return e;
 }
 
 // ------------------------------------------------------------------------------------------------ matching_positions

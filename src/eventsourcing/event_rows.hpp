@@ -28,6 +28,9 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 [[nodiscard]] std::string join_tags(const std::vector<std::string>& tags);
 [[nodiscard]] std::vector<std::string> split_tags(std::string_view lines);
 
+/// A condition for a batch: there is no such event.
+[[nodiscard]] statement is_new(const event_id& id);
+
 struct stream_state {
   std::int64_t id = 0;  ///< 0: there is no such stream
   std::uint64_t version = 0, first_version = 1;
@@ -44,6 +47,8 @@ inline constexpr std::string_view event_columns =
     "e.position, s.name, e.version, e.id, e.type, e.schema_version, e.recorded_at, e.data, e.tags, e.correlation, "
     "e.causation, e.metadata";
 [[nodiscard]] recorded_event to_event(const sqlite::prepared& found);
+/// The same, in its place.
+void read_event(recorded_event& e, const sqlite::prepared& found);
 
 /// The positions of the events that match a query, one after the other: from the tags' index where every item of the
 /// query has a tag, otherwise none and the events have to be looked at one by one.

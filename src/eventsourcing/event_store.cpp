@@ -47,12 +47,28 @@ std::string expected::describe() const {
   return "be as it may";
 }
 
-bool event_query::matches(std::string_view type, const std::vector<std::string>& tags) const {
+namespace {
+
+bool clause_matches(const event_query::clause& c, std::string_view type, const std::vector<std::string>& tags) {
   const auto has = [&tags](const std::string& wanted) { return std::ranges::find(tags, wanted) != tags.end(); };
+  return (c.types().empty() || std::ranges::find(c.types(), type) != c.types().end()) &&
+         std::ranges::all_of(c.tags(), has);
+}
+
+}  // namespace
+
+bool event_query::matches(std::string_view type, const std::vector<std::string>& tags) const {
+  return items_.empty() || std::ranges::any_of(items_, [&](const clause& c) { return clause_matches(c, type, tags); });
+}
+bool event_query::matches(const recorded_event& e) const {
+  const auto begins = [&e](const std::string& prefix) { return e.stream.starts_with(prefix); };
   return items_.empty() || std::ranges::any_of(items_, [&](const clause& c) {
-           return (c.types().empty() || std::ranges::find(c.types(), type) != c.types().end()) &&
-                  std::ranges::all_of(c.tags(), has);
+           return clause_matches(c, e.type, e.tags) &&
+                  (c.stream_prefixes().empty() || std::ranges::any_of(c.stream_prefixes(), begins));
          });
+}
+bool event_query::has_prefixes() const noexcept {
+  return std::ranges::any_of(items_, [](const clause& c) { return !c.stream_prefixes().empty(); });
 }
 
 append_request& append_request::add(std::vector<event> more) & {
@@ -60,6 +76,10 @@ append_request& append_request::add(std::vector<event> more) & {
   return *this;
 }
 append_request& append_request::unless(event_query query, std::uint64_t after) & {
+  if (query.has_prefixes()) {
+    throw storage_error(errc::event_rejected, "a condition of an append to '" + stream_ +
+                                                  "' names beginnings of streams; name types and tags only");
+  }
   conditions_.push_back({std::move(query), after});
   return *this;
 }
@@ -80,6 +100,11 @@ struct event_store::state {
   const timer_service& timers;  // tells the date
   random_source random;         // of event ids
   const bool has_one_writer;
+  struct inline_projection {
+    event_query query;
+    inline_handler apply;
+  };
+  std::vector<inline_projection> inline_projections;
 };
 
 event_store::event_store(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
@@ -97,7 +122,46 @@ awaitable<event_store> event_store::open(database& db, event_store_options optio
 
 // --------------------------------------------------------------------------------------------------------- appending
 
+event_store& event_store::project_inline(event_query query, inline_handler h) {
+  state_->inline_projections.push_back({std::move(query), std::move(h)});
+  return *this;
+}
+
+void event_store::add_inline_rows(batch& b, const append_request& request) const {
+  const auto& wanted = request.expects();
+  const auto now = state_->timers.date();
+  std::uint64_t version = wanted.what() == expected::kind::exact ? wanted.version() : 0;
+  const bool knows_version = version > 0 || wanted.what() == expected::kind::exact;
+  for (const event& e : request.events()) {
+    recorded_event shown;
+    shown.stream = request.stream();
+    shown.version = knows_version ? ++version : 0;
+    shown.id = e.id().value_or(event_id());
+    shown.type = e.type();
+    shown.schema = e.schema();
+    shown.at = e.at().value_or(now);
+    shown.data = e.data();
+    shown.tags = e.tags();
+    shown.correlation = e.correlation();
+    shown.causation = e.causation();
+    shown.metadata = e.metadata();
+    for (const auto& projected : state_->inline_projections) {
+      if (projected.query.matches(shown)) projected.apply(b, shown);
+    }
+  }
+}
+
 std::shared_ptr<const appended> event_store::append(batch& b, append_request request) {
+  if (!state_->inline_projections.empty()) {
+    for (const event& e : request.events()) {
+      if (e.id()) b.require("the event " + e.id()->to_string() + " is new", detail::is_new(*e.id()));
+    }
+    add_inline_rows(b, request);
+  }
+  return add_events(b, std::move(request));
+}
+
+std::shared_ptr<const appended> event_store::add_events(batch& b, append_request request) {
   if (!state_->has_one_writer) lock_for(b, request);
   const auto added = std::make_shared<detail::append_operation>(std::move(request), state_->options, state_->random,
                                                                 state_->timers.date());
@@ -106,6 +170,10 @@ std::shared_ptr<const appended> event_store::append(batch& b, append_request req
 }
 
 awaitable<outcome<appended>> event_store::try_append(append_request request) {
+  const bool may_repeat = !state_->inline_projections.empty() &&
+                          std::ranges::any_of(request.events(), [](const event& e) { return e.id().has_value(); });
+  std::optional<append_request> again;
+  if (may_repeat) again = request;
   batch b;
   std::shared_ptr<const appended> done;
   try {
@@ -113,9 +181,28 @@ awaitable<outcome<appended>> event_store::try_append(append_request request) {
   } catch (const storage_error& e) {
     co_return failure::current(e);
   }
-  const auto committed = co_await state_->db.try_commit(std::move(b));
+  auto committed = co_await state_->db.try_commit(std::move(b));
+  if (!committed && again && committed.code() == errc::condition_failed) {
+    // What is there already has its rows: the append by itself says what the caller wants to hear. It cannot add
+    // anything, as one of its ids is known.
+    const bool is_known = co_await knows_one_of(*again);
+    if (is_known) {
+      batch alone;
+      done = add_events(alone, *std::move(again));
+      committed = co_await state_->db.try_commit(std::move(alone));
+    }
+  }
   if (!committed) co_return committed.why();
   co_return *done;
+}
+
+awaitable<bool> event_store::knows_one_of(const append_request& request) {
+  for (const event& e : request.events()) {
+    if (!e.id()) continue;
+    const auto known = co_await read_event(*e.id());
+    if (known) co_return true;
+  }
+  co_return false;
 }
 
 awaitable<appended> event_store::append(append_request request) {
@@ -143,8 +230,10 @@ awaitable<slice> event_store::read_stream(std::string stream, read_options optio
 
 awaitable<slice> event_store::read_all(read_options options) { return read_all(event_query(), options); }
 awaitable<slice> event_store::read_all(event_query query, read_options options) {
-  const auto page = std::make_shared<detail::read_all_operation>(std::move(query), options);
+  const auto page = std::make_shared<detail::read_all_operation>(query, options);
   co_await state_->db.read(page);
+  // Types and tags are looked for where the events lie; the rest is seen here.
+  if (query.has_prefixes()) std::erase_if(page->result.events, [&query](const auto& e) { return !query.matches(e); });
   co_return std::move(page->result);
 }
 

@@ -19,14 +19,22 @@ awaitable<void> event_subscription::read_page() {
   }
 }
 
-awaitable<recorded_event> event_subscription::next() {
+awaitable<void> event_subscription::wait_for_page() {
   while (page_.empty()) {
     co_await read_page();
     if (page_.empty()) (void)co_await store_->wait_for_events(scanned_to_, options_.look_at_least_every);
   }
-  recorded_event first = std::move(page_.front());
+}
+
+void event_subscription::pass_first() noexcept {
+  given_to_ = page_.front().position;
   page_.pop_front();
-  given_to_ = first.position;
+}
+
+awaitable<recorded_event> event_subscription::next() {
+  co_await wait_for_page();
+  recorded_event first = std::move(page_.front());
+  pass_first();
   co_return first;
 }
 

@@ -21,6 +21,10 @@ projection& projection::apply(handler h) {
 
 awaitable<std::uint64_t> projection::start() {
   if (!handler_) throw std::logic_error("the projection '" + name_ + "' has nothing to apply: call apply() first");
+  // Looks first: a commit in vain would wake whoever waits for changes, `run` itself too, over and over.
+  const rows begun =
+      co_await store_->storage().query("select position from cofferdam_projections where name = $1", name_);
+  if (!begun.empty()) co_return begun.front().get<std::uint64_t>(0);
   batch b;
   b.execute("insert into cofferdam_projections(name, position) values($1, 0) on conflict do nothing", name_);
   co_await store_->storage().commit(std::move(b));

@@ -41,6 +41,7 @@ void read_stream_operation::read(sqlite::connection& connection) {
   const stream_state stream = find_stream(connection, stream_);
   if (stream.is_deleted || stream.id == 0) return;
   result.version = stream.version;
+  result.first_version = stream.first_version;
   if (!stream.is_live()) return;
 
   const bool is_forward = options_.order == direction::forward;
@@ -54,15 +55,18 @@ void read_stream_operation::read(sqlite::connection& connection) {
   auto found = connection.prepare(is_forward ? forward : backward);
   found.bind(1, stream.id).bind(2, from);
   if (!is_forward) found.bind(3, stream.first_version);
+  const std::uint64_t most = is_forward ? stream.version - std::min(from, stream.version + 1) + 1 : from;
+  result.events.reserve(static_cast<std::size_t>(std::min<std::uint64_t>({most, options_.limit, 1'000})));
   std::size_t bytes = 0;
   while (found.step()) {
     if (result.events.size() >= options_.limit || bytes >= options_.max_bytes) {
       result.is_end = false;
       return;
     }
-    result.events.push_back(to_event(found));
-    result.events.back().stream = stream_;
-    bytes += result.events.back().data.size();
+    recorded_event& e = result.events.emplace_back();
+    read_event(e, found);
+    e.stream = stream_;
+    bytes += e.data.size();
   }
 }
 

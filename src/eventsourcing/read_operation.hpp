@@ -27,6 +27,8 @@ class read_stream_operation final : public snapshot_operation {
   void answered(std::vector<rows> found) override;
   slice result;
 
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
+
  private:
   void read(sqlite::connection& connection) override;
   std::string stream_;
@@ -62,6 +64,8 @@ class read_event_operation final : public snapshot_operation {
   void answered(std::vector<rows> found) override;
   std::optional<recorded_event> result;
 
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
+
  private:
   void read(sqlite::connection& connection) override;
   event_id id_;
@@ -77,6 +81,8 @@ class read_heads_operation final : public snapshot_operation {
   /// Events stand behind `position` that must not be read yet: one before them may still appear.
   bool has_unsettled = false;
   stream_state found;
+
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
 
  private:
   void read(sqlite::connection& connection) override;

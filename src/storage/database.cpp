@@ -45,6 +45,13 @@ std::string describe(const std::string& component, const migration& step) {
   return "step " + std::to_string(step.version) + " of '" + component + "' (" + step.name + ")";
 }
 
+/// A step is wrong, unless it is the database that has trouble.
+errc code_of_step(const std::error_code& code) noexcept {
+  const bool is_the_steps = !is_ours(code) || code == errc::invalid_statement || code == errc::constraint_violated ||
+                            code == errc::condition_failed;
+  return is_the_steps ? errc::invalid_statement : static_cast<errc>(code.value());
+}
+
 /// Errors: `schema_mismatch` unless what is applied is a beginning of `history`.
 std::size_t require_beginning(const std::string& component, const std::vector<migration>& history,
                               const rows& applied) {
@@ -132,7 +139,7 @@ awaitable<void> database::migrate(std::string component, std::vector<migration> 
     const rows now = co_await query("select count(*) from cofferdam_migrations where component = $1", component);
     if (now.front().get<std::size_t>(0) > next) continue;  // another process was faster
     const auto cause = done.why().exception();
-    throw storage_error(errc::invalid_statement, describe(component, step) + " failed: " + done.why().message(), {},
+    throw storage_error(code_of_step(done.code()), describe(component, step) + " failed: " + done.why().message(), {},
                         cause);
   }
 }

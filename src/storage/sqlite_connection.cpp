@@ -319,6 +319,16 @@ owned_connection::interruptible::interruptible(owned_connection& connection, con
   };
   sqlite3_progress_handler(connection_.db_, steps, look, const_cast<std::atomic<bool>*>(&flag));
 }
+owned_connection::interruptible::interruptible(owned_connection& connection, const timer_service& timers,
+                                               time_point until) noexcept
+    : connection_(connection), timers_(&timers), until_(until) {
+  constexpr int steps = 200;  // some rows: each may have to be read from the disk
+  const auto look = [](void* which) {
+    const auto& self = *static_cast<const interruptible*>(which);
+    return self.timers_->now() > self.until_ ? 1 : 0;
+  };
+  sqlite3_progress_handler(connection_.db_, steps, look, this);
+}
 owned_connection::interruptible::~interruptible() { sqlite3_progress_handler(connection_.db_, 0, nullptr, nullptr); }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::sqlite

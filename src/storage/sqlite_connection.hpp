@@ -1,6 +1,7 @@
 // One SQLite connection: opened with our pragmas, statements prepared once, result codes turned into storage errors.
 #pragma once
 
+#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/storage/sqlite.hpp>
 #include <cofferdam/storage/storage_error.hpp>
 
@@ -63,12 +64,16 @@ class owned_connection final : public connection {
   class interruptible {
    public:
     interruptible(owned_connection& connection, const std::atomic<bool>& flag) noexcept;
+    /// Ends them likewise when it is `until`.
+    interruptible(owned_connection& connection, const timer_service& timers, time_point until) noexcept;
     ~interruptible();
     interruptible(const interruptible&) = delete;
     interruptible& operator=(const interruptible&) = delete;
 
    private:
     owned_connection& connection_;
+    const timer_service* timers_ = nullptr;
+    time_point until_{};
   };
   [[nodiscard]] ::sqlite3* handle() const noexcept { return db_; }
 

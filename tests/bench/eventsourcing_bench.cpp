@@ -9,6 +9,13 @@
 #include <benchmark/benchmark.h>
 #include <sqlite3.h>
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <memory>
 #include <string>
 
 using namespace cofferdam;
@@ -224,5 +231,113 @@ void store_load_100(benchmark::State& state) {
   test::run_in_real_time(body);
 }
 BENCHMARK(store_load_100)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+// ---------------------------------------------------------------------------------------------------------- growth
+
+/// A store with so many events, in streams of 100, made once for all that ask for it.
+/// COFFERDAM_GROWTH_EVENTS is the larger size, 200 thousand unless said (5 million is what the limits speak of).
+class grown_file {
+ public:
+  static const grown_file& of(std::int64_t events) {
+    static std::map<std::int64_t, std::unique_ptr<grown_file>> made;
+    auto& found = made[events];
+    if (!found) found.reset(new grown_file(events));
+    return *found;
+  }
+  [[nodiscard]] std::string url() const { return "sqlite:" + directory_.file("grown.db"); }
+
+ private:
+  explicit grown_file(std::int64_t events) {
+    const auto fill = [&]() -> awaitable<void> {
+      database db = co_await database::open(url());
+      event_store store = co_await event_store::open(db);
+      for (std::int64_t done = 0; done < events;) {
+        batch b;
+        for (int s = 0; s < 50 && done < events; ++s, done += 100) {
+          append_request request("stream-" + std::to_string(done / 100), expected::none());
+          for (int i = 0; i < 100; ++i) request.add(event("benchmarked", payload));
+          (void)store.append(b, std::move(request));
+        }
+        co_await db.commit(std::move(b));
+      }
+    };
+    test::run_in_real_time(fill);
+  }
+  test::temporary_directory directory_;
+};
+
+void growth_sizes(benchmark::internal::Benchmark* b) {
+  const char* const text = std::getenv("COFFERDAM_GROWTH_EVENTS");
+  b->Arg(50'000)->Arg(text == nullptr ? 200'000 : std::strtoll(text, nullptr, 10));
+}
+
+/// One batch of 64 events for 64 streams of a store of this size.
+void append_to_grown(benchmark::State& state) {
+  const grown_file& file = grown_file::of(state.range(0));
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(file.url());
+    event_store store = co_await event_store::open(db);
+    std::uint64_t next = 1;
+    const auto streams = static_cast<std::uint64_t>(state.range(0) / 100);
+    while (state.KeepRunning()) {
+      batch b;
+      for (int i = 0; i < 64; ++i) {
+        next = next * 6'364'136'223'846'793'005U + 1'442'695'040'888'963'407U;
+        append_request request("stream-" + std::to_string((next >> 33) % streams), expected::any());
+        request.add(event("benchmarked", payload));
+        (void)store.append(b, std::move(request));
+      }
+      co_await db.commit(std::move(b));
+    }
+    state.SetItemsProcessed(state.iterations() * 64);
+  };
+  test::run_in_real_time(body);
+}
+BENCHMARK(append_to_grown)->Apply(growth_sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+void load_from_grown(benchmark::State& state) {
+  const grown_file& file = grown_file::of(state.range(0));
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(file.url());
+    event_store store = co_await event_store::open(db);
+    std::uint64_t next = 1;
+    const auto streams = static_cast<std::uint64_t>(state.range(0) / 100);
+    while (state.KeepRunning()) {
+      next = next * 6'364'136'223'846'793'005U + 1'442'695'040'888'963'407U;
+      const slice all = co_await store.read_stream("stream-" + std::to_string((next >> 33) % streams));
+      benchmark::DoNotOptimize(all.events.size());
+    }
+  };
+  test::run_in_real_time(body);
+}
+BENCHMARK(load_from_grown)->Apply(growth_sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+/// What a read of everything adds to the memory that the program holds.
+void memory_of_read_all(benchmark::State& state) {
+  const grown_file& file = grown_file::of(state.range(0));
+  const auto resident = [] {
+    std::ifstream statm("/proc/self/statm");
+    double pages = 0;
+    statm >> pages >> pages;
+    return pages * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1e6;
+  };
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(file.url());
+    event_store store = co_await event_store::open(db);
+    while (state.KeepRunning()) {
+      const double before = resident();
+      double most = before;
+      read_options options;
+      options.from = 1;
+      for (slice page; !page.is_end; options.from = page.scanned_to + 1) {
+        page = co_await store.read_all(options);
+        most = std::max(most, resident());
+      }
+      state.counters["added_MB"] = most - before;
+    }
+  };
+  test::run_in_real_time(body);
+}
+BENCHMARK(memory_of_read_all)->Apply(growth_sizes)->Iterations(1)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace

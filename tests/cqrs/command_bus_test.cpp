@@ -1,4 +1,6 @@
+#include "async_test.hpp"
 #include "database_test.hpp"
+#include "error_of.hpp"
 #include "tasks.hpp"
 
 #include <cofferdam/core/spawn.hpp>
@@ -281,6 +283,84 @@ DATABASE_TEST("a command with a key that failed may be sent again") {
   fails = false;
   const auto done = co_await bus.send(order, context);
   CHECK(done == "order-1");
+}
+
+ASYNC_TEST("a repeated command brings the token of the first time") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  co_await store.append("before", expected::any(), event("x", "{}"));
+  command_bus bus;
+  bus.handle<shop::place_order>([&](const shop::place_order& c, command_context& context) -> awaitable<std::string> {
+    batch b;
+    append_request request("order-1", expected::none());
+    event placed("placed", nlohmann::json(c).dump());
+    context.mark(placed);
+    request.add(std::move(placed));
+    (void)store.append(b, std::move(request));
+    std::string id = "order-1";
+    co_await context.commit(db, std::move(b), id);
+    co_return id;
+  });
+  co_await bus.once(db);
+  bus.build();
+  const shop::place_order order{"ada", 5};
+  for (int i = 0; i < 3; ++i) {
+    command_context context;
+    context.idempotency_key("k1").correlation("request-1").causation("click-2");
+    (void)co_await bus.send(order, context);
+    CHECK(context.token().position == 2);
+    co_await store.append("after", expected::any(), event("x", "{}"));
+  }
+  const slice placed = co_await store.read_stream("order-1");
+  REQUIRE(placed.events.size() == 1);
+  CHECK(placed.events[0].correlation == "request-1");
+  CHECK(placed.events[0].causation == "click-2");
+}
+
+ASYNC_TEST("a handler with a key that commits past its context is noticed; one with nothing to do commits nothing") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await shop::make_orders(db);
+  command_bus bus;
+  bool is_careful = false;
+  bus.handle<shop::place_order>([&](const shop::place_order&, command_context& context) -> awaitable<std::string> {
+    std::string id = "none";
+    batch nothing;
+    if (is_careful) co_await context.commit(db, std::move(nothing), id);
+    co_return id;
+  });
+  co_await bus.once(db);
+  bus.build();
+  const shop::place_order order{"ada", 5};
+  command_context context;
+  context.idempotency_key("k1");
+  const std::string noticed = co_await test::error_of(bus.send(order, context));
+  CHECK(noticed.find("did not commit through command_context::commit") != std::string::npos);
+  is_careful = true;
+  const std::string done = co_await bus.send(order, context);
+  CHECK(done == "none");
+  is_careful = false;
+  const std::string again = co_await bus.send(order, context);
+  CHECK(again == "none");
+  command_context keyless;
+  const std::string free = co_await bus.send(order, keyless);
+  CHECK(free == "none");
+}
+
+ASYNC_TEST("events say how long a command took, and whose it was") {
+  command_bus bus;
+  bus.handle<shop::place_order>([](const shop::place_order&) -> awaitable<std::string> {
+    co_await sleep_for(3s);
+    co_return "done";
+  });
+  bus.build();
+  std::string heard;
+  const auto listening = bus.events().subscribe(
+      [&](const command_event& e) { heard += e.context->principal() + " " + std::to_string(e.took / 1s) + ";"; });
+  const shop::place_order order{"ada", 5};
+  command_context context;
+  context.principal("ada");
+  (void)co_await bus.send(order, context);
+  CHECK(heard == "ada 0;ada 3;");
 }
 
 DATABASE_TEST("a query that must know of a command waits for its table, or says how far that is") {

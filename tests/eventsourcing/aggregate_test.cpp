@@ -116,6 +116,39 @@ ASYNC_TEST("old events are read in the present form, unreadable ones are named")
   co_return;
 }
 
+namespace aggregates {
+/// Has no JSON.
+struct photo {
+  std::vector<unsigned char> pixels;
+};
+}  // namespace aggregates
+
+ASYNC_TEST("a type may be stored in a form of its own, beside those in JSON") {
+  using aggregates::photo;
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  const auto encode = [](const photo& p) { return std::string(p.pixels.begin(), p.pixels.end()); };
+  const auto decode = [](std::string_view bytes, std::uint32_t schema) {
+    if (schema > 1) throw std::runtime_error("too new");
+    return photo{std::vector<unsigned char>(bytes.begin(), bytes.end())};
+  };
+  event_codec codec, json_only;
+  codec.add<photo>("photo", encode, decode);
+  json_only.add<photo>("photo");
+  const photo taken{{0, 255, 128, 0}};
+  CHECK_THROWS_WITH(json_only.encode(taken), Catch::Contains("add it with functions that encode and decode"));
+  event made = codec.encode(taken);
+  co_await store.append("album", expected::none(), made);
+  made.schema(2);
+  co_await store.append("album", expected::any(), made);
+  const slice page = co_await store.read_stream("album");
+  const auto back = codec.decode<std::variant<photo>>(page.events[0]);
+  REQUIRE(back);
+  CHECK(std::get<photo>(*back).pixels == taken.pixels);
+  CHECK_THROWS_WITH(codec.decode<std::variant<photo>>(page.events[1]),
+                    Catch::Contains("'photo', version 2 of 'album'") && Catch::Contains("too new"));
+}
+
 DATABASE_TEST("decisions follow each other on the state that their events add up to") {
   event_store store = co_await event_store::open(db);
   const event_codec codec = bank::codec();

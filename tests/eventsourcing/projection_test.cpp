@@ -65,6 +65,62 @@ DATABASE_TEST("a subscription gives what was and what comes, each once, in order
   CHECK(next.position == 7);
 }
 
+ASYNC_TEST("a subscription gives each event to a handler, and stays before the one it fails at") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  const std::vector<std::string> streams{"order-1", "customer-1", "order-2", "order-3"};
+  for (const auto& stream : streams) {
+    co_await store.append(stream, expected::any(), event("happened", "{}"));
+  }
+  event_query orders;
+  orders.item().stream_prefix("order-");
+  event_subscription news(store, orders);
+  std::vector<std::string> got;
+  const auto handle = [&](const recorded_event& e) -> awaitable<void> {
+    co_await sleep_for(1s);
+    if (e.stream == "order-3" && got.size() < 3) {
+      got.push_back("failed");
+      throw std::runtime_error("not now");
+    }
+    got.push_back(e.stream);
+  };
+  std::string error;
+  try {
+    co_await news.for_each(handle);
+  } catch (const std::runtime_error& e) {
+    error = e.what();
+  }
+  CHECK(error == "not now");
+  CHECK(news.position() == 3);
+  const auto executor = co_await net::this_coro::executor;
+  const auto follow = [&] { return news.for_each(handle); };
+  const auto following = spawn(executor, follow);
+  co_await sleep_for(10s);
+  co_await store.append("customer-2", expected::any(), event("happened", "{}"));
+  co_await store.append("order-4", expected::any(), event("happened", "{}"));
+  co_await sleep_for(10s);
+  CHECK(got == std::vector<std::string>{"order-1", "order-2", "failed", "order-3", "order-4"});
+  CHECK(news.position() == 6);
+  following.cancel();
+
+  std::vector<std::uint64_t> plain;
+  event_subscription again(store, orders, 3);
+  const auto note = [&](const recorded_event& e) {
+    plain.push_back(e.position);
+    if (e.position == 6) throw std::runtime_error("enough");
+  };
+  try {
+    co_await again.for_each(note);
+  } catch (const std::runtime_error& e) {
+    error = e.what();
+  }
+  CHECK(error == "enough");
+  CHECK(plain == std::vector<std::uint64_t>{4, 6});
+
+  append_request request("order-5", expected::none());
+  CHECK_THROWS_WITH(request.unless(orders), Catch::Contains("names beginnings of streams"));
+}
+
 DATABASE_TEST("a projection applies every event once and remembers how far it got") {
   event_store store = co_await event_store::open(db);
   co_await projected::make_balances(db);
@@ -108,6 +164,22 @@ DATABASE_TEST("what was appended can be read once the projection has it") {
   CHECK(amount == 3);
   running.cancel();
   co_await sleep_for(time.shortened(1s));
+}
+
+ASYNC_TEST("a projection with nothing to do writes nothing") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  projection idle(store, "idle");
+  idle.apply([](batch&, const recorded_event&) {});
+  const auto executor = co_await net::this_coro::executor;
+  const auto run = [&] { return idle.run(); };
+  const auto running = spawn(executor, run);
+  co_await sleep_for(1s);
+  const std::uint64_t before = db.changes();
+  co_await sleep_for(1h);
+  CHECK(db.changes() == before);
+  running.cancel();
+  co_await sleep_for(1s);  // it ends before what it works on
 }
 
 DATABASE_TEST("a second follower of the same name stops, and nothing counts twice") {

@@ -1,5 +1,6 @@
 // What SQLite does beyond the contract: files, other processes, group commit, its own errors.
 #include "async_test.hpp"
+#include "error_of.hpp"
 #include "harness.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
@@ -18,6 +19,7 @@
 #include <fstream>
 #include <mutex>
 #include <optional>
+#include <thread>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -331,6 +333,55 @@ TEST_CASE("a cancelled query is interrupted") {
     CHECK(fine.size() == 1);
   };
   test::run_in_real_time(body, "sqlite:" + directory.file("endless.db"));
+}
+
+namespace sqlite_cases {
+
+/// Counts rows, and the threads it does so in.
+class counting final : public operation {
+ public:
+  explicit counting(std::int64_t rows) : rows_(rows) {}
+  void run(sqlite::connection& connection) override {
+    threads.push_back(std::this_thread::get_id());
+    counted = 0;
+    auto p = connection.prepare(
+        "with recursive n(i) as (select 1 union all select i + 1 from n where i < $1) select i from n");
+    p.bind(1, rows_);
+    while (p.step()) ++counted;
+  }
+  [[nodiscard]] bool is_short() const noexcept override { return true; }
+  std::int64_t counted = 0;
+  std::vector<std::thread::id> threads;
+
+ private:
+  std::int64_t rows_;
+};
+
+}  // namespace sqlite_cases
+
+TEST_CASE("a short read is done in the calling thread, one that turns out long is begun anew in another") {
+  const test::temporary_directory directory;
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open("sqlite:" + directory.file("short.db"));
+    const auto brief = std::make_shared<sqlite_cases::counting>(3);
+    const auto lasting = std::make_shared<sqlite_cases::counting>(300'000);
+    for (int i = 0; i < 2; ++i) {
+      co_await db.read(brief);
+      co_await db.read(lasting);
+      CHECK(brief->counted == 3);
+      CHECK(lasting->counted == 300'000);
+    }
+    const auto here = std::this_thread::get_id();
+    CHECK(brief->threads == std::vector(2, here));
+    REQUIRE(lasting->threads.size() == 4);
+    CHECK(lasting->threads[2] == here);
+    CHECK(lasting->threads[3] != here);
+    CHECK(db.stats().queries == 4);
+    co_await db.close();
+    const auto refused = co_await test::error_of(db.read(brief));
+    CHECK(refused.find("was closed") != std::string::npos);
+  };
+  test::run_in_real_time(body);
 }
 
 TEST_CASE("what another process commits is heard of and seen") {

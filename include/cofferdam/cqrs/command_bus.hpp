@@ -68,7 +68,9 @@ struct command_event {
   enum class kind : std::uint8_t { started, succeeded, repeated, refused, failed };
   kind what;
   std::string command;
-  failure why;  ///< of `refused` and `failed`
+  failure why;                               ///< of `refused` and `failed`
+  duration took{};                           ///< since it was sent; 0 of `started`
+  const command_context* context = nullptr;  ///< whose command it is; for as long as the listener runs
 };
 
 /// Thread safety: setting up: none, and before `build`; then every member from any thread. Must outlive its calls.
@@ -119,7 +121,8 @@ class command_bus {
   // --- sending
   /// What the handler yields. The first form suits whoever needs no context.
   /// Errors: `command_invalid_error`; `error` (`command_forbidden`, `command_key_reused`); refusals of the policies;
-  /// whatever the handler throws; std::logic_error for a command without handler. Cancellation: reaches the handler.
+  /// whatever the handler throws; std::logic_error for a command without handler, and for a handler that was given a
+  /// key and did not commit through its context. Cancellation: reaches the handler.
   template <class C>
     requires command<std::remove_cvref_t<C>>
   [[nodiscard]] awaitable<typename std::remove_cvref_t<C>::result> send(C&& c) {
@@ -171,6 +174,8 @@ class command_bus {
 
   /// What a command passes, in order, one a line.
   [[nodiscard]] std::string describe() const;
+  /// Where it keeps keys; null without `once`.
+  [[nodiscard]] database* keys() const noexcept { return database_; }
   [[nodiscard]] event_channel<command_event>& events() noexcept { return events_; }
 
  private:
@@ -179,9 +184,20 @@ class command_bus {
     std::unique_ptr<detail::any_handler> handler;
     std::vector<std::function<void(const void*, violations&)>> rules;
   };
+  class stopwatch {
+   public:
+    explicit stopwatch(const net::any_io_executor& executor) : timers_(&timers_of(executor)), began_(timers_->now()) {}
+    [[nodiscard]] duration elapsed() const { return timers_->now() - began_; }
+    [[nodiscard]] std::chrono::system_clock::time_point date() const { return timers_->date(); }
+
+   private:
+    const timer_service* timers_;
+    time_point began_;
+  };
   struct repeated_result {
     bool is_known = false;
     std::string result;
+    std::uint64_t position = 0;
   };
 
   template <class T> static awaitable<T> valued(awaitable<outcome<T>> attempted) {
@@ -207,19 +223,20 @@ class command_bus {
   /// All that a command passes.
   template <class C> awaitable<outcome<typename C::result>> pass(entry& to, const C& c, command_context& context) {
     using result_type = typename C::result;
-    publish(command_event::kind::started, to);
+    const auto executor = co_await net::this_coro::executor;
+    const stopwatch since(executor);
+    publish(command_event::kind::started, to, context, {});
     if (failure why = refusal(to, &c, context)) {
-      publish(command_event::kind::refused, to, why);
+      publish(command_event::kind::refused, to, context, since.elapsed(), why);
       co_return why;
     }
     const bool is_once = database_ != nullptr && !context.idempotency_key().empty();
     if constexpr (detail::is_encodable<C, result_type>) {
       if (is_once) {
-        const auto executor = co_await net::this_coro::executor;
-        identify(to, nlohmann::json(c).dump(), timers_of(executor).date(), context);
+        identify(to, nlohmann::json(c).dump(), since.date(), context);
         auto before = co_await find_repeated(context);
-        if (!before) co_return report(to, outcome<result_type>(before.why()));
-        if (before->is_known) co_return repeat<result_type>(to, before->result);
+        if (!before) co_return report(to, outcome<result_type>(before.why()), context, since.elapsed());
+        if (before->is_known) co_return repeat<result_type>(to, *before, context, since.elapsed());
       }
     } else if (is_once) {
       throw std::logic_error("'" + to.name +
@@ -232,10 +249,11 @@ class command_bus {
       if (is_once && !result) {
         // A twin of it may have been faster.
         auto twin = co_await find_repeated(context);
-        if (twin && twin->is_known) co_return repeat<result_type>(to, twin->result);
+        if (twin && twin->is_known) co_return repeat<result_type>(to, *twin, context, since.elapsed());
       }
+      if (is_once && result) require_committed(to, context);
     }
-    co_return report(to, std::move(result));
+    co_return report(to, std::move(result), context, since.elapsed());
   }
 
   template <class C>
@@ -259,16 +277,19 @@ class command_bus {
     co_return why;
   }
 
-  template <class T> outcome<T> repeat(entry& to, const std::string& stored) {
-    publish(command_event::kind::repeated, to);
+  template <class T>
+  outcome<T> repeat(entry& to, const repeated_result& stored, command_context& context, duration took) {
+    context.reached(stored.position);
+    publish(command_event::kind::repeated, to, context, took);
     if constexpr (std::is_void_v<T>) {
       return outcome<void>();
     } else {
-      return outcome<T>(nlohmann::json::parse(stored).template get<T>());
+      return outcome<T>(nlohmann::json::parse(stored.result).template get<T>());
     }
   }
-  template <class T> outcome<T> report(entry& to, outcome<T> result) {
-    publish(result ? command_event::kind::succeeded : command_event::kind::failed, to, result.why());
+  template <class T> outcome<T> report(entry& to, outcome<T> result, const command_context& context, duration took) {
+    const auto what = result ? command_event::kind::succeeded : command_event::kind::failed;
+    publish(what, to, context, took, result.why());
     return result;
   }
 
@@ -280,7 +301,9 @@ class command_bus {
   static void identify(const entry& to, const std::string& content, std::chrono::system_clock::time_point now,
                        command_context& context);
   awaitable<outcome<repeated_result>> find_repeated(const command_context& context);
-  void publish(command_event::kind what, const entry& about, const failure& why = {});
+  static void require_committed(const entry& to, const command_context& context);
+  void publish(command_event::kind what, const entry& about, const command_context& context, duration took,
+               const failure& why = {});
 
   std::vector<std::unique_ptr<entry>> entries_;  // by slot
   std::vector<std::string> problems_;            // for build

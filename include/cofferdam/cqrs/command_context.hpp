@@ -1,6 +1,7 @@
 // What travels with a command or query beside its own content.
 #pragma once
 
+#include <cofferdam/eventsourcing/event.hpp>
 #include <cofferdam/storage/database.hpp>
 
 #include <nlohmann/json.hpp>
@@ -41,12 +42,20 @@ class command_context {
   [[nodiscard]] const std::string& causation() const noexcept { return causation_; }
 
   // --- for handlers
-  /// Commits the command's batch. With an idempotency key the command and its result become part of it, so that the
-  /// command happens once, whatever crashes when.
+  /// Commits the command's batch. With an idempotency key the command, its result and its token become part of it, so
+  /// that the command happens once, whatever crashes when. With a key a handler must commit so, even an empty batch
+  /// where there is nothing to do.
   /// Errors: as `database::commit`.
   template <class Result> [[nodiscard]] awaitable<receipt> commit(database& db, batch b, const Result& result) {
     if (identity_ == nullptr) return db.commit(std::move(b));
     return commit_once(db, std::move(b), nlohmann::json(result).dump());
+  }
+  /// For a command without a result.
+  [[nodiscard]] awaitable<receipt> commit(database& db, batch b) { return commit(db, std::move(b), nullptr); }
+  /// What `e` belongs to, and what led to it, as far as it does not say so itself.
+  void mark(event& e) const {
+    if (e.correlation().empty()) e.correlation(correlation_);
+    if (e.causation().empty()) e.causation(causation_);
   }
   /// The store was at `position` (of an `appended`) when the command had happened.
   void reached(std::uint64_t position) noexcept { token_.position = std::max(token_.position, position); }
@@ -60,7 +69,7 @@ class command_context {
 
   std::string key_, tenant_, principal_, correlation_, causation_;
   consistency_token token_;
-  std::shared_ptr<const detail::command_identity> identity_;  // with a key, on a bus that heeds it
+  std::shared_ptr<detail::command_identity> identity_;  // with a key, on a bus that heeds it
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -2,6 +2,7 @@
 //
 //     event_codec codec;
 //     codec.add<deposited>("account.deposited", 2);
+//     codec.add<photo>("photo", photo_to_bytes, photo_from_bytes);  // or in a form of its own
 //     codec.upcast("account.deposited", 1, [](nlohmann::json old) { old["currency"] = "EUR"; return old; });
 #pragma once
 
@@ -13,8 +14,12 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <typeindex>
 #include <utility>
 #include <variant>
@@ -30,7 +35,18 @@ class event_codec {
   /// `T` is stored as `type`, now in form `schema`.
   /// Errors: std::invalid_argument when the type or the name is there already.
   template <class T> event_codec& add(std::string type, std::uint32_t schema = 1) {
-    add_type(typeid(T), std::move(type), schema);
+    add_type(typeid(T), std::move(type), schema, nullptr);
+    return *this;
+  }
+  /// `T` is stored as `type` in a form of its own: Protocol Buffers, CBOR, whatever bytes those are. `upcast` does not
+  /// apply to it; its `decode` is given the event's schema. What `decode` throws is `event_undecodable`.
+  template <class T>
+  event_codec& add(std::string type, std::function<std::string(const T&)> encode,
+                   std::function<T(std::string_view, std::uint32_t)> decode, std::uint32_t schema = 1) {
+    auto own = std::make_shared<own_form<T>>();
+    own->encode = std::move(encode);
+    own->decode = std::move(decode);
+    add_type(typeid(T), std::move(type), schema, std::move(own));
     return *this;
   }
   /// Makes data of form `from` data of form `from + 1`. Old events stay as they are; they change while they are read.
@@ -41,7 +57,7 @@ class event_codec {
   /// Errors: std::invalid_argument for a type that was not added.
   template <class T> [[nodiscard]] event encode(const T& value) const {
     const entry& known = entry_of(typeid(T));
-    event made(known.type, nlohmann::json(value).dump());
+    event made(known.type, data_of(known, value));
     made.schema(known.schema);
     return made;
   }
@@ -57,10 +73,36 @@ class event_codec {
   }
 
  private:
+  struct any_form {
+    virtual ~any_form() = default;
+  };
+  template <class T> struct own_form final : any_form {
+    std::function<std::string(const T&)> encode;
+    std::function<T(std::string_view, std::uint32_t)> decode;
+  };
   struct entry {
     std::string type;
     std::uint32_t schema = 1;
+    std::shared_ptr<const any_form> form;  // none: JSON
   };
+  template <class T> static std::string data_of(const entry& known, const T& value) {
+    if (known.form) return static_cast<const own_form<T>&>(*known.form).encode(value);
+    if constexpr (std::is_constructible_v<nlohmann::json, const T&>) {
+      return nlohmann::json(value).dump();
+    } else {
+      throw std::invalid_argument("'" + known.type + "' has no to_json; add it with functions that encode and decode");
+    }
+  }
+  template <class T> [[nodiscard]] T value_of(const recorded_event& e, const std::string& type) const {
+    const entry& known = entry_of(typeid(T));
+    if (known.form) return static_cast<const own_form<T>&>(*known.form).decode(e.data, e.schema);
+    if constexpr (requires(const nlohmann::json& data) { data.template get<T>(); }) {
+      return present_data(e, type).template get<T>();
+    } else {
+      throw std::invalid_argument("'" + known.type +
+                                  "' has no from_json; add it with functions that encode and decode");
+    }
+  }
 
   template <class... Ts>
   std::optional<std::variant<Ts...>> decode_as(const recorded_event& e, const std::variant<Ts...>* /*tag*/) const {
@@ -71,15 +113,16 @@ class event_codec {
   }
   template <class T, class Variant>
   void decode_into(std::optional<Variant>& found, const recorded_event& e, const std::string& type) const {
-    const nlohmann::json data = present_data(e, type);
     try {
-      found.emplace(data.template get<T>());
+      found.emplace(value_of<T>(e, type));
+    } catch (const storage_error&) {
+      throw;  // says it all
     } catch (const std::exception& wrong) {
       raise(e, wrong.what());
     }
   }
 
-  void add_type(std::type_index which, std::string type, std::uint32_t schema);
+  void add_type(std::type_index which, std::string type, std::uint32_t schema, std::shared_ptr<const any_form> form);
   [[nodiscard]] const entry& entry_of(std::type_index which) const;
   [[nodiscard]] bool is_stored_as(std::type_index which, const std::string& type) const;
   [[nodiscard]] const std::string& present_name(const std::string& type) const;

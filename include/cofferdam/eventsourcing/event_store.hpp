@@ -8,6 +8,7 @@
 #include <cofferdam/eventsourcing/event.hpp>
 #include <cofferdam/storage/database.hpp>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,11 +39,13 @@ class expected {
   std::uint64_t version_;
 };
 
-/// Which events: any of its items; an item is all of its tags and one of its types. Without items: every event.
+/// Which events: any of its items; an item is all of its tags, one of its types and one of its beginnings of stream
+/// names. Without items: every event.
 ///
 ///     event_query q;
 ///     q.item().tag("course:c1");
 ///     q.item().type("student.registered").tag("student:s1");
+///     q.item().stream_prefix("order-");
 class event_query {
  public:
   class clause {
@@ -51,17 +54,23 @@ class event_query {
     clause& tag(std::string t) & { return tags_.push_back(std::move(t)), *this; }
     /// One of these it must be; any if none is named.
     clause& type(std::string t) & { return types_.push_back(std::move(t)), *this; }
+    /// So one of these the name of its stream must begin; as it likes if none is named.
+    clause& stream_prefix(std::string p) & { return prefixes_.push_back(std::move(p)), *this; }
     [[nodiscard]] const std::vector<std::string>& tags() const noexcept { return tags_; }
     [[nodiscard]] const std::vector<std::string>& types() const noexcept { return types_; }
+    [[nodiscard]] const std::vector<std::string>& stream_prefixes() const noexcept { return prefixes_; }
 
    private:
-    std::vector<std::string> tags_, types_;
+    std::vector<std::string> tags_, types_, prefixes_;
   };
 
   /// A further item.
   clause& item() & { return items_.emplace_back(); }
   [[nodiscard]] const std::vector<clause>& items() const noexcept { return items_; }
+  /// But for the stream.
   [[nodiscard]] bool matches(std::string_view type, const std::vector<std::string>& tags) const;
+  [[nodiscard]] bool matches(const recorded_event& e) const;
+  [[nodiscard]] bool has_prefixes() const noexcept;
 
  private:
   std::vector<clause> items_;
@@ -75,7 +84,7 @@ class append_request {
   append_request& add(event e) & { return events_.push_back(std::move(e)), *this; }
   append_request& add(std::vector<event> more) &;
   /// Nothing happens if an event that matches stands after position `after`: a condition over all streams. For
-  /// uniqueness leave `after` at 0.
+  /// uniqueness leave `after` at 0. Errors: `event_rejected` for a query with beginnings of streams.
   append_request& unless(event_query query, std::uint64_t after = 0) &;
   /// A conflict then brings the stream's events after the version that was expected.
   append_request& with_tail() & { return wants_tail_ = true, *this; }
@@ -138,9 +147,10 @@ struct read_options {
 /// One page.
 struct slice {
   std::vector<recorded_event> events;
-  std::uint64_t version = 0;     ///< of a stream: its last event's, 0 when there is no such stream
-  std::uint64_t scanned_to = 0;  ///< of the whole store: everything up to here was looked at, matching or not
-  bool is_end = false;           ///< there was nothing more to read
+  std::uint64_t version = 0;        ///< of a stream: its last event's, 0 when there is no such stream
+  std::uint64_t first_version = 1;  ///< of a stream: reads begin here; what was before was truncated or moved out
+  std::uint64_t scanned_to = 0;     ///< of the whole store: everything up to here was looked at, matching or not
+  bool is_end = false;              ///< there was nothing more to read
 };
 
 struct event_store_options {
@@ -158,6 +168,8 @@ struct event_store_options {
 /// commit can end with).
 class event_store {
  public:
+  using inline_handler = std::function<void(batch&, const recorded_event&)>;
+
   /// Makes or updates the tables. Errors: `storage_error`.
   [[nodiscard]] static awaitable<event_store> open(database& db, event_store_options options = {});
 
@@ -175,6 +187,13 @@ class event_store {
   /// committed. One stream may come several times; later requests see what earlier ones added.
   /// Errors: throws `storage_error` (`event_rejected`).
   std::shared_ptr<const appended> append(batch& b, append_request request);
+
+  /// From now on what `h` adds for an event is part of every batch in which this object appends such an event: rows
+  /// that are there as soon as the events are. Setting up; before others use the object.
+  /// `h` is asked before the commit: the position is not known yet (0), nor the version where none is expected, nor an
+  /// id that was not given. A batch that joins with ids that are there already ends with `condition_failed`; `append`
+  /// by itself tells of a duplicate as always.
+  event_store& project_inline(event_query query, inline_handler h);
 
   // --- reading
   /// One page of one stream, from version `options.from` on.
@@ -208,6 +227,9 @@ class event_store {
   struct state;
   explicit event_store(std::unique_ptr<state> s) noexcept;
   awaitable<void> end(std::shared_ptr<operation> how, std::string stream);
+  void add_inline_rows(batch& b, const append_request& request) const;
+  std::shared_ptr<const appended> add_events(batch& b, append_request request);
+  awaitable<bool> knows_one_of(const append_request& request);
   std::unique_ptr<state> state_;
 };
 

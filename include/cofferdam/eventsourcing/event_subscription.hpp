@@ -4,8 +4,10 @@
 //     for (;;) {
 //       const recorded_event e = co_await news.next();
 //     }
+//     co_await news.for_each(handle);  // or so: awaitable<void> handle(const recorded_event&)
 #pragma once
 
+#include <cofferdam/core/task.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
 
 #include <cstdint>
@@ -35,12 +37,35 @@ class event_subscription {
   [[nodiscard]] awaitable<recorded_event> next();
   /// What is there already, up to a page; empty when everything was read.
   [[nodiscard]] awaitable<std::vector<recorded_event>> next_page();
+  /// Gives `handler(const recorded_event&)`, a coroutine or a plain function, one event after the other, for ever.
+  /// Errors: as `next`, and what the handler throws; `position()` is then before the event that it failed at.
+  /// Cancellation: reaches the handler.
+  template <class Handler>
+    requires std::invocable<Handler&, const recorded_event&>
+  [[nodiscard]] awaitable<void> for_each(Handler&& handler) {
+    COFFERDAM_GUARD_TASK(Handler);
+    return give_each<std::decay_t<Handler>>(std::forward<Handler>(handler));
+  }
 
   /// Everything up to here was given out, or does not match: where to begin another time.
   [[nodiscard]] std::uint64_t position() const noexcept;
 
  private:
   awaitable<void> read_page();
+  awaitable<void> wait_for_page();
+  void pass_first() noexcept;
+  template <class Handler> awaitable<void> give_each(Handler handler) {
+    for (;;) {
+      co_await wait_for_page();
+      const recorded_event& first = page_.front();
+      if constexpr (std::is_void_v<std::invoke_result_t<Handler&, const recorded_event&>>) {
+        std::invoke(handler, first);
+      } else {
+        co_await std::invoke(handler, first);
+      }
+      pass_first();
+    }
+  }
 
   event_store* store_;
   event_query query_;

@@ -47,6 +47,9 @@ class operation {
   /// SQLite. On the writer's thread, inside the batch's savepoint, or on a reader's. May run again from the start:
   /// forget an earlier run.
   virtual void run(sqlite::connection& connection) = 0;
+  /// Whether a read takes some microseconds as a rule: it is then tried in the calling thread, for a small time, before
+  /// a reader's thread does it.
+  [[nodiscard]] virtual bool is_short() const noexcept { return false; }
 
   // --- PostgreSQL, where a batch goes out in one flight
   /// The statements that do the same, in its place; may be asked for again. Unless overridden: `invalid_statement`.

@@ -1,0 +1,253 @@
+#include "async_test.hpp"
+#include "error_of.hpp"
+
+#include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
+#include <cofferdam/cqrs/command_schedule.hpp>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace later {
+
+struct cancel_unpaid {
+  static constexpr const char* name = "cancel_unpaid";
+  using result = void;
+  std::string order;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(cancel_unpaid, order)
+
+struct unknown_command {
+  static constexpr const char* name = "unknown_command";
+  using result = void;
+};
+void to_json(nlohmann::json& j, const unknown_command& /*c*/) { j = nlohmann::json::object(); }
+void from_json(const nlohmann::json& /*j*/, unknown_command& /*c*/) {}
+
+/// Who cancels orders, and writes down when.
+struct desk {
+  desk(database& d, virtual_time& t) : db(&d), time(&t) {
+    bus.handle<cancel_unpaid>([this](const cancel_unpaid& c, command_context& context) { return cancel(c, context); });
+  }
+  awaitable<void> open() {
+    batch table;
+    table.execute("create table cancelled(id text not null)");  // not unique: twice would show
+    co_await db->commit(std::move(table));
+    co_await bus.once(*db);
+    bus.build();
+  }
+  awaitable<void> cancel(const cancel_unpaid& c, command_context& context) {
+    ++calls;
+    who = context.principal();
+    if (takes > duration::zero()) co_await sleep_for(takes);
+    if (fails > 0) {
+      --fails;
+      throw std::runtime_error("not now");
+    }
+    batch b;
+    b.execute("insert into cancelled(id) values($1)", c.order);
+    co_await context.commit(*db, std::move(b));
+    log.push_back(c.order + " at " + std::to_string(time->elapsed() / 1s));
+  }
+  awaitable<int> count() {
+    const rows found = co_await db->query("select count(*) from cancelled");
+    co_return found.front().get<int>(0);
+  }
+
+  database* db;
+  virtual_time* time;
+  command_bus bus;
+  int calls = 0, fails = 0;
+  duration takes{};
+  std::string who;
+  std::vector<std::string> log;
+};
+
+std::chrono::system_clock::time_point in(const net::any_io_executor& executor, duration d) {
+  return timers_of(executor).date() + std::chrono::duration_cast<std::chrono::system_clock::duration>(d);
+}
+
+}  // namespace later
+
+using later::cancel_unpaid;
+
+ASYNC_TEST("a scheduled command is stored with its batch, sent when it is due, and once") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db, time);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule schedule = co_await command_schedule::open(db, desk.bus);
+  schedule.add<cancel_unpaid>();
+  const auto run = [&] { return schedule.run(); };
+  const auto running = spawn(executor, run);
+
+  const cancel_unpaid first{"o1"}, second{"o2"}, third{"o3"};
+  command_context context;
+  context.principal("ada");
+  batch b;
+  schedule.schedule(b, first, later::in(executor, 1h), "unpaid o1", context);
+  schedule.schedule(b, second, later::in(executor, 30min), "unpaid o2", context);
+  co_await db.commit(std::move(b));
+  batch refused;
+  schedule.schedule(refused, third, later::in(executor, 1min), "unpaid o3");
+  refused.require("it is so", "select 0");
+  const auto done = co_await db.try_commit(std::move(refused));
+  CHECK(!done);
+  const auto waiting = co_await schedule.waiting();
+  REQUIRE(waiting.size() == 2);
+  CHECK(waiting[0].id == "unpaid o2");
+  CHECK(waiting[0].payload == R"({"order":"o2"})");
+  co_await sleep_for(2h);
+  CHECK(desk.log == std::vector<std::string>{"o2 at 1800", "o1 at 3600"});
+  CHECK(desk.who == "ada");
+  const auto left = co_await schedule.waiting();
+  CHECK(left.empty());
+  running.cancel();
+  co_await sleep_for(1s);  // it ends before what it works on
+}
+
+ASYNC_TEST("a scheduled command is replaced and taken back by its id") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db, time);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule schedule = co_await command_schedule::open(db, desk.bus);
+  schedule.add<cancel_unpaid>();
+  const cancel_unpaid first{"o1"}, second{"o2"}, third{"o3"};
+  batch b;
+  schedule.schedule(b, first, later::in(executor, 1h), "same");
+  schedule.schedule(b, third, later::in(executor, 1h), "paid");
+  co_await db.commit(std::move(b));
+  batch b2;
+  schedule.schedule(b2, second, later::in(executor, 2h), "same");
+  schedule.cancel(b2, "paid");
+  co_await db.commit(std::move(b2));
+  co_await sleep_for(90min);
+  std::size_t sent = co_await schedule.run_due();
+  CHECK(sent == 0);
+  co_await sleep_for(1h);
+  sent = co_await schedule.run_due();
+  CHECK(sent == 1);
+  CHECK(desk.log.size() == 1);
+  CHECK(desk.log[0].starts_with("o2"));
+}
+
+ASYNC_TEST("a scheduled command that fails is sent again with pauses, then kept for somebody to look at") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db, time);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule schedule =
+      co_await command_schedule::open(db, desk.bus, {.max_attempts = 3, .retry_after = 10s, .look_at_least_every = 1h});
+  schedule.add<cancel_unpaid>();
+  const auto run = [&] { return schedule.run(); };
+  const auto running = spawn(executor, run);
+  desk.fails = 2;
+  const cancel_unpaid order{"o1"};
+  batch b;
+  const std::string id = schedule.schedule(b, order, later::in(executor, 0s));
+  co_await db.commit(std::move(b));
+  co_await sleep_for(5min);
+  CHECK(desk.log == std::vector<std::string>{"o1 at 30"});
+  CHECK(desk.calls == 3);
+
+  desk.fails = 100;
+  batch again;
+  schedule.schedule(again, order, later::in(executor, 0s), id);
+  co_await db.commit(std::move(again));
+  co_await sleep_for(5min);
+  CHECK(desk.calls == 6);
+  const auto failed = co_await schedule.failed();
+  REQUIRE(failed.size() == 1);
+  CHECK(failed[0].id == id);
+  CHECK(failed[0].attempts == 3);
+  CHECK(failed[0].reason == "not now");
+  desk.fails = 0;
+  const bool is_there = co_await schedule.retry(id);
+  CHECK(is_there);
+  co_await sleep_for(1min);
+  CHECK(desk.log.size() == 2);
+  const bool is_gone = co_await schedule.retry(id);
+  CHECK(!is_gone);
+  running.cancel();
+  co_await sleep_for(1s);  // it ends before what it works on
+}
+
+ASYNC_TEST("a command whose sender died after it was handled is not handled twice, and two senders send it once") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db, time);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule one = co_await command_schedule::open(db, desk.bus),
+                   two = co_await command_schedule::open(db, desk.bus);
+  one.add<cancel_unpaid>();
+  two.add<cancel_unpaid>();
+  const cancel_unpaid order{"o1"};
+  batch b;
+  one.schedule(b, order, later::in(executor, 0s), "x");
+  co_await db.commit(std::move(b));
+  const rows stored = co_await db.query("select key from cofferdam_scheduled");
+  const auto key = stored.front().get<std::string>(0);
+  std::size_t sent = co_await one.run_due();
+  CHECK(sent == 1);
+  // As if the process had died before it removed the row.
+  batch back;
+  one.schedule(back, order, later::in(executor, 0s), "x");
+  back.execute("update cofferdam_scheduled set key = $1", key);
+  co_await db.commit(std::move(back));
+  sent = co_await two.run_due();
+  CHECK(sent == 1);
+  int count = co_await desk.count();
+  CHECK(count == 1);
+
+  desk.takes = 10s;
+  desk.calls = 0;
+  batch both;
+  one.schedule(both, order, later::in(executor, 0s), "y");
+  co_await db.commit(std::move(both));
+  const auto run_one = [&] { return one.run(); };
+  const auto run_two = [&] { return two.run(); };
+  const auto first = spawn(executor, run_one);
+  const auto second = spawn(executor, run_two);
+  co_await sleep_for(5s);
+  CHECK(desk.calls == 1);
+  first.cancel();  // whichever has it is stopped, and the other goes on
+  second.cancel();
+  co_await sleep_for(1s);
+  const auto waiting = co_await one.waiting();
+  REQUIRE(waiting.size() == 1);
+  CHECK(waiting[0].attempts == 0);
+  sent = co_await two.run_due();
+  CHECK(sent == 1);
+  count = co_await desk.count();
+  CHECK(count == 2);
+}
+
+ASYNC_TEST("a schedule says what it lacks") {
+  database db = co_await database::open("sqlite::memory:");
+  command_bus without;
+  const auto open = [&](command_bus& bus) -> awaitable<void> { (void)co_await command_schedule::open(db, bus); };
+  const std::string keyless = co_await test::error_of(open(without));
+  CHECK(keyless.find("call once(db) first") != std::string::npos);
+
+  later::desk desk(db, time);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule schedule = co_await command_schedule::open(db, desk.bus, {.max_attempts = 1});
+  batch b;
+  const cancel_unpaid order{"o1"};
+  CHECK_THROWS_WITH(schedule.schedule(b, order, later::in(executor, 0s)),
+                    Catch::Contains("call add<cancel_unpaid>() first"));
+  schedule.add<later::unknown_command>();
+  const later::unknown_command nobody;
+  schedule.schedule(b, nobody, later::in(executor, 0s), "u");
+  co_await db.commit(std::move(b));
+  (void)co_await schedule.run_due();
+  const auto failed = co_await schedule.failed();
+  REQUIRE(failed.size() == 1);
+  CHECK(failed[0].reason.find("nobody handles 'unknown_command'") != std::string::npos);
+}
