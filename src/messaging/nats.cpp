@@ -10,9 +10,11 @@
 
 #include "client_library.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -358,19 +360,15 @@ class nats_consumer::state {
     const bool has_subject = info->Config != nullptr && info->Config->SubjectsLen > 0;
     const std::string subject = has_subject ? info->Config->Subjects[0] : stream;
     jsStreamInfo_Destroy(info);
-    jsSubOptions options;
-    require(jsSubOptions_Init(&options), "the consumer");
-    options.Stream = stream.c_str();
-    options.Config.Durable = name.c_str();
-    options.Config.AckWait = ack_wait.count();
-    options.Config.MaxAckPending = 10'000;
-    natsSubscription* subscription = nullptr;
-    require(js_PullSubscribe(&subscription, made, subject.c_str(), name.c_str(), nullptr, &options, &code),
-            "the consumer '" + name + "' of the stream '" + stream + "'");
-    subscription_.reset(subscription);
+    stream_ = stream;
+    name_ = name;
+    subject_ = subject;
+    ack_wait_ = ack_wait;
+    subscribe(first_unacknowledged());
   }
   ~state() {
     subscription_.reset();
+    former_.clear();
     context_.reset();
     natsConnection_Close(connection_.get());
   }
@@ -382,17 +380,88 @@ class nats_consumer::state {
     natsMsgList list{};
     jsErrCode code{};
     const natsStatus status = natsSubscription_Fetch(&list, subscription_.get(), 100, milliseconds, &code);
+    bool has_hole = false;
     for (int i = 0; i < list.Count; ++i) {
+      const std::uint64_t sequence = sequence_of(list.Msgs[i]);
+      has_hole = has_hole || follows_hole(sequence);
+      if (has_hole) continue;
+      {
+        const std::lock_guard lock(mutex_);
+        unacknowledged_.insert(sequence);
+      }
+      last_ = std::max(last_, sequence);
       waiting.emplace_back(list.Msgs[i], [](natsMsg* m) { natsMsg_Destroy(m); });
       list.Msgs[i] = nullptr;
     }
     natsMsgList_Destroy(&list);
+    if (has_hole) {
+      hole_after_ = last_;
+      const std::lock_guard lock(mutex_);
+      subscribe(unacknowledged_.empty() ? last_ + 1 : *unacknowledged_.begin());
+    }
     if (status != NATS_TIMEOUT) require(status, "the stream's messages");
+  }
+
+  void acknowledged(std::uint64_t sequence) {
+    const std::lock_guard lock(mutex_);
+    unacknowledged_.erase(sequence);
   }
 
   std::deque<std::shared_ptr<natsMsg>> waiting;
 
  private:
+  static std::uint64_t sequence_of(natsMsg* m) {
+    jsMsgMetaData* found = nullptr;
+    if (natsMsg_GetMetaData(&found, m) != NATS_OK) return 0;
+    const std::uint64_t sequence = found->Sequence.Stream;
+    jsMsgMetaData_Destroy(found);
+    return sequence;
+  }
+  /// The server sent something that never arrived, and would bring it after `ack_wait`, behind later ones. When it does
+  /// not come although we have asked for it, it was deleted from the stream.
+  [[nodiscard]] bool follows_hole(std::uint64_t sequence) const noexcept {
+    return last_ > 0 && sequence > last_ + 1 && hole_after_ != last_;
+  }
+  /// What a consumer that died had not acknowledged, the server would bring after `ack_wait`, too. 0: nothing such.
+  std::uint64_t first_unacknowledged() {
+    jsConsumerInfo* info = nullptr;
+    jsErrCode code{};
+    const natsStatus status = js_GetConsumerInfo(&info, context_.get(), stream_.c_str(), name_.c_str(), nullptr, &code);
+    if (status == NATS_NOT_FOUND) return 0;
+    require(status, "the consumer '" + name_ + "' of the stream '" + stream_ + "'");
+    const std::uint64_t first = info->NumAckPending > 0 ? info->AckFloor.Stream + 1 : 0;
+    jsConsumerInfo_Destroy(info);
+    return first;
+  }
+  /// @param from  to begin anew there; 0: where the consumer is.
+  void subscribe(std::uint64_t from) {
+    jsErrCode code{};
+    const std::string what = "the consumer '" + name_ + "' of the stream '" + stream_ + "'";
+    jsSubOptions options;
+    require(jsSubOptions_Init(&options), what);
+    options.Stream = stream_.c_str();
+    options.Config.Durable = name_.c_str();
+    options.Config.AckWait = ack_wait_.count();
+    options.Config.MaxAckPending = 10'000;
+    if (from > 0) {
+      const natsStatus deleted = js_DeleteConsumer(context_.get(), stream_.c_str(), name_.c_str(), nullptr, &code);
+      if (deleted != NATS_NOT_FOUND) require(deleted, what);
+      options.Config.DeliverPolicy = js_DeliverByStartSequence;
+      options.Config.OptStartSeq = from;
+    }
+    natsSubscription* subscription = nullptr;
+    require(js_PullSubscribe(&subscription, context_.get(), subject_.c_str(), name_.c_str(), nullptr, &options, &code),
+            what);
+    if (subscription_) former_.push_back(std::move(subscription_));  // its messages still refer to it
+    subscription_.reset(subscription);
+  }
+
+  std::string stream_, name_, subject_;
+  duration ack_wait_{};
+  std::uint64_t last_ = 0, hole_after_ = 0;  // of the stream's numbers
+  std::mutex mutex_;
+  std::set<std::uint64_t> unacknowledged_;
+  std::vector<subscription_pointer> former_;
   connection_pointer connection_;
   context_pointer context_;
   subscription_pointer subscription_;
@@ -437,6 +506,7 @@ awaitable<std::optional<nats_consumer::delivery>> nats_consumer::next(duration l
 }
 
 void nats_consumer::acknowledge(const delivery& d) {
+  state_->acknowledged(d.sequence);
   (void)natsMsg_Ack(static_cast<natsMsg*>(d.handle.get()), nullptr);
 }
 void nats_consumer::reject(const delivery& d) { (void)natsMsg_Nak(static_cast<natsMsg*>(d.handle.get()), nullptr); }

@@ -1,5 +1,6 @@
 // Writers and relays killed at any moment: what was committed arrives, once after its inbox, in order for every key.
 #include "async_test.hpp"
+#include "count_from.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
@@ -17,6 +18,7 @@
 #include <csignal>
 #include <map>
 #include <string>
+#include <thread>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -109,10 +111,8 @@ awaitable<void> finish(std::string url, std::string receiver_url, std::array<int
   co_await far.close();
 }
 
-void kill_in_a_loop(const std::string& url, int rounds) {
-  const test::temporary_directory directory;
-  const std::string receiver_url = "sqlite:" + directory.file("receiver.db");
-  const auto prepare = [&]() -> awaitable<void> {
+void prepare(const std::string& url, const std::string& receiver_url) {
+  const auto make = [&]() -> awaitable<void> {
     database db = co_await database::open(url);
     batch b;
     b.execute("create table states(key text not null, n bigint not null, primary key(key, n))");
@@ -124,10 +124,16 @@ void kill_in_a_loop(const std::string& url, int rounds) {
     f.execute("create table deliveries(nr integer primary key, id text not null)");
     co_await far.commit(std::move(f));
   };
-  test::run_in_real_time(prepare);
+  test::run_in_real_time(make);
+}
+
+void kill_in_a_loop(const std::string& url, std::size_t rounds) {
+  const test::temporary_directory directory;
+  const std::string receiver_url = "sqlite:" + directory.file("receiver.db");
+  prepare(url, receiver_url);
   std::array<int, keys> acknowledged{};
   acknowledged.fill(-1);
-  for (int round = 0; round < rounds; ++round) {
+  for (std::size_t round = 0; round < rounds; ++round) {
     int pipe[2];
     REQUIRE(::pipe(pipe) == 0);
     std::array<int, keys> next{};
@@ -148,7 +154,7 @@ void kill_in_a_loop(const std::string& url, int rounds) {
       acknowledged[static_cast<std::size_t>(word[0])] = word[1];
       return true;
     };
-    const int wanted = 5 + 11 * (round % 9);
+    const int wanted = 5 + 11 * static_cast<int>(round % 9);
     while (heard < wanted && hear()) ++heard;
     CHECK(heard == wanted);
     ::kill(child, SIGKILL);
@@ -162,16 +168,81 @@ void kill_in_a_loop(const std::string& url, int rounds) {
   test::run_in_real_time(finish, url, receiver_url, acknowledged);
 }
 
+/// Starts a process that runs `task` until it is killed.
+template <class Task> pid_t start(Task task) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  try {
+    task();
+  } catch (...) {
+  }
+  ::_exit(1);
+}
+
+awaitable<void> carry_only(std::string url, std::string receiver_url) {
+  database db = co_await database::open(std::move(url));
+  outbox messages = co_await outbox::open(db);
+  database far = co_await database::open(std::move(receiver_url));
+  inbox seen = co_await inbox::open(far, "test");
+  receiver broker(far, seen);
+  relay_options options;
+  options.lease = 300ms;
+  options.page = 16;
+  relay carrier(messages, broker, "relay", options);
+  co_await carrier.run();
+}
+
 }  // namespace outbox_kill
+
+TEST_CASE("a relay that stands still past its lease and then goes on publishes nothing out of order") {
+  const test::temporary_directory directory;
+  const std::string url = "sqlite:" + directory.file("outbox.db"), far = "sqlite:" + directory.file("receiver.db");
+  outbox_kill::prepare(url, far);
+  int pipe[2];
+  REQUIRE(::pipe(pipe) == 0);
+  ::fcntl(pipe[0], F_SETFL, O_NONBLOCK);
+  const std::array<int, outbox_kill::keys> from_the_start{};
+  const pid_t writer = outbox_kill::start(
+      [&] { test::run_in_real_time(outbox_kill::write_and_carry, url, far, from_the_start, pipe[1]); });
+  const pid_t other = outbox_kill::start([&] { test::run_in_real_time(outbox_kill::carry_only, url, far); });
+  ::close(pipe[1]);
+  std::array<int, outbox_kill::keys> acknowledged{};
+  acknowledged.fill(-1);
+  std::size_t heard = 0;
+  const auto hear = [&] {
+    for (int word[2] = {0, 0}; ::read(pipe[0], word, sizeof word) == sizeof word; ++heard) {
+      acknowledged[static_cast<std::size_t>(word[0])] = word[1];
+    }
+  };
+  const std::size_t rounds = test::count_from("COFFERDAM_TEST_STOPS", 4);
+  for (std::size_t i = 0; i < rounds; ++i) {
+    const pid_t stopped = i % 2 == 0 ? other : writer;
+    std::this_thread::sleep_for(150ms);
+    ::kill(stopped, SIGSTOP);
+    std::this_thread::sleep_for(700ms);  // more than twice its lease
+    ::kill(stopped, SIGCONT);
+    hear();
+  }
+  CHECK(heard > 0);
+  for (const pid_t each : {writer, other}) {
+    ::kill(each, SIGKILL);
+    int status = 0;
+    ::waitpid(each, &status, 0);
+    CHECK(WIFSIGNALED(status));  // had anything come out of order, it would have ended by itself
+  }
+  hear();
+  ::close(pipe[0]);
+  test::run_in_real_time(outbox_kill::finish, url, far, acknowledged);
+}
 
 TEST_CASE("messages on SQLite whose writer and relay are killed arrive all, once and in order") {
   const test::temporary_directory directory;
-  outbox_kill::kill_in_a_loop("sqlite:" + directory.file("outbox.db"), 100);
+  outbox_kill::kill_in_a_loop("sqlite:" + directory.file("outbox.db"), test::count_from("COFFERDAM_TEST_KILLS", 60));
 }
 
 TEST_CASE("messages on PostgreSQL whose writer and relay are killed arrive all, once and in order") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();
-  outbox_kill::kill_in_a_loop(server->url(), 60);
+  outbox_kill::kill_in_a_loop(server->url(), test::count_from("COFFERDAM_TEST_KILLS", 40));
 }

@@ -91,8 +91,9 @@ class nats_publisher final : public publisher {
   std::shared_ptr<state> state_;
 };
 
-/// Reads a stream as a durable consumer of a name: what was acknowledged is not delivered again.
-/// Thread safety: one caller at a time.
+/// Reads a stream as a durable consumer of a name: what was acknowledged is not delivered again. Messages come in the
+/// stream's order, also when one was lost on its way, or with the process that had it: from there on they come again.
+/// One process at a time under a name. Thread safety: one caller at a time.
 class nats_consumer {
  public:
   /// A message, and the way to say that it was dealt with.
