@@ -60,9 +60,10 @@ awaitable<void> bank(std::string url) {
     std::int64_t change = 0;
     if (const auto* in = std::get_if<deposited>(&*what)) change = in->amount;
     if (const auto* out = std::get_if<withdrawn>(&*what)) change = -out->amount;
-    b.execute("insert into balances(account, amount) values($1, $2) on conflict(account) do update set amount = "
-              "balances.amount + $2",
-              e.stream, change);
+    b.execute(
+        "insert into balances(account, amount) values($1, $2) on conflict(account) do update set amount = "
+        "balances.amount + $2",
+        e.stream, change);
   });
   bool follows = true;
   const auto follow = [&]() -> awaitable<void> {
