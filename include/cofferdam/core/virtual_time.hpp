@@ -54,10 +54,10 @@ class virtual_time {
   template <class F, class... Args>
     requires task_with<F, Args...>
   task_value_t<F, Args...> run(F&& task, Args&&... args) {
-    using value = task_value_t<F, Args...>;
-    const auto result = std::make_shared<std::optional<outcome<value>>>();  // a deadlocked task outlives this call
+    using yields = task_value_t<F, Args...>;
+    const auto result = std::make_shared<std::optional<outcome<yields>>>();  // a deadlocked task outlives this call
     net::co_spawn(context_,
-                  supervise<value, std::decay_t<F>, std::decay_t<Args>...>(result, std::forward<F>(task),
+                  supervise<yields, std::decay_t<F>, std::decay_t<Args>...>(result, std::forward<F>(task),
                                                                            std::forward<Args>(args)...),
                   net::detached);
     for (run_ready(); !*result; run_ready()) {
