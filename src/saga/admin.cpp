@@ -3,13 +3,14 @@
 
 #include "journal.hpp"
 
-#include <array>
+#include <algorithm>
+#include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
 namespace {
 
 constexpr const char* info_columns =
-    "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at";
+    "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at, deadline, parent";
 
 saga_state state_from(const std::string& id, std::int64_t number) {
   if (number < 0 || number > static_cast<std::int64_t>(saga_state::abandoned)) {
@@ -31,6 +32,10 @@ saga_info info_from(const row& r) {
   constexpr std::int64_t for_ever = 9'000'000'000'000'000;  // the year 2255
   const auto wake_at = r.get<std::optional<std::int64_t>>("wake_at");
   if (wake_at && *wake_at < for_ever) info.wake_at = cofferdam::detail::date_from(*wake_at);
+  if (const auto deadline = r.get<std::optional<std::int64_t>>("deadline")) {
+    info.deadline = cofferdam::detail::date_from(*deadline);
+  }
+  info.parent = r.get<std::optional<std::string>>("parent").value_or("");
   info.created_at = cofferdam::detail::date_from(r.get<std::int64_t>("created_at"));
   info.updated_at = cofferdam::detail::date_from(r.get<std::int64_t>("updated_at"));
   return info;
@@ -60,6 +65,7 @@ struct admin::verb {
   bool needs_way_back = false;
   std::string key{};
   nlohmann::json result{};
+  bool ends = false;
 };
 
 awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
@@ -118,9 +124,9 @@ awaitable<void> admin::operate(std::string id, verb what) {
                   "$2, ") +
           what.set + " where id = $1 and state in (" + what.allowed + ")" +
           (what.needs_way_back ? " and pivoted = 0" : "") +
-          (!what.key.empty()
-               ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 and j.kind = 1)"
-               : " and cast($3 as text) is not null"),
+          (!what.key.empty() ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 "
+                               "and j.kind in (1, 13))"
+                             : " and cast($3 as text) is not null"),
       id, now, what.key);
   b.execute(
       "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 12, $3, '', "
@@ -131,6 +137,15 @@ awaitable<void> admin::operate(std::string id, verb what) {
       "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
       "where j.saga = $1 and j.kind = 12 and j.at = $2",
       id, now);
+  if (what.ends) {  // those that wait for it go on
+    detail::let_go_of_locks(b, id);
+    b.execute(
+        "update cofferdam_sagas set signals = signals + 1, wake_at = case when owner is null and state in (1, 2) then "
+        "0 "
+        "else wake_at end where id = (select parent from cofferdam_sagas c where c.id = $1) and state in (0, 1, 2, 5, "
+        "6)",
+        id);
+  }
   const auto done = co_await db_->try_commit(std::move(b));
   if (done && (*done)[changed].affected() > 0) co_return;
   if (!done && done.code() != errc::condition_failed) done.why().raise();
@@ -181,8 +196,47 @@ awaitable<void> admin::pause(std::string id, decision d) {
   return operate(std::move(id), {"pause", std::move(d), "0, 1, 2, 5", "wake_at = null, state = 6"});
 }
 awaitable<void> admin::abandon(std::string id, decision d) {
-  return operate(std::move(id), {"abandon", std::move(d), "0, 1, 2, 5, 6",
-                                 "wake_at = null, state = 7, reason = 'abandoned by an operator'"});
+  verb what{"abandon", std::move(d), "0, 1, 2, 5, 6", "wake_at = null, state = 7, reason = 'abandoned by an operator'"};
+  what.ends = true;
+  return operate(std::move(id), std::move(what));
+}
+
+// ---------------------------------------------------------------------------------------------------------- forgetting
+
+awaitable<std::size_t> admin::forget_before(std::chrono::system_clock::time_point then) {
+  const auto executor = co_await net::this_coro::executor;
+  const std::int64_t before = detail::to_microseconds(then);
+  // A child stays as long as its parent: it may have to be undone.
+  const std::string is_over =
+      "s.state in (3, 4, 7) and s.updated_at < $1 and (s.parent is null or not exists(select 1 from cofferdam_sagas p "
+      "where p.id = s.parent))";
+  constexpr std::size_t at_once = 200;
+  std::size_t forgotten = 0;
+  for (;;) {
+    const rows over =
+        co_await db_->query("select s.id from cofferdam_sagas s where " + is_over + " limit $2", before, at_once);
+    if (over.empty()) break;
+    batch b;
+    std::vector<std::size_t> deleted;
+    for (const row r : over) {
+      const auto id = r.get<std::string>(0);
+      const std::string it = "(select s.id from cofferdam_sagas s where s.id = $2 and " + is_over + ")";
+      b.execute("delete from cofferdam_saga_journal where saga in " + it, before, id);
+      b.execute("delete from cofferdam_saga_inbox where saga in " + it, before, id);
+      deleted.push_back(b.execute("delete from cofferdam_sagas where id in " + it, before, id));
+    }
+    const receipt done = co_await db_->commit(std::move(b));
+    for (const std::size_t each : deleted) forgotten += static_cast<std::size_t>(done[each].affected());
+  }
+  // Workers that are alive show it far more often than once an hour.
+  const std::int64_t long_dead = detail::to_microseconds(timers_of(executor).date() - std::chrono::hours(1));
+  batch b;
+  b.execute(
+      "delete from cofferdam_saga_workers where beat_at < $1 and not exists(select 1 from cofferdam_sagas s where "
+      "s.owner = cofferdam_saga_workers.id)",
+      std::min(before, long_dead));
+  co_await db_->commit(std::move(b));
+  co_return forgotten;
 }
 
 // -------------------------------------------------------------------------------------------------------------- files
@@ -190,7 +244,7 @@ awaitable<void> admin::abandon(std::string id, decision d) {
 awaitable<nlohmann::json> admin::export_history(std::string id) {
   const rows found = co_await db_->query(
       "select definition, version, state, reason, epoch, seq, wake_at, signals, pivoted, cancel_reason, input, output, "
-      "created_at, updated_at from cofferdam_sagas where id = $1",
+      "created_at, updated_at, deadline, parent from cofferdam_sagas where id = $1",
       id);
   if (found.empty()) raise_not_found(id);
   const row r = found.front();
@@ -234,6 +288,10 @@ awaitable<void> admin::import_history(nlohmann::json history) {
   const auto text = [&history](const char* key) -> value {
     return history.contains(key) && history[key].is_string() ? value(history[key].get<std::string>()) : value();
   };
+  const auto number = [&history](const char* key) -> value {
+    return history.contains(key) && history[key].is_number_integer() ? value(history[key].get<std::int64_t>())
+                                                                     : value();
+  };
   // A saga that was in a worker's memory goes on as one whose worker died.
   const bool goes_on = state == saga_state::running || state == saga_state::compensating;
   value wake_at;
@@ -246,14 +304,14 @@ awaitable<void> admin::import_history(nlohmann::json history) {
   batch b;
   b.execute(
       "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, wake_at, signals, claims, "
-      "pivoted, "
-      "cancel_reason, input, output, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, "
-      "$12, $13, $14, $15)",
+      "pivoted, cancel_reason, input, output, created_at, updated_at, deadline, parent) values($1, $2, $3, $4, $5, $6, "
+      "$7, $8, $9, 0, $10, $11, $12, $13, $14, $15, $16, $17)",
       id, part<std::string>(history, "definition"), part<std::int64_t>(history, "version"),
       static_cast<std::int64_t>(state), text("reason"), part<std::int64_t>(history, "epoch"),
       part<std::int64_t>(history, "seq"), wake_at, part<std::int64_t>(history, "signals"),
       part<std::int64_t>(history, "pivoted"), text("cancel_reason"), part<std::string>(history, "input"),
-      text("output"), part<std::int64_t>(history, "created_at"), part<std::int64_t>(history, "updated_at"));
+      text("output"), part<std::int64_t>(history, "created_at"), part<std::int64_t>(history, "updated_at"),
+      number("deadline"), text("parent"));
   for (const auto& e : part<std::vector<nlohmann::json>>(history, "journal")) {
     const auto seq = part<std::uint64_t>(e, "seq");
     const auto parsed = detail::parse_entry(id, seq, part<std::int64_t>(e, "kind"), part<std::string>(e, "key"),

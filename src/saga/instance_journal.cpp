@@ -15,8 +15,14 @@ record* instance::find(const std::string& key) {
 
 const nlohmann::json* instance::result_of(const std::string& key) const {
   const auto it = index_.find(key);
-  if (it == index_.end() || records_[it->second].ended != record::outcome::succeeded) return nullptr;
-  return &records_[it->second].result;
+  if (it == index_.end()) return nullptr;
+  const record& r = records_[it->second];
+  const bool is_there = r.ended == record::outcome::succeeded && !has_lost_race(key);
+  return is_there ? &r.result : nullptr;
+}
+
+bool instance::has_any(const std::string& prefix) const {
+  return std::ranges::any_of(records_, [&prefix](const record& r) { return r.key.starts_with(prefix); });
 }
 
 nlohmann::json instance::progress_of(const std::string& key) const {
@@ -30,8 +36,12 @@ std::string_view scope_of(std::string_view key) noexcept {
 }
 
 void instance::apply(const entry& e) {
-  const bool begins =
-      e.kind == entry_kind::intent || e.kind == entry_kind::waiting || e.kind == entry_kind::nested_aborted;
+  const bool begins = e.kind == entry_kind::intent || e.kind == entry_kind::waiting ||
+                      e.kind == entry_kind::nested_aborted || e.kind == entry_kind::called || e.kind == entry_kind::won;
+  if (e.kind == entry_kind::branched) {
+    together_.push_back(e.payload.at("undone_together").get<group>());
+    return;
+  }
   record* r = find(e.key);
   if (begins && r == nullptr) {
     index_.emplace(e.key, records_.size());
@@ -43,6 +53,9 @@ void instance::apply(const entry& e) {
     has_aborted_ = true;
     reason_ = e.payload.value("why", "");
     return;
+  }
+  if (e.kind == entry_kind::operated && e.payload.value("verb", "") == "retry") {
+    for (record& each : records_) each.attempts.next_at = each.undo_attempts.next_at = 0;
   }
   if (e.kind == entry_kind::operated && r == nullptr) return;
   if (r == nullptr) {
@@ -58,6 +71,24 @@ void instance::apply(const entry& e) {
         r->settings.undo_timeout = duration(e.payload["undo"].value("timeout_ns", std::int64_t{0}));
       }
       break;
+    case entry_kind::called:
+      r->is_child = true;
+      r->arguments = e.payload.at("input").dump();
+      break;
+    case entry_kind::won:
+      r->winner = e.payload.at("winner").get<std::string>();
+      r->nested_reason = e.payload.value("why", "");
+      for (const auto& each : e.payload.at("losers")) lost_races_.push_back(each.get<std::string>() + '/');
+      break;
+    case entry_kind::race_over:
+      r->ended = record::outcome::succeeded;
+      break;
+    case entry_kind::attempted:
+    case entry_kind::undo_attempted: {
+      auto& tries = e.kind == entry_kind::attempted ? r->attempts : r->undo_attempts;
+      tries = {e.payload.at("attempt").get<std::uint32_t>(), e.payload.at("next_at").get<std::int64_t>()};
+      break;
+    }
     case entry_kind::succeeded:
     case entry_kind::signalled:
       r->ended = record::outcome::succeeded;
@@ -70,6 +101,7 @@ void instance::apply(const entry& e) {
                      e.payload.at("message").get<std::string>(), e.payload.value("code", ""));
       break;
     case entry_kind::waiting:
+      has_locks_ = has_locks_ || e.step.starts_with(lock_prefix);
       r->wake_at = e.payload.at("wake_at").get<std::int64_t>();
       break;
     case entry_kind::timed_out:
@@ -95,8 +127,13 @@ void instance::apply(const entry& e) {
       }
       break;
     case entry_kind::aborted:
+    case entry_kind::branched:
       break;
   }
+}
+
+bool instance::has_lost_race(const std::string& key) const {
+  return std::ranges::any_of(lost_races_, [&key](const std::string& prefix) { return key.starts_with(prefix); });
 }
 
 awaitable<void> instance::load() {
@@ -217,7 +254,14 @@ void instance::add_guard(batch& b, std::uint64_t after) const {
 }
 void instance::add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const {
   std::uint64_t seq = seq_;
-  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+  for (const entry& e : entries) {
+    insert_entry(b, id_, ++seq, epoch_, at, e);
+    const bool replaces =
+        e.kind == entry_kind::progress || e.kind == entry_kind::attempted || e.kind == entry_kind::undo_attempted;
+    if (!replaces) continue;  // else the journal of an action that is tried for days would grow for days
+    b.execute("delete from cofferdam_saga_journal where saga = $1 and key = $2 and kind = $3 and seq < $4", id_, e.key,
+              static_cast<std::int64_t>(e.kind), seq);
+  }
 }
 
 awaitable<instance::written> instance::write(std::vector<entry> entries, batch own) {
@@ -237,9 +281,9 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   } else {
     b.execute(
         "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
-        "input, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $10)",
+        "input, deadline, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $11, $11)",
         id_, definition_->name, definition_->version, static_cast<std::int64_t>(state_), epoch_, engine_->worker, after,
-        has_pivoted_ ? 1 : 0, input_.dump(), at);
+        has_pivoted_ ? 1 : 0, input_.dump(), time_or_null(deadline_), at);
   }
   add_entries(b, entries, at);
   const bool has_own = !own.empty();
@@ -272,8 +316,11 @@ awaitable<instance::written> instance::commit(batch b, std::uint64_t seq) {
   duration pause = std::chrono::milliseconds(50);
   for (;;) {
     batch copy = b;
-    const auto done = co_await engine_->db->try_commit(std::move(copy));
-    if (done) co_return written::yes;
+    auto done = co_await engine_->db->try_commit(std::move(copy));
+    if (done) {
+      received_ = *std::move(done);
+      co_return written::yes;
+    }
     const auto code = done.code();
     const bool is_refusal = code == errc::condition_failed || code == errc::constraint_violated ||
                             code == errc::invalid_statement || code == errc::type_mismatch;
@@ -327,6 +374,9 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
         input_.dump(), output.dump(), at);
   }
   add_entries(b, entries, at);
+  if (!parent_.empty()) wake_saga(b, parent_);
+  std::optional<std::size_t> next;
+  if (has_locks_) next = let_go_of_locks(b, id_);
   const written how = co_await commit(std::move(b), after);
   if (how != written::yes) {
     if (how == written::refused && !is_inserted_) report_birth(false);
@@ -339,6 +389,11 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
   report_birth(true);
   publish(state == saga_state::completed ? saga_event::kind::completed : saga_event::kind::compensated, {}, 0, reason);
   engine_->complete(id_, {state, std::move(reason), std::move(output), std::move(cause)});
+  if (const auto parent = parent_.empty() ? nullptr : engine_->find(parent_)) parent->look_again();
+  if (!next || received_.size() <= *next) co_return;
+  for (const row r : received_[*next]) {
+    if (const auto waiting = engine_->find(r.get<std::string>(0))) waiting->look_again();
+  }
 }
 
 /// Lets the saga go from this process: to wait, or for another owner.
@@ -355,9 +410,11 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   batch b;
   // A signal that came since the saga looked makes it due at once.
   b.execute(
-      "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals = $7 "
-      "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0 where id = $1 and epoch = $2 and seq = $3",
-      id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_, wake_at, at);
+      "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals <= $7 "
+      "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0, pivoted = $10 where id = $1 and epoch = $2 and "
+      "seq = $3",
+      id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_seen_, wake_at, at,
+      has_pivoted_ ? 1 : 0);
   add_guard(b, after);
   add_entries(b, entries, at);
   const written how = co_await commit(std::move(b), after);
