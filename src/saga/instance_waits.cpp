@@ -49,7 +49,7 @@ awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string
     if (r[0].is_null()) continue;  // there are none
     const auto message_id = r.get<std::string>(0);
     const bool is_taken = std::ranges::any_of(records_, [&](const record& each) {
-      return !each.is_step && each.ended == record::outcome::succeeded &&
+      return !each.is_step && !each.is_child && each.ended == record::outcome::succeeded && each.result.is_object() &&
              each.result.value("message_id", "") == message_id;
     });
     if (is_taken) continue;
