@@ -289,7 +289,7 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   const bool has_own = !own.empty();
   b.add(std::move(own));
   engine_->beat(b);
-  const written how = co_await commit(std::move(b), after);
+  written how = co_await commit(std::move(b), after);
   engine_->beaten(how == written::yes);
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
@@ -297,11 +297,16 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
     report_birth(true);
   }
   if (how == written::yes) seq_ = after;
-  const bool is_users = how == written::refused && has_own;
-  if (how == written::refused && !has_own && !is_inserted_) report_birth(false);
+  bool is_users = how == written::refused && has_own;
+  if (is_users && !is_inserted_) {  // or it was the saga's own row: it was started before
+    const rows there = co_await engine_->db->query("select count(*) from cofferdam_sagas where id = $1", id_);
+    is_users = there.front().get<std::int64_t>(0) == 0;
+  }
+  if (how == written::refused && !is_users && !is_inserted_) report_birth(false);
   if (how != written::yes && !is_users) {
     publish(saga_event::kind::lost);
     leave(leave_reason::lost);
+    how = written::lost;
   }
   if (engine_->is_dead("after a commit")) {
     leave(leave_reason::lost);
