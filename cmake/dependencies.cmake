@@ -39,6 +39,17 @@ endif()
 find_package(SQLite3 3.35 QUIET)
 find_package(PostgreSQL 14 QUIET)
 find_package(Cnats 3 QUIET)
+find_package(RdKafka 1.9 QUIET)
+
+if(COFFERDAM_BUILD_TOOLS)
+  find_package(CLI11 2.1 QUIET)
+  if(NOT CLI11_FOUND)
+    set(CLI11_BUILD_TESTS OFF)
+    set(CLI11_BUILD_EXAMPLES OFF)
+    set(CLI11_BUILD_DOCS OFF)
+    cofferdam_fetch(CLI11 https://github.com/CLIUtils/CLI11.git v2.1.2)
+  endif()
+endif()
 
 if(COFFERDAM_BUILD_TESTS)
   find_package(Catch2 QUIET) # 2.13 or 3, see tests/support/catch.hpp

@@ -35,6 +35,18 @@ function(cofferdam_add_library folder)
   set_property(GLOBAL APPEND PROPERTY cofferdam_packages ${arg_PACKAGES})
 endfunction()
 
+# cofferdam_use_client(<folder> <target> <definition> <package>)
+#
+# An optional part of a folder's library: where the target of somebody's client library was found, the sources see the
+# definition.
+function(cofferdam_use_client folder target definition package)
+  if(TARGET ${target} AND TARGET cofferdam_${folder})
+    target_link_libraries(cofferdam_${folder} PUBLIC ${target})
+    target_compile_definitions(cofferdam_${folder} PRIVATE ${definition})
+    set_property(GLOBAL APPEND PROPERTY cofferdam_packages ${package})
+  endif()
+endfunction()
+
 # Asio is compiled once, in src/core/asio.cpp. Everything a user's code must agree on travels with the target.
 function(cofferdam_compile_asio_into target)
   set_source_files_properties("${PROJECT_SOURCE_DIR}/src/core/asio.cpp" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
@@ -52,6 +64,23 @@ function(cofferdam_compile_asio_into target)
   # A cache of four coroutine frames per thread instead of two: a time limit nests five.
   target_compile_definitions(${target} PUBLIC ${prefix}_SEPARATE_COMPILATION ${prefix}_NO_DEPRECATED
                                               ${prefix}_RECYCLING_ALLOCATOR_CACHE_SIZE=4)
+endfunction()
+
+# cofferdam_add_tool(<folder> [LINK <target>...])
+#
+# The command-line tool cofferdam-<folder>, of src/<folder>/tool/*.cpp.
+function(cofferdam_add_tool folder)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LINK")
+  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/${folder}/tool/*.cpp")
+  if(NOT COFFERDAM_BUILD_TOOLS OR NOT TARGET cofferdam_${folder} OR NOT sources)
+    return()
+  endif()
+  set(target cofferdam-${folder})
+  add_executable(${target} ${sources})
+  target_link_libraries(${target} PRIVATE cofferdam::${folder} ${arg_LINK} CLI11::CLI11 cofferdam_warnings)
+  if(COFFERDAM_INSTALL)
+    install(TARGETS ${target})
+  endif()
 endfunction()
 
 # cofferdam::cofferdam, which is all of them; then what `cmake --install` and pkg-config need.
@@ -81,7 +110,8 @@ function(cofferdam_finish_libraries)
                                 INSTALL_DESTINATION ${package_dir})
   write_basic_package_version_file(cofferdam-config-version.cmake COMPATIBILITY SameMinorVersion)
   install(FILES "${PROJECT_BINARY_DIR}/cofferdam-config.cmake" "${PROJECT_BINARY_DIR}/cofferdam-config-version.cmake"
-                "${PROJECT_SOURCE_DIR}/cmake/FindAsio.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindCnats.cmake" DESTINATION ${package_dir})
+                "${PROJECT_SOURCE_DIR}/cmake/FindAsio.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindCnats.cmake"
+                "${PROJECT_SOURCE_DIR}/cmake/FindRdKafka.cmake" DESTINATION ${package_dir})
   cofferdam_install_pkg_config(${components})
 endfunction()
 
@@ -99,10 +129,16 @@ function(cofferdam_install_pkg_config)
 
   set(libraries ${ARGV})
   list(REVERSE libraries) # static libraries: users before what they use
+  # What the libraries link, as pkg-config knows it.
   set(pc_requires "")
-  if("storage" IN_LIST libraries)
-    set(pc_requires sqlite3)
-  endif()
+  foreach(pair IN ITEMS storage:SQLite::SQLite3=sqlite3 storage:PostgreSQL::PostgreSQL=libpq
+                        messaging:Cnats::nats=libnats messaging:RdKafka::rdkafka=rdkafka)
+    string(REGEX MATCH "^([a-z]+):([^=]+)=(.+)$" matched "${pair}")
+    if(CMAKE_MATCH_1 IN_LIST libraries AND TARGET ${CMAKE_MATCH_2})
+      list(APPEND pc_requires ${CMAKE_MATCH_3})
+    endif()
+  endforeach()
+  list(JOIN pc_requires " " pc_requires)
   list(TRANSFORM libraries PREPEND "-lcofferdam_")
   list(JOIN libraries " " pc_libs)
 

@@ -1,5 +1,6 @@
 // A bank account as a sum of events: decisions on an aggregate, a table that follows, and reading what was just
-// written. In memory and in virtual time; another URL, and it is a file.
+// written. In memory and in virtual time; with the URL of a file or of a PostgreSQL database as its argument, there.
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
@@ -42,8 +43,8 @@ namespace {
 
 using events = std::vector<account::event>;
 
-awaitable<void> bank() {
-  database db = co_await database::open("sqlite::memory:");
+awaitable<void> bank(std::string url) {
+  database db = co_await database::open(std::move(url));
   event_store store = co_await event_store::open(db);
   event_codec codec;
   codec.add<opened>("account.opened").add<deposited>("account.deposited").add<withdrawn>("account.withdrawn");
@@ -59,10 +60,18 @@ awaitable<void> bank() {
     std::int64_t change = 0;
     if (const auto* in = std::get_if<deposited>(&*what)) change = in->amount;
     if (const auto* out = std::get_if<withdrawn>(&*what)) change = -out->amount;
-    b.execute("insert into balances(account, amount) values($1, $2) on conflict do update set amount = amount + $2",
+    b.execute("insert into balances(account, amount) values($1, $2) on conflict(account) do update set amount = "
+              "balances.amount + $2",
               e.stream, change);
   });
-  const auto follow = [&] { return balances.run(); };
+  bool follows = true;
+  const auto follow = [&]() -> awaitable<void> {
+    try {
+      co_await balances.run();
+    } catch (const std::system_error&) {  // cancelled
+    }
+    follows = false;
+  };
   const auto following = spawn(co_await net::this_coro::executor, follow);
 
   const auto open = [](const account&) { return events{opened{"Ada"}, deposited{100}}; };
@@ -91,13 +100,19 @@ awaitable<void> bank() {
     std::printf("%ju %s %s\n", static_cast<std::uintmax_t>(e.version), e.type.c_str(), e.data.c_str());
   }
   following.cancel();
+  while (follows) co_await sleep_for(1ms);  // it works on what ends with this function
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   net::io_context context(1);
+  if (argc > 1) {
+    spawn(context, bank, std::string(argv[1]));
+    context.run();
+    return 0;
+  }
   virtual_time time(context);
-  time.run(bank);
+  time.run(bank, std::string("sqlite::memory:"));
   time.run();
 }

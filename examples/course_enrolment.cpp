@@ -1,11 +1,15 @@
 // Ten students, a course with three places, and a rule over two kinds of streams: a condition over all events decides,
-// so nobody locks anything and the course is never overbooked.
+// so the course is never overbooked. In memory; with the URL of a file or of a PostgreSQL database as its argument,
+// there.
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
 #include <cofferdam/resilience/bulkhead.hpp>
 
 #include <algorithm>
 #include <cstdio>
+#include <string>
+#include <utility>
 
 using namespace cofferdam;
 
@@ -35,8 +39,8 @@ awaitable<std::string> enrol(event_store& store, std::string student, std::strin
   }
 }
 
-awaitable<void> course() {
-  database db = co_await database::open("sqlite::memory:");
+awaitable<void> course(std::string url) {
+  database db = co_await database::open(std::move(url));
   event_store store = co_await event_store::open(db);
   std::vector<std::string> students;
   for (int i = 1; i <= 10; ++i) students.push_back("student-" + std::to_string(i));
@@ -50,8 +54,13 @@ awaitable<void> course() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   net::io_context context(1);
+  if (argc > 1) {
+    spawn(context, course, std::string(argv[1]));
+    context.run();
+    return 0;
+  }
   virtual_time time(context);
-  time.run(course);
+  time.run(course, std::string("sqlite::memory:"));
 }

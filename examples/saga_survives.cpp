@@ -1,13 +1,13 @@
 // A saga whose process is killed in the middle of a step, and goes on in another one.
 // Usage: saga_survives [database url], by default a file of its own; such as postgresql://user@host/name.
+#include "saga_survives.hpp"
+
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
-#include <cofferdam/saga/engine.hpp>
 
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -17,29 +17,6 @@ using namespace cofferdam;
 using namespace std::chrono_literals;
 
 namespace {
-
-struct worker {
-  bool dies = false;  // while it packs
-};
-
-awaitable<std::string> pick(saga::step_context& context, std::string item) {
-  std::printf("%s: pick %s\n", context.get<worker>().dies ? "first" : "second", item.c_str());
-  co_return item;
-}
-awaitable<std::string> pack(saga::step_context& context, std::string item) {
-  const bool dies = context.get<worker>().dies;
-  std::printf("%s: pack %s, key %s\n", dies ? "first" : "second", item.c_str(), context.idempotency_key().c_str());
-  std::fflush(stdout);
-  if (dies) std::raise(SIGKILL);
-  co_return "box of " + item;
-}
-constexpr auto pick_item = saga::step<"pick", &pick>;
-constexpr auto pack_item = saga::step<"pack", &pack>;
-
-saga::task<std::string> send(saga::scope& s, std::string item) {
-  const auto picked = co_await s.run(pick_item, item);
-  co_return co_await s.run(pack_item, picked);
-}
 
 /// A process of its own; returns whether it was killed.
 bool run_process(const std::string& url, bool dies) {
@@ -52,10 +29,9 @@ bool run_process(const std::string& url, bool dies) {
       saga::engine_options options;
       options.lease = 500ms;  // how long the silence of a worker is waited for; 15 s when not in a hurry
       saga::engine engine = co_await saga::engine::open(db, options);
-      worker w{dies};
-      engine.provide(w);
-      engine.define("send", send, pick_item, pack_item);
-      if (dies) (void)co_await engine.start("parcel-7", send, std::string("tea"));
+      parcels::worker w{dies};
+      parcels::define(engine, w);
+      if (dies) (void)co_await engine.start("parcel-7", parcels::send, std::string("tea"));
       const auto work = [&engine] { return engine.run(); };
       const auto working = spawn(co_await net::this_coro::executor, work);
       const auto box = co_await engine.find<std::string>("parcel-7").result();

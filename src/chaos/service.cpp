@@ -115,6 +115,7 @@ void simulated_service::take_effect(std::uint64_t call) {
   if (effects_.size() <= call) effects_.resize(std::max<std::size_t>(call + 1, 2 * effects_.size()));
   auto& times = effects_[call];
   if (times == 0 || (!spec_.idempotent && times < std::numeric_limits<std::uint16_t>::max())) ++times;
+  if (listen_) listen_(call);
 }
 
 void simulated_service::set_workers(std::size_t workers) {

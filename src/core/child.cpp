@@ -35,11 +35,17 @@ class child_base::completion {
 };
 
 child_base::child_base(const net::any_io_executor& caller, child_options&& options)
-    : timers_(timers_of(caller)), inherited_(deadline_of(caller)), name_(std::move(options.name)), mode_(options.mode) {
+    : timers_(timers_of(caller)),
+      inherited_(deadline_of(caller)),
+      marks_(options.marks ? std::move(options.marks) : marks_of(caller)),
+      name_(std::move(options.name)),
+      mode_(options.mode) {
   const bool elsewhere = options.on != nullptr || is_bare_pool(caller);
   if (elsewhere) {
     home_ = own_strand(options.on != nullptr ? *options.on : caller);
-    if (inherited_ != never) home_ = deadline_executor(without_deadline(home_), inherited_);
+    if (inherited_ != never || marks_) {
+      home_ = with_call(home_, inherited_ != never ? inherited_ : deadline_of(home_), marks_);
+    }
     caller_ = net::prefer(caller, net::execution::outstanding_work.tracked);
   } else {
     home_ = caller;
@@ -90,7 +96,9 @@ void child_base::launch(awaitable<void> body, completion done) {
   // An enclosing deadline needs a timer of ours, too: its owner may have ended before us, and a body that ignores
   // cancellation does not hand on its owner's.
   net::any_io_executor executor = home_;
-  if (limit_ < inherited_) executor = deadline_executor(without_deadline(home_), limit_);
+  if (limit_ < inherited_ || marks_of(home_) != marks_) {
+    executor = with_call(home_, std::min(limit_, inherited_), marks_);
+  }
   if (limit_ != never) {
     add_reference();  // the timer service's
     timers_.schedule(*this, std::min(limit_, inherited_), home_);

@@ -35,6 +35,8 @@ class category final : public std::error_category {
         return "held back by the client's throttle";
       case errc::shed:
         return "dropped under overload";
+      case errc::nested_use:
+        return "called from within a call of its own, for which it would wait";
       case errc::invalid_options:
         return "invalid options";
       case errc::condition_failed:
@@ -165,6 +167,8 @@ std::exception_ptr make_exception(errc code, shared_name policy, std::optional<d
     case errc::throttled:
     case errc::shed:
       return std::make_exception_ptr(overload_error(code, std::move(policy), retry_after, std::move(cause)));
+    case errc::nested_use:
+      return std::make_exception_ptr(nested_use_error(code, std::move(policy), retry_after, std::move(cause)));
     default:  // the others are made where they are found out
       break;
   }

@@ -7,10 +7,10 @@ net::any_io_executor own_strand(const net::any_io_executor& executor) {
   const bool is_strand = target_of<net::strand<net::any_io_executor>>(inner) != nullptr ||
                          target_of<net::strand<net::io_context::executor_type>>(inner) != nullptr ||
                          target_of<net::strand<net::thread_pool::executor_type>>(inner) != nullptr;
-  if (is_strand || timers_of(executor).is_virtual()) return executor;
-  net::any_io_executor strand = net::make_strand(inner);
-  const auto inherited = deadline_of(executor);
-  return inherited == never ? strand : net::any_io_executor(deadline_executor(strand, inherited));
+  if (is_strand || timers_of(executor).is_virtual()) {
+    return marks_of(executor) ? with_call(executor, deadline_of(executor), nullptr) : executor;
+  }
+  return with_call(net::make_strand(inner), deadline_of(executor), nullptr);
 }
 
 void spawned_state::start(awaitable<void> body) {

@@ -31,6 +31,7 @@ command_invalid_error::command_invalid_error(const std::string& command, violati
 
 awaitable<receipt> command_context::commit_once(database& db, batch b, std::string result) {
   const auto same = identity_;
+  b.lock("command/" + same->tenant + "/" + same->command + "/" + same->key);
   b.require("'" + same->command + "' with the key '" + same->key + "' has not happened yet",
             "select not exists(select 1 from cofferdam_commands where tenant = $1 and command = $2 and key = $3)",
             same->tenant, same->command, same->key);
@@ -76,12 +77,15 @@ command_bus& command_bus::use(pipeline policies) {
 }
 
 awaitable<void> command_bus::once(database& db) {
+  const std::string end = db.has_one_writer() ? "key)) without rowid" : "key))";
+  const std::string integer = db.has_one_writer() ? "integer" : "bigint";
   std::vector<migration> history;
   history.push_back({1,
                      "commands",
                      {"create table cofferdam_commands(tenant text not null, command text not null, key text not null, "
-                      "digest integer not null, result text not null, used_at integer not null, primary key(tenant, "
-                      "command, key)) without rowid",
+                      "digest " +
+                          integer + " not null, result text not null, used_at " + integer +
+                          " not null, primary key(tenant, command, " + end,
                       "create index cofferdam_commands_by_age on cofferdam_commands(used_at)"}});
   co_await db.migrate("commands", std::move(history));
   database_ = &db;

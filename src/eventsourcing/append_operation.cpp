@@ -7,26 +7,6 @@ namespace {
 
 constexpr std::size_t max_name_bytes = 255;
 
-bool is_continuation(unsigned char byte) noexcept { return (byte & 0xc0) == 0x80; }
-
-/// RFC 3629, without NUL: SQL text ends there.
-bool is_text(std::string_view text) noexcept {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto first = static_cast<unsigned char>(text[i]);
-    const std::size_t length = first < 0x80 ? 1 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    if (first == 0 || (first >= 0x80 && first < 0xc2) || first > 0xf4 || i + length > text.size()) return false;
-    for (std::size_t k = 1; k < length; ++k) {
-      if (!is_continuation(static_cast<unsigned char>(text[i + k]))) return false;
-    }
-    const auto second = length > 1 ? static_cast<unsigned char>(text[i + 1]) : 0U;
-    const bool is_overlong = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
-    const bool is_outside = (first == 0xed && second > 0x9f) || (first == 0xf4 && second > 0x8f);  // surrogates, 10FFFF
-    if (is_overlong || is_outside) return false;
-    i += length;
-  }
-  return true;
-}
-
 [[noreturn]] void reject(const std::string& what) { throw storage_error(errc::event_rejected, what); }
 
 void require_name(const std::string& name, const char* what) {
@@ -132,7 +112,7 @@ bool append_operation::find_duplicates(sqlite::connection& connection, const str
   }
   const auto& wanted = request_.expects();
   if (wanted.what() == expected::kind::exact && wanted.version() + 1 != found.first_version) {
-    raise_conflict(connection, stream);
+    raise_conflict(stream, read_tail(connection, stream));
   }
   found.is_duplicate = true;
   result_ = found;
@@ -155,27 +135,30 @@ void append_operation::require_expected(sqlite::connection& connection, const st
       is_met = wanted.version() == stream.version;
       break;
   }
-  if (!is_met) raise_conflict(connection, stream);
+  if (!is_met) raise_conflict(stream, read_tail(connection, stream));
 }
 
-void append_operation::raise_conflict(sqlite::connection& connection, const stream_state& stream) const {
+void append_operation::raise_conflict(const stream_state& stream, std::vector<recorded_event> tail) const {
   const expected& wanted = request_.expects();
   std::string message = "'" + request_.stream() + "' should " + wanted.describe() + ", but ";
   message += stream.is_live()     ? "has version " + std::to_string(stream.version)
              : stream.version > 0 ? "was removed at version " + std::to_string(stream.version)
                                   : "there is no such stream";
   throw append_conflict(errc::version_conflict, std::move(message), request_.stream(), wanted, stream.version,
-                        request_.wants_tail() ? read_tail(connection, stream) : std::vector<recorded_event>());
+                        std::move(tail));
+}
+
+void append_operation::raise_match(std::uint64_t position, std::uint64_t after, std::uint64_t actual) const {
+  throw append_conflict(
+      errc::append_condition_failed,
+      "the event at position " + std::to_string(position) + " matches, after position " + std::to_string(after),
+      request_.stream(), request_.expects(), actual, {});
 }
 
 void append_operation::require_conditions(sqlite::connection& connection, const stream_state& stream) const {
   for (const auto& condition : request_.conditions()) {
     const auto match = find_match(connection, condition.query, condition.after);
-    if (!match) continue;
-    throw append_conflict(errc::append_condition_failed,
-                          "the event at position " + std::to_string(*match) + " matches, after position " +
-                              std::to_string(condition.after),
-                          request_.stream(), request_.expects(), stream.version, {});
+    if (match) raise_match(*match, condition.after, stream.version);
   }
 }
 
@@ -214,8 +197,8 @@ void append_operation::insert(sqlite::connection& connection, stream_state& stre
 
 std::vector<recorded_event> append_operation::read_tail(sqlite::connection& connection,
                                                         const stream_state& stream) const {
-  constexpr std::size_t max_tail = 1'000;
   std::vector<recorded_event> tail;
+  if (!request_.wants_tail()) return tail;
   const expected& wanted = request_.expects();
   if (stream.id == 0 || wanted.what() != expected::kind::exact || wanted.version() > stream.version) return tail;
   auto found = connection.prepare("select " + std::string(event_columns) +

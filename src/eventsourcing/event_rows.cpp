@@ -3,6 +3,28 @@
 #include <algorithm>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
+namespace {
+
+bool is_continuation(unsigned char byte) noexcept { return (byte & 0xc0) == 0x80; }
+
+}  // namespace
+
+bool is_text(std::string_view text) noexcept {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i]);
+    const std::size_t length = first < 0x80 ? 1 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    if (first == 0 || (first >= 0x80 && first < 0xc2) || first > 0xf4 || i + length > text.size()) return false;
+    for (std::size_t k = 1; k < length; ++k) {
+      if (!is_continuation(static_cast<unsigned char>(text[i + k]))) return false;
+    }
+    const auto second = length > 1 ? static_cast<unsigned char>(text[i + 1]) : 0U;
+    const bool is_overlong = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
+    const bool is_outside = (first == 0xed && second > 0x9f) || (first == 0xf4 && second > 0x8f);  // surrogates, 10FFFF
+    if (is_overlong || is_outside) return false;
+    i += length;
+  }
+  return true;
+}
 
 std::vector<migration> event_schema() {
   std::vector<migration> history;

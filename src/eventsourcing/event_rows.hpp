@@ -19,6 +19,9 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> event_schema();
 
+/// RFC 3629, without NUL: SQL text ends there.
+[[nodiscard]] bool is_text(std::string_view text) noexcept;
+
 /// Of what makes an event the same one.
 [[nodiscard]] std::int64_t digest_of(const event& e) noexcept;
 

@@ -2,6 +2,8 @@
 #include <cofferdam/eventsourcing/event_store.hpp>
 
 #include "append_operation.hpp"
+#include "end_operation.hpp"
+#include "postgres_rows.hpp"
 #include "read_operation.hpp"
 
 #include <algorithm>
@@ -10,53 +12,24 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
 
-/// Moves the beginning of a stream, or ends it.
-class end_operation final : public operation {
- public:
-  enum class kind : std::uint8_t { truncate, remove, remove_for_ever };
-  end_operation(std::string stream, expected e, kind what, std::uint64_t version = 0) noexcept
-      : stream_(std::move(stream)), expected_(e), kind_(what), version_(version) {}
-
-  void run(sqlite::connection& connection) override {
-    const auto stream = detail::find_stream(connection, stream_);
-    if (stream.is_deleted) throw storage_error(errc::stream_deleted, "'" + stream_ + "'");
-    require(stream);
-    if (kind_ == kind::remove_for_ever) {
-      connection
-          .prepare(
-              "insert into cofferdam_streams(name, is_deleted) values($1, 1) on conflict(name) do update set "
-              "is_deleted = 1")
-          .bind(1, stream_)
-          .execute();
-      return;
+/// What must not change while the batch is under way, where several may be. See postgres_schema.cpp.
+void lock_for(batch& b, const append_request& request) {
+  b.lock("stream/" + request.stream(), request.events().empty() ? lock_mode::shared : lock_mode::exclusive);
+  for (const auto& e : request.events()) {
+    for (const auto& tag : e.tags()) b.lock("tag/" + tag, lock_mode::shared);
+  }
+  // All tags of an item must be there, so any one of them keeps out what could match it.
+  for (const auto& condition : request.conditions()) {
+    if (condition.query.items().empty()) b.lock_everything();
+    for (const auto& item : condition.query.items()) {
+      if (item.tags().empty()) {
+        b.lock_everything();
+      } else {
+        b.lock("tag/" + item.tags()[0]);
+      }
     }
-    // Never beyond the next event, which must be read when it comes, and never back.
-    const std::uint64_t wanted = kind_ == kind::remove ? stream.version + 1 : version_;
-    const std::uint64_t first = std::max(stream.first_version, std::min(wanted, stream.version + 1));
-    connection.prepare("update cofferdam_streams set first_version = $2 where id = $1")
-        .bind(1, stream.id)
-        .bind(2, first)
-        .execute();
   }
-
- private:
-  void require(const detail::stream_state& stream) const {
-    const bool is_met = expected_.what() == expected::kind::any ||
-                        (expected_.what() == expected::kind::exists && stream.is_live()) ||
-                        (expected_.what() == expected::kind::none && !stream.is_live()) ||
-                        (expected_.what() == expected::kind::exact && expected_.version() == stream.version);
-    if (is_met) return;
-    throw append_conflict(
-        errc::version_conflict,
-        "'" + stream_ + "' should " + expected_.describe() + ", but has version " + std::to_string(stream.version),
-        stream_, expected_, stream.version, {});
-  }
-
-  std::string stream_;
-  expected expected_;
-  kind kind_;
-  std::uint64_t version_;
-};
+}
 
 }  // namespace
 
@@ -101,11 +74,12 @@ append_conflict::append_conflict(errc code, std::string message, std::string str
 
 struct event_store::state {
   state(database& d, event_store_options o, const timer_service& t, std::uint64_t seed) noexcept
-      : db(d), options(o), timers(t), random(seed) {}
+      : db(d), options(o), timers(t), random(seed), has_one_writer(d.has_one_writer()) {}
   database& db;
   event_store_options options;
   const timer_service& timers;  // tells the date
   random_source random;         // of event ids
+  const bool has_one_writer;
 };
 
 event_store::event_store(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
@@ -116,7 +90,7 @@ database& event_store::storage() const noexcept { return state_->db; }
 
 awaitable<event_store> event_store::open(database& db, event_store_options options) {
   const auto executor = co_await net::this_coro::executor;
-  auto schema = detail::event_schema();
+  auto schema = db.has_one_writer() ? detail::event_schema() : detail::postgres_event_schema();
   co_await db.migrate("events", std::move(schema));
   co_return event_store(std::make_unique<state>(db, options, timers_of(executor), random_of(executor)()));
 }
@@ -124,6 +98,7 @@ awaitable<event_store> event_store::open(database& db, event_store_options optio
 // --------------------------------------------------------------------------------------------------------- appending
 
 std::shared_ptr<const appended> event_store::append(batch& b, append_request request) {
+  if (!state_->has_one_writer) lock_for(b, request);
   const auto added = std::make_shared<detail::append_operation>(std::move(request), state_->options, state_->random,
                                                                 state_->timers.date());
   b.add(added);
@@ -192,33 +167,39 @@ awaitable<std::uint64_t> event_store::newest_position() {
 }
 
 awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration limit) {
+  constexpr duration soon = std::chrono::milliseconds(2);
   const auto executor = co_await net::this_coro::executor;
   auto& timers = timers_of(executor);
   const time_point until = saturating_add(timers.now(), limit);
   for (;;) {
     const std::uint64_t seen = state_->db.changes();  // before the look, so that no change falls in between
-    const std::uint64_t newest = co_await newest_position();
-    if (newest > position) co_return true;
-    if (timers.now() >= until) co_return false;
-    co_await state_->db.wait_for_change(seen, until - timers.now());
+    const auto heads = std::make_shared<detail::read_heads_operation>(std::string());
+    co_await state_->db.read(heads);
+    if (heads->position > position) co_return true;
+    const duration left = until - timers.now();
+    if (left <= duration::zero()) co_return false;
+    // What an append holds back may be let go by its end without success, which nobody tells.
+    co_await state_->db.wait_for_change(seen, heads->has_unsettled ? std::min(soon, left) : left);
   }
 }
 
 // ------------------------------------------------------------------------------------------------ the end of streams
 
 awaitable<void> event_store::truncate(std::string stream, std::uint64_t version) {
-  batch b;
-  b.add(std::make_shared<end_operation>(std::move(stream), expected::any(), end_operation::kind::truncate, version));
-  co_await state_->db.commit(std::move(b));
+  return end(
+      std::make_shared<detail::end_operation>(stream, expected::any(), detail::end_operation::kind::truncate, version),
+      stream);
 }
 awaitable<void> event_store::remove(std::string stream, expected e) {
-  batch b;
-  b.add(std::make_shared<end_operation>(std::move(stream), e, end_operation::kind::remove));
-  co_await state_->db.commit(std::move(b));
+  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove), stream);
 }
 awaitable<void> event_store::remove_for_ever(std::string stream, expected e) {
+  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove_for_ever), stream);
+}
+awaitable<void> event_store::end(std::shared_ptr<operation> how, std::string stream) {
   batch b;
-  b.add(std::make_shared<end_operation>(std::move(stream), e, end_operation::kind::remove_for_ever));
+  b.lock("stream/" + stream);
+  b.add(std::move(how));
   co_await state_->db.commit(std::move(b));
 }
 

@@ -35,9 +35,9 @@ awaitable<std::uint64_t> projection::position() {
 
 awaitable<void> projection::run() {
   for (;;) {
-    const std::uint64_t seen = store_->storage().changes();
     (void)co_await catch_up();
-    (void)co_await store_->storage().wait_for_change(seen, options_.look_at_least_every);
+    const std::uint64_t done = co_await position();
+    (void)co_await store_->wait_for_events(done, options_.look_at_least_every);
   }
 }
 
@@ -60,6 +60,7 @@ awaitable<std::size_t> projection::catch_up() {
 /// The batch that moves the position on, if nobody else did.
 batch projection::moved(std::uint64_t from, std::uint64_t to) const {
   batch b;
+  b.lock("projection/" + name_);
   b.require("'" + name_ + "' is followed by nobody else",
             "select position = $2 from cofferdam_projections where name = $1", name_, from);
   b.execute("update cofferdam_projections set position = $2 where name = $1", name_, to);
@@ -150,6 +151,7 @@ awaitable<std::size_t> projection::replay(std::string stream) {
         std::ranges::find_if(waiting, [&stream](const parked_event& p) { return p.event.stream == stream; });
     if (first == waiting.end()) co_return applied;
     batch b;
+    b.lock("projection/" + name_);
     b.require("it is still put aside",
               "select count(*) = 1 from cofferdam_parked where projection = $1 and stream = $2 and position = $3",
               name_, stream, first->event.position);

@@ -95,7 +95,6 @@ bool read_all_operation::add(recorded_event e) {
 }
 
 void read_all_operation::scan(sqlite::connection& connection, std::uint64_t from) {
-  constexpr std::size_t max_scanned = 10'000;  // a page of rare events stays short too
   static const std::string forward = select_events() + "e.position >= $1 order by e.position";
   static const std::string backward = select_events() + "e.position <= $1 order by e.position desc";
   const bool is_forward = options_.order == direction::forward;
@@ -103,7 +102,7 @@ void read_all_operation::scan(sqlite::connection& connection, std::uint64_t from
   found.bind(1, from);
   for (std::size_t scanned = 0; found.step(); ++scanned) {
     const auto position = static_cast<std::uint64_t>(found.integer(0));
-    if (scanned >= std::max(max_scanned, options_.limit) && !query_.items().empty()) {
+    if (scanned >= window() && !query_.items().empty()) {
       result.scanned_to = is_forward ? position - 1 : position + 1;
       result.is_end = false;
       return;

@@ -23,6 +23,8 @@ class read_stream_operation final : public snapshot_operation {
  public:
   read_stream_operation(std::string stream, read_options options) noexcept
       : stream_(std::move(stream)), options_(options) {}
+  [[nodiscard]] std::vector<statement> statements() override;
+  void answered(std::vector<rows> found) override;
   slice result;
 
  private:
@@ -34,6 +36,8 @@ class read_stream_operation final : public snapshot_operation {
 class read_all_operation final : public snapshot_operation {
  public:
   read_all_operation(event_query query, read_options options) noexcept : query_(std::move(query)), options_(options) {}
+  [[nodiscard]] std::vector<statement> statements() override;
+  void answered(std::vector<rows> found) override;
   slice result;
 
  private:
@@ -42,7 +46,10 @@ class read_all_operation final : public snapshot_operation {
   void look_up(sqlite::connection& connection, std::uint64_t from);
   /// False when the page is full.
   bool add(recorded_event e);
+  /// How many events a search without index looks at.
+  [[nodiscard]] std::size_t window() const noexcept;
 
+  static constexpr std::size_t max_scanned = 10'000;  // a page of rare events stays short too
   event_query query_;
   read_options options_;
   std::size_t bytes_ = 0;
@@ -51,6 +58,8 @@ class read_all_operation final : public snapshot_operation {
 class read_event_operation final : public snapshot_operation {
  public:
   explicit read_event_operation(const event_id& id) noexcept : id_(id) {}
+  [[nodiscard]] std::vector<statement> statements() override;
+  void answered(std::vector<rows> found) override;
   std::optional<recorded_event> result;
 
  private:
@@ -62,7 +71,11 @@ class read_heads_operation final : public snapshot_operation {
  public:
   /// @param stream  may be empty.
   explicit read_heads_operation(std::string stream) noexcept : stream_(std::move(stream)) {}
+  [[nodiscard]] std::vector<statement> statements() override;
+  void answered(std::vector<rows> found) override;
   std::uint64_t position = 0;
+  /// Events stand behind `position` that must not be read yet: one before them may still appear.
+  bool has_unsettled = false;
   stream_state found;
 
  private:

@@ -19,7 +19,7 @@ awaitable<void> save_snapshot(database& db, std::string stream, std::uint32_t sc
   batch b;
   b.execute(
       "insert into cofferdam_snapshots(stream, schema_version, version, data) values($1, $2, $3, $4) on "
-      "conflict(stream, schema_version) do update set version = $3, data = $4 where version < $3",
+      "conflict(stream, schema_version) do update set version = $3, data = $4 where cofferdam_snapshots.version < $3",
       std::move(stream), schema, version, std::move(data));
   (void)co_await db.try_commit(std::move(b));
 }

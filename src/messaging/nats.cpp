@@ -4,26 +4,26 @@
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/messaging/nats.hpp>
+#include <cofferdam/outbox/cloud_event.hpp>
 
 #include <nats/nats.h>
+
+#include "client_library.hpp"
 
 #include <atomic>
 #include <deque>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
 
-template <class T, void (*Destroy)(T*)> struct destroyed_by {
-  void operator()(T* object) const noexcept { Destroy(object); }
-};
-using options_pointer = std::unique_ptr<natsOptions, destroyed_by<natsOptions, natsOptions_Destroy>>;
-using connection_pointer = std::unique_ptr<natsConnection, destroyed_by<natsConnection, natsConnection_Destroy>>;
-using context_pointer = std::unique_ptr<jsCtx, destroyed_by<jsCtx, jsCtx_Destroy>>;
-using subscription_pointer =
-    std::unique_ptr<natsSubscription, destroyed_by<natsSubscription, natsSubscription_Destroy>>;
-using message_pointer = std::unique_ptr<natsMsg, destroyed_by<natsMsg, natsMsg_Destroy>>;
+using options_pointer = detail::c_pointer<natsOptions, natsOptions_Destroy>;
+using connection_pointer = detail::c_pointer<natsConnection, natsConnection_Destroy>;
+using context_pointer = detail::c_pointer<jsCtx, jsCtx_Destroy>;
+using subscription_pointer = detail::c_pointer<natsSubscription, natsSubscription_Destroy>;
+using message_pointer = detail::c_pointer<natsMsg, natsMsg_Destroy>;
 
 std::string text_of(natsStatus status) {
   const char* detail = nats_GetLastError(nullptr);
@@ -61,19 +61,13 @@ connection_pointer open_connection(const nats_server& server) {
     require(natsOptions_LoadCATrustedCertificates(made, server.ca_file().c_str()),
             "the certificates in '" + server.ca_file() + "'");
   }
+  if (!server.certificate_file().empty()) {
+    require(natsOptions_LoadCertificatesChain(made, server.certificate_file().c_str(), server.key_file().c_str()),
+            "the certificate '" + server.certificate_file() + "' with the key '" + server.key_file() + "'");
+  }
   natsConnection* connection = nullptr;
   require(natsConnection_Connect(&connection, made), "cannot connect to the NATS server");
   return connection_pointer(connection);
-}
-
-/// The library waits in its calls: they run here. Lives as long as the program, since whoever comes back from it may be
-/// its last user.
-net::thread_pool& blocking_calls() {
-  // The library, and OpenSSL below it, first: they end after these threads, whose memory they have to free.
-  static const natsStatus opened = nats_Open(-1);
-  (void)opened;
-  static net::thread_pool pool(4);
-  return pool;
 }
 
 message to_message(natsMsg* from) {
@@ -99,7 +93,10 @@ message to_message(natsMsg* from) {
 
 class nats_publisher::state {
  public:
-  explicit state(const nats_server& server) : connection_(open_connection(server)) { open_context(); }
+  state(const nats_server& server, nats_publisher_options options)
+      : max_pending_(std::max<std::size_t>(options.max_pending, 1)), connection_(open_connection(server)) {
+    open_context();
+  }
   ~state() {
     // Nothing is called back once the connection is gone.
     context_.reset();
@@ -108,26 +105,21 @@ class nats_publisher::state {
   state(const state&) = delete;
   state& operator=(const state&) = delete;
 
-  struct flight {
-    bool is_over = false, is_duplicate = false;
-    natsStatus status = NATS_OK;
-    int code = 0;
-    std::string text;
-    detail::parked_reference waiting;
-  };
-
   awaitable<void> publish(const message& m);
 
   std::mutex context_mutex;  // of blocking calls
   [[nodiscard]] jsCtx* context() const noexcept { return context_.get(); }
+  [[nodiscard]] std::size_t pending() const {
+    const std::lock_guard lock(mutex_);
+    return flights_.size();
+  }
   std::atomic<std::uint64_t> duplicates{0};
 
  private:
   void open_context() {
     jsOptions options;
     require(jsOptions_Init(&options), "JetStream");
-    options.PublishAsync.MaxPending = 100'000;
-    options.PublishAsync.StallWait = 1;
+    options.PublishAsync.MaxPending = 0;  // we wait where the library would block
     options.PublishAsync.AckHandler = on_ack;
     options.PublishAsync.AckHandlerClosure = this;
     jsCtx* made = nullptr;
@@ -135,68 +127,144 @@ class nats_publisher::state {
     context_.reset(made);
   }
 
+  /// A message that was sent and not acknowledged.
+  struct flight {
+    bool is_over = false, is_duplicate = false, is_abandoned = false;
+    natsStatus status = NATS_OK;
+    int code = 0;
+    std::string text;
+    detail::parked_reference waiting;
+  };
+  using flights = std::unordered_map<natsMsg*, std::shared_ptr<flight>>;
+  struct waiters {
+    detail::parked_reference publisher;
+    std::vector<detail::parked_reference> waiting_for_room;
+
+    void go_on() const {
+      if (publisher) publisher->wake(wake_reason::woken);
+      for (const auto& w : waiting_for_room) w->wake(wake_reason::woken);
+    }
+  };
+
   /// On a thread of the library.
   static void on_ack(jsCtx* /*context*/, natsMsg* acknowledged, jsPubAck* ack, jsPubAckErr* error, void* closure) {
     auto& self = *static_cast<state*>(closure);
-    std::shared_ptr<flight> found;
-    detail::parked_reference waiting;
+    const message_pointer ours(acknowledged);
+    waiters who;
     {
       const std::lock_guard lock(self.mutex_);
-      const auto it = self.flights_.find(acknowledged);
-      if (it != self.flights_.end()) {
-        found = it->second;
-        self.flights_.erase(it);
-        found->is_over = true;
-        if (ack != nullptr) found->is_duplicate = ack->Duplicate;
-        if (error != nullptr) {
-          found->status = error->Err;
-          found->code = static_cast<int>(error->ErrCode);
-          found->text = error->ErrText != nullptr ? error->ErrText : natsStatus_GetText(error->Err);
-        }
-        waiting = std::move(found->waiting);
+      const auto found = self.flights_.find(acknowledged);
+      if (found == self.flights_.end()) return;
+      flight& f = *found->second;
+      if (ack != nullptr) f.is_duplicate = ack->Duplicate;
+      if (error != nullptr) {
+        f.status = error->Err;
+        f.code = static_cast<int>(error->ErrCode);
+        f.text = error->ErrText != nullptr ? error->ErrText : natsStatus_GetText(error->Err);
       }
+      who = self.end(found);
     }
-    natsMsg_Destroy(acknowledged);
-    if (waiting) waiting->wake(wake_reason::woken);
+    who.go_on();
   }
+  /// Under the lock.
+  waiters end(flights::iterator which) {
+    flight& f = *which->second;
+    f.is_over = true;
+    if (f.is_abandoned) --abandoned_;
+    waiters who{std::move(f.waiting), std::exchange(waiting_for_room_, {})};
+    flights_.erase(which);
+    return who;
+  }
+  awaitable<void> wait_for_room();
+  void give_up_acknowledgements();
+  message_pointer to_nats(const message& m) const;
+  std::shared_ptr<flight> send(const message& m, message_pointer made);
 
+  const std::size_t max_pending_;
   connection_pointer connection_;
   context_pointer context_;
-  std::mutex mutex_;
-  std::unordered_map<natsMsg*, std::shared_ptr<flight>> flights_;
+  mutable std::mutex mutex_;
+  flights flights_;
+  std::size_t abandoned_ = 0;  // of these
+  std::vector<detail::parked_reference> waiting_for_room_;
 };
 
-awaitable<void> nats_publisher::state::publish(const message& m) {
+/// The library keeps what was never acknowledged, as after a lost connection, for ever.
+void nats_publisher::state::give_up_acknowledgements() {
+  natsMsgList lost{};
+  if (js_PublishAsyncGetPendingList(&lost, context_.get()) != NATS_OK) return;
+  for (int i = 0; i < lost.Count; ++i) {
+    waiters who;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = flights_.find(lost.Msgs[i]);
+      if (found == flights_.end()) continue;
+      found->second->status = NATS_TIMEOUT;
+      found->second->text = "no acknowledgement";
+      who = end(found);
+    }
+    who.go_on();
+  }
+  natsMsgList_Destroy(&lost);
+}
+
+awaitable<void> nats_publisher::state::wait_for_room() {
+  const auto has_room = [this] { return flights_.size() < max_pending_; };
+  const auto enlist = detail::wait_among(waiting_for_room_, mutex_, has_room);
+  for (;;) {
+    bool is_lost = false;
+    {
+      const std::lock_guard lock(mutex_);
+      if (has_room()) co_return;
+      is_lost = abandoned_ > flights_.size() / 2;
+    }
+    if (is_lost) {
+      give_up_acknowledgements();
+      continue;
+    }
+    const auto woken = co_await park(never, enlist);
+    if (woken == wake_reason::cancelled) failure::cancelled().raise();
+  }
+}
+
+message_pointer nats_publisher::state::to_nats(const message& m) const {
   natsMsg* made = nullptr;
   const auto size = static_cast<int>(m.payload().size());
   const natsStatus created = natsMsg_Create(&made, m.topic().c_str(), nullptr, m.payload().data(), size);
   if (created != NATS_OK) throw message_refused_error("the subject '" + m.topic() + "': " + text_of(created));
-  message_pointer owned(made);
   for (const auto& [name, text] : m.headers()) (void)natsMsgHeader_Set(made, name.c_str(), text.c_str());
   (void)natsMsgHeader_Set(made, "Nats-Msg-Id", m.id().c_str());
-  (void)natsMsgHeader_Set(made, "ce-id", m.id().c_str());
-  (void)natsMsgHeader_Set(made, "ce-type", m.type().c_str());
-  if (!m.key().empty()) (void)natsMsgHeader_Set(made, "ce-partitionkey", m.key().c_str());
+  for (const auto& [name, text] : cloud_event_attributes(m)) {
+    (void)natsMsgHeader_Set(made, ("ce-" + name).c_str(), text.c_str());
+  }
+  return message_pointer(made);
+}
 
+std::shared_ptr<nats_publisher::state::flight> nats_publisher::state::send(const message& m, message_pointer made) {
   const auto mine = std::make_shared<flight>();
   {
     const std::lock_guard lock(mutex_);
-    flights_.emplace(made, mine);  // before it is sent: the answer may be faster than we are
+    flights_.emplace(made.get(), mine);  // before it is sent: the answer may be faster than we are
   }
-  (void)owned.release();
-  natsMsg* sent = made;
+  natsMsg* const name = made.get();
+  natsMsg* sent = made.release();
   const natsStatus status = js_PublishMsgAsync(context_.get(), &sent, nullptr);
-  if (status != NATS_OK) {
-    const message_pointer still_ours(sent);
-    {
-      const std::lock_guard lock(mutex_);
-      flights_.erase(made);
-    }
-    const bool is_refused = status == NATS_MAX_PAYLOAD || status == NATS_INVALID_SUBJECT || status == NATS_INVALID_ARG;
-    const std::string what = "the message '" + m.id() + "' for '" + m.topic() + "': " + text_of(status);
-    if (is_refused) throw message_refused_error(what);
-    throw broker_error(errc::broker_unavailable, what);
+  if (status == NATS_OK) return mine;
+  const message_pointer still_ours(sent);
+  {
+    const std::lock_guard lock(mutex_);
+    flights_.erase(name);
   }
+  const bool is_refused = status == NATS_MAX_PAYLOAD || status == NATS_INVALID_SUBJECT || status == NATS_INVALID_ARG;
+  const std::string what = "the message '" + m.id() + "' for '" + m.topic() + "': " + text_of(status);
+  if (is_refused) throw message_refused_error(what);
+  throw broker_error(errc::broker_unavailable, what);
+}
+
+awaitable<void> nats_publisher::state::publish(const message& m) {
+  auto made = to_nats(m);
+  co_await wait_for_room();
+  const auto mine = send(m, std::move(made));
   const auto enlist = [this, mine](const detail::parked_reference& self) {
     {
       const std::lock_guard lock(mutex_);
@@ -211,9 +279,10 @@ awaitable<void> nats_publisher::state::publish(const message& m) {
   {
     const std::lock_guard lock(mutex_);
     mine->waiting = {};
-    if (!mine->is_over) flights_.erase(made);
+    mine->is_abandoned = !mine->is_over;
+    if (mine->is_abandoned) ++abandoned_;
   }
-  if (woken == wake_reason::cancelled && !mine->is_over) failure::cancelled().raise();
+  if (woken == wake_reason::cancelled && mine->is_abandoned) failure::cancelled().raise();
   if (mine->is_duplicate) duplicates.fetch_add(1, std::memory_order_relaxed);
   if (mine->status == NATS_OK && mine->code == 0) co_return;
   const std::string what = "the message '" + m.id() + "' for '" + m.topic() + "': " + mine->text;
@@ -224,14 +293,15 @@ awaitable<void> nats_publisher::state::publish(const message& m) {
   throw broker_error(errc::broker_unavailable, what);
 }
 
-awaitable<std::unique_ptr<nats_publisher>> nats_publisher::connect(nats_server server) {
-  const auto open = [&server] { return std::make_shared<state>(server); };
-  auto made = co_await spawn_on(blocking_calls(), open);
+awaitable<std::unique_ptr<nats_publisher>> nats_publisher::connect(nats_server server, nats_publisher_options options) {
+  const auto open = [&server, &options] { return std::make_shared<state>(server, options); };
+  auto made = co_await spawn_on(detail::blocking_calls(), open);
   co_return std::unique_ptr<nats_publisher>(new nats_publisher(std::move(made)));
 }
 nats_publisher::~nats_publisher() = default;
 
 awaitable<void> nats_publisher::publish(const message& m) { return state_->publish(m); }
+std::size_t nats_publisher::pending() const { return state_->pending(); }
 std::uint64_t nats_publisher::duplicates() const noexcept { return state_->duplicates.load(std::memory_order_relaxed); }
 
 awaitable<void> nats_publisher::ensure_stream(std::string name, std::string subject, duration duplicate_window) {
@@ -256,7 +326,7 @@ awaitable<void> nats_publisher::ensure_stream(std::string name, std::string subj
     require(status, "the stream '" + name + "'");
     return true;
   };
-  (void)co_await spawn_on(blocking_calls(), make);
+  (void)co_await spawn_on(detail::blocking_calls(), make);
 }
 
 awaitable<std::uint64_t> nats_publisher::count(std::string stream) {
@@ -270,7 +340,7 @@ awaitable<std::uint64_t> nats_publisher::count(std::string stream) {
     jsStreamInfo_Destroy(info);
     return messages;
   };
-  co_return co_await spawn_on(blocking_calls(), look);
+  co_return co_await spawn_on(detail::blocking_calls(), look);
 }
 
 // ------------------------------------------------------------------------------------------------------------ consumer
@@ -334,7 +404,7 @@ nats_consumer::~nats_consumer() = default;
 awaitable<std::unique_ptr<nats_consumer>> nats_consumer::connect(nats_server server, std::string stream,
                                                                  std::string name, duration ack_wait) {
   const auto open = [&] { return std::make_unique<state>(server, stream, name, ack_wait); };
-  auto made = co_await spawn_on(blocking_calls(), open);
+  auto made = co_await spawn_on(detail::blocking_calls(), open);
   co_return std::unique_ptr<nats_consumer>(new nats_consumer(std::move(made)));
 }
 
@@ -351,7 +421,7 @@ awaitable<std::optional<nats_consumer::delivery>> nats_consumer::next(duration l
       state_->fetch(wait);
       return true;
     };
-    (void)co_await spawn_on(blocking_calls(), fetch);
+    (void)co_await spawn_on(detail::blocking_calls(), fetch);
   }
   auto taken = std::move(state_->waiting.front());
   state_->waiting.pop_front();

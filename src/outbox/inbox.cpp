@@ -10,11 +10,17 @@ awaitable<inbox> inbox::open(database& db, std::string consumer) {
       {1,
        "inbox",
        {"create table cofferdam_inbox(consumer text not null, source text not null, message_id text not null, at "
-        "bigint "
-        "not null, primary key(consumer, source, message_id))",
+        "bigint not null, primary key(consumer, source, message_id))",
         "create index cofferdam_inbox_at on cofferdam_inbox(at)",
         "create table cofferdam_inbox_marks(consumer text not null, source text not null, nr bigint not null, primary "
-        "key(consumer, source))"}}};
+        "key(consumer, source))",
+        // The payload is whatever a broker brought: no database lets every byte into a text.
+        "create table cofferdam_inbox_parked(consumer text not null, source text not null, message_id text not null, "
+        "nr bigint not null, key text not null, topic text not null, type text not null, payload " +
+            std::string(db.has_one_writer() ? "blob" : "bytea") +
+            " not null, headers text not null, reason text not null, at bigint not null, primary key(consumer, source, "
+            "message_id))",
+        "create index cofferdam_inbox_parked_key on cofferdam_inbox_parked(consumer, source, key, nr)"}}};
   co_await db.migrate("inbox", std::move(schema));
   co_return inbox(db, std::move(consumer));
 }

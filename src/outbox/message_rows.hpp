@@ -12,8 +12,10 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> outbox_schema(bool has_one_writer);
-/// Gives a message its place at the end. Parameters: id, part, topic, key, type, payload, headers, time.
-[[nodiscard]] const char* append_message_sql(bool has_one_writer) noexcept;
+
+[[nodiscard]] std::string headers_to_text(const message& m);
+/// Errors: storage_error (`message_undecodable`) that begins with `what`.
+void headers_from_text(message& m, const std::string& text, const std::string& what);
 
 /// What `message_from` needs, of the table `o`.
 inline constexpr const char* message_columns = "o.nr, o.id, o.topic, o.key, o.type, o.payload, o.headers, o.at";

@@ -10,7 +10,7 @@
 #include "message_rows.hpp"
 
 #include <algorithm>
-#include <array>
+#include <map>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -18,15 +18,26 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 struct relay::state {
-  state(outbox& o, publisher& p, std::string n, relay_options given)
-      : from(&o), to(&p), name(std::move(n)), options(given), breaker("relay " + name, given.breaker) {}
+  state(message_source& s, publisher& p, std::string n, relay_options given)
+      : from(&s), to(&p), name(std::move(n)), options(given), desk(s, name), breaker("relay " + name, given.breaker) {
+    breaker.classify([](const failure& why) {  // a broker that refuses a message is well
+      return why.code() == errc::message_refused ? outcome_class::success : outcome_class::failure;
+    });
+  }
 
   [[nodiscard]] database& db() const noexcept { return from->storage(); }
+  awaitable<void> send(const message& m) {
+    const auto call = [this, &m] { return to->publish(m); };
+    co_await with_timeout(options.publish_timeout, call);
+  }
+  awaitable<std::size_t> replay(std::string key);
+  awaitable<std::size_t> republish(std::vector<message> page);
 
-  outbox* from;
+  message_source* from;
   publisher* to;
   const std::string name;
   const relay_options options;
+  outbox_desk desk;
   circuit_breaker breaker;  // one broker, one judgement
   event_channel<relay_event> events;
 };
@@ -44,34 +55,50 @@ class relay::worker {
   awaitable<std::size_t> work();
 
  private:
+  struct flight {  // a message on its way
+    enum class end : std::uint8_t { open, done, refused, failed };
+    message content;
+    end how = end::open;
+    std::string why{};
+    bool is_outage = false;  // it failed for what is surely not its own fault
+    std::uint32_t tries = 0;
+    time_point not_before{};
+  };
   /// What a part is to its owner.
   struct part {
     std::size_t number = 0;
-    std::uint64_t epoch = 0, position = 0;
+    std::uint64_t epoch = 0, position = 0;  // as written
     time_point renewed;
     enum class hold : std::uint8_t { none, taking, ours } held = hold::none;
-    std::set<std::uint64_t> done;                            // behind `position`, not contiguous
-    std::unordered_map<std::uint64_t, std::uint32_t> tries;  // of messages that failed
+    std::uint64_t read_to = 0;
+    duration look_again{};                 // what the source says
+    std::map<std::uint64_t, flight> open;  // read, and neither published nor parked
+    std::size_t ahead = 0;                 // published, and read again after a crash
+    std::set<std::string> parked_keys;     // as far as we know
+    bool knows_parked_keys = false;
+    time_point written;
     backoff_state pauses;
-    std::uint32_t troubles = 0;  // pages in a row in which the broker took nothing
+    std::uint32_t troubles = 0;  // rounds in a row in which the broker took nothing
+    duration pause{};            // that follows from them
   };
-  struct flight {  // a message of a page
-    enum class end : std::uint8_t { open, done, refused, failed, waiting };
-    message content;
-    end how = end::open;
-    std::string why;
-  };
+  using chain = std::vector<flight*>;  // of one key
 
   awaitable<void> serve(part& p);
+  awaitable<void> keep_house();
+  awaitable<void> look_after(time_point& measure_at, time_point& forget_at);
+  awaitable<void> carry_out_requests();
+  awaitable<std::size_t> republish(const relay_request& r);
   awaitable<void> take(part& p);
   awaitable<void> release(part& p);
   awaitable<void> renew(part& p);
   awaitable<bool> carry_page(part& p);
-  awaitable<void> carry(part& p, std::vector<flight>& page);
-  awaitable<void> carry_chain(part& p, std::vector<flight>& page, const std::vector<std::vector<std::size_t>>& chains,
-                              std::size_t& next);
-  awaitable<void> write(part& p, std::vector<flight>& page);
-  awaitable<bool> move_due(part& p);
+  awaitable<bool> read_page(part& p);
+  [[nodiscard]] std::vector<chain> chains_of(part& p);
+  awaitable<void> carry(part& p, std::vector<chain> chains);
+  awaitable<void> carry_chains(part& p, const std::vector<chain>& chains, std::size_t& next);
+  awaitable<void> settle(part& p, bool is_more);
+  void judge(part& p, std::size_t& published, std::string& trouble);
+  awaitable<bool> write(part& p);
   awaitable<std::size_t> fair_share();
   awaitable<void> idle(part& p, std::uint64_t seen);
   void publish(relay_event::kind what, const part& p, std::size_t count = 0, std::string key = {},
@@ -92,6 +119,22 @@ class relay::worker {
   [[nodiscard]] bool is_stale(const part& p) const {
     return timers_->now() > saturating_add(p.renewed, s_->options.lease * 2 / 3);
   }
+  [[nodiscard]] bool wants_renewal(const part& p) const {
+    return timers_->now() > saturating_add(p.renewed, s_->options.lease / 3);
+  }
+  /// When the first of those that failed is tried again; `never` without any.
+  [[nodiscard]] time_point next_try(const part& p) const;
+  [[nodiscard]] static std::uint64_t place_of(const part& p) noexcept {
+    return p.open.empty() ? p.read_to : p.open.begin()->first - 1;
+  }
+
+  /// How far messages may be published, or read, beyond one that still fails.
+  static constexpr std::size_t max_ahead = 10'000;
+  /// A place is written when so many messages, or so much time, have passed since the last one.
+  static constexpr std::size_t write_after_messages = 1'000;
+  static constexpr duration write_after = std::chrono::milliseconds(50);
+  static constexpr duration soon = std::chrono::milliseconds(1);
+  static constexpr duration look_for_requests_every = std::chrono::milliseconds(250);
 
   state* s_;
   const timer_service* timers_;
@@ -99,23 +142,26 @@ class relay::worker {
   std::string id_;
   bool ends_when_done_;
   bool is_stopping_ = false;
-  std::array<part, outbox::parts> parts_;
-  std::size_t published_ = 0, next_part_ = 0;
+  std::vector<part> parts_;
+  std::size_t published_ = 0, next_part_ = 0, serving_ = 0;
+  detail::parked_reference housekeeper_;
   std::exception_ptr error_;
 };
 
 awaitable<std::size_t> relay::worker::work() {
+  parts_.resize(s_->from->parts());
   batch rows_of_parts;
-  for (std::size_t i = 0; i < outbox::parts; ++i) {
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    parts_[i].number = i;
     rows_of_parts.execute(
         "insert into cofferdam_relay_parts(relay, part, position, epoch, expires_at) values($1, $2, 0, 0, 0) on "
         "conflict do nothing",
         s_->name, i);
   }
   co_await s_->db().commit(std::move(rows_of_parts));
-  for (std::size_t i = 0; i < outbox::parts; ++i) parts_[i].number = i;
-  const auto make = [this] { return serve(parts_[next_part_++]); };
-  co_await detail::run_workers(outbox::parts, make);
+  serving_ = parts_.size();
+  const auto make = [this] { return next_part_ < parts_.size() ? serve(parts_[next_part_++]) : keep_house(); };
+  co_await detail::run_workers(parts_.size() + 1, make);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   batch gone;
   gone.execute("delete from cofferdam_relay_members where relay = $1 and id = $2", s_->name, id_);
@@ -127,7 +173,7 @@ awaitable<std::size_t> relay::worker::work() {
 /// One part: taken, carried, given back; again and again.
 awaitable<void> relay::worker::serve(part& p) {
   failure why;
-  for (;;) {
+  while (!why && !is_stopping_) {
     const std::uint64_t seen = s_->db().changes();
     failure trouble;
     bool is_more = false;
@@ -135,15 +181,21 @@ awaitable<void> relay::worker::serve(part& p) {
       const std::size_t share = co_await fair_share();
       if (!is_ours(p) && held() < share) co_await take(p);
       if (is_ours(p) && held() > share) co_await release(p);
-      if (is_ours(p)) is_more = co_await carry_page(p);
+      if (is_ours(p)) {
+        // What is on its way is waited for, and written, whoever cancels.
+        co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+        is_more = co_await carry_page(p);
+        co_await net::this_coro::reset_cancellation_state(net::enable_terminal_cancellation());
+      }
+      if (is_stopping_) break;
+      if (p.pause > duration()) co_await sleep_for(std::exchange(p.pause, duration()));
       if (!is_more && ends_when_done_) break;
       if (!is_more) co_await idle(p, seen);
     } catch (const std::exception& e) {
       trouble = failure::current(e);
     }
     if (trouble.is_cancellation() || trouble.code() == errc::database_closed) why = trouble;
-    if (why) break;
-    if (!trouble) continue;
+    if (why || !trouble) continue;
     if (ends_when_done_) {
       if (!error_) error_ = trouble.exception();
       break;
@@ -151,6 +203,7 @@ awaitable<void> relay::worker::serve(part& p) {
     publish(relay_event::kind::troubled, p, 0, {}, trouble.message());
     p.held = part::hold::none;  // and taken again, with a new epoch, if it is still ours
     try {
+      co_await net::this_coro::reset_cancellation_state(net::enable_terminal_cancellation());
       co_await sleep_for(std::chrono::seconds(1));
     } catch (const std::exception&) {
       break;
@@ -159,6 +212,90 @@ awaitable<void> relay::worker::serve(part& p) {
   is_stopping_ = is_stopping_ || static_cast<bool>(why);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   if (is_ours(p)) co_await release(p);
+  if (--serving_ == 0 && housekeeper_) housekeeper_->wake(wake_reason::woken);
+}
+
+/// Hears of the cancellation when everybody else is busy; between whiles it measures and forgets.
+awaitable<void> relay::worker::keep_house() {
+  const auto begin = timers_->now();
+  time_point measure_at = saturating_add(begin, s_->options.measure_every);
+  time_point forget_at = s_->options.retention > duration() ? begin : never;
+  time_point requests_at = saturating_add(begin, look_for_requests_every);
+  const auto enlist = [this](const detail::parked_reference& self) {
+    housekeeper_ = self;
+    if (serving_ == 0) self->wake(wake_reason::woken);
+  };
+  wake_reason why = wake_reason::timed_out;
+  while (why == wake_reason::timed_out) {
+    const time_point next = std::min({measure_at, forget_at, requests_at});
+    why = co_await park(next, enlist);
+    housekeeper_ = {};
+    if (why != wake_reason::timed_out) break;
+    try {
+      co_await look_after(measure_at, forget_at);
+      if (timers_->now() >= requests_at) {
+        requests_at = saturating_add(timers_->now(), look_for_requests_every);
+        if (is_ours(parts_[0])) co_await carry_out_requests();
+      }
+    } catch (const std::exception& e) {
+      const failure trouble = failure::current(e);
+      if (trouble.is_cancellation()) why = wake_reason::cancelled;
+      if (!trouble.is_cancellation()) publish(relay_event::kind::troubled, parts_[0], 0, {}, trouble.message());
+    }
+  }
+  is_stopping_ = is_stopping_ || why == wake_reason::cancelled;
+}
+
+awaitable<void> relay::worker::look_after(time_point& measure_at, time_point& forget_at) {
+  const time_point present = timers_->now();
+  if (present >= measure_at) {
+    measure_at = saturating_add(present, s_->options.measure_every);
+    if (is_ours(parts_[0]) && s_->events.has_listeners()) {
+      const relay_status found = co_await s_->desk.status();
+      s_->events.publish({relay_event::kind::measured, 0, 0, {}, {}, found});
+    }
+  }
+  if (present >= forget_at) {
+    constexpr duration shortest = std::chrono::seconds(1), longest = std::chrono::minutes(10);
+    forget_at = saturating_add(present, std::clamp<duration>(s_->options.retention / 20, shortest, longest));
+    if (is_ours(parts_[0])) {
+      const auto old = std::chrono::duration_cast<std::chrono::system_clock::duration>(s_->options.retention);
+      const std::size_t gone = co_await s_->from->forget_before(timers_->date() - old);
+      if (gone > 0) publish(relay_event::kind::forgotten, parts_[0], gone);
+    }
+  }
+}
+
+/// What operators asked for, at their desks. Whatever ends this, the rest is done the next time.
+awaitable<void> relay::worker::carry_out_requests() {
+  const auto asked = co_await s_->desk.requests();
+  for (const relay_request& r : asked) {
+    std::size_t count = 0;
+    std::string refusal;
+    if (r.what == relay_request::kind::replay) {
+      try {
+        count = co_await s_->replay(r.key);
+      } catch (const message_refused_error& e) {  // it stays where it is
+        refusal = e.what();
+      }
+    } else {
+      count = co_await republish(r);
+    }
+    (void)co_await s_->desk.withdraw(r.number);
+    publish(relay_event::kind::asked, parts_[0], count, r.key, refusal);
+  }
+}
+
+awaitable<std::size_t> relay::worker::republish(const relay_request& r) {
+  std::size_t count = 0;
+  for (std::uint64_t reached = r.reached;;) {
+    auto page = co_await s_->from->added(reached, r.from, r.to, 500);
+    if (page.empty()) co_return count;
+    reached = page.back().number();
+    count += co_await s_->republish(std::move(page));
+    const bool is_wanted = co_await s_->desk.note_progress(r.number, reached);
+    if (!is_wanted) co_return count;
+  }
 }
 
 // -------------------------------------------------------------------------------------------------------------- leases
@@ -183,7 +320,7 @@ awaitable<std::size_t> relay::worker::fair_share() {
     (void)co_await s_->db().commit(std::move(b));
     if (!mine) ++members;
   }
-  co_return (outbox::parts + members - 1) / std::max<std::size_t>(members, 1);
+  co_return (parts_.size() + members - 1) / std::max<std::size_t>(members, 1);
 }
 
 awaitable<void> relay::worker::take(part& p) {
@@ -205,7 +342,7 @@ awaitable<void> relay::worker::take(part& p) {
     const receipt done = co_await s_->db().commit(std::move(b));
     for (const row r : done[update]) {
       taken.epoch = r.get<std::uint64_t>(0);
-      taken.position = r.get<std::uint64_t>(1);
+      taken.position = taken.read_to = r.get<std::uint64_t>(1);
       taken.held = part::hold::ours;
     }
   }
@@ -238,202 +375,238 @@ awaitable<void> relay::worker::renew(part& p) {
   }
 }
 
+time_point relay::worker::next_try(const part& p) const {
+  time_point first = never;
+  for (const auto& [number, f] : p.open) {
+    if (f.tries > 0) first = std::min(first, f.not_before);
+  }
+  return first;
+}
+
 awaitable<void> relay::worker::idle(part& p, std::uint64_t seen) {
   duration limit = std::min(s_->options.look_at_least_every, s_->options.lease / 3);
-  if (is_ours(p) && timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) co_await renew(p);
+  if (is_ours(p) && wants_renewal(p)) co_await renew(p);
   if (p.number == 0) {
-    const rows next = co_await s_->db().query("select min(due) from cofferdam_outbox_delayed");
-    const auto due = next.front().get<std::optional<std::int64_t>>(0);
-    if (due) limit = std::clamp<duration>(std::chrono::microseconds(*due - now()), std::chrono::milliseconds(1), limit);
+    const auto due = co_await s_->from->next_due();
+    if (due) limit = std::clamp<duration>(*due - timers_->date(), soon, std::max(soon, limit));
   }
+  if (p.look_again > duration()) limit = std::min(limit, p.look_again);
+  const time_point again = next_try(p);
+  if (again != never) limit = std::clamp<duration>(again - timers_->now(), soon, std::max(soon, limit));
   (void)co_await s_->db().wait_for_change(seen, limit);
 }
 
 // --------------------------------------------------------------------------------------------------------------- pages
 
-/// Messages whose time has come get their place in the order.
-awaitable<bool> relay::worker::move_due(part& p) {
-  const rows due = co_await s_->db().query(
-      "select id, part, topic, key, type, payload, headers from cofferdam_outbox_delayed where due <= $1 order by due, "
-      "id limit 100",
-      now());
-  if (due.empty()) co_return false;
-  batch b;
-  b.require("part 0 is ours",
-            "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = 0 and epoch = $2", s_->name,
-            p.epoch);
-  const char* const append = detail::append_message_sql(s_->db().has_one_writer());
-  for (const row r : due) {
-    b.execute("delete from cofferdam_outbox_delayed where id = $1", r.get<std::string>(0));
-    statement insert(append);
-    for (std::size_t i = 0; i < 7; ++i) insert.bind(r[i]);
-    insert.bind(now());
-    b.execute(std::move(insert));
-  }
-  co_await s_->db().commit(std::move(b));
-  co_return true;
-}
-
 /// True when there may be more.
 awaitable<bool> relay::worker::carry_page(part& p) {
   if (p.number == 0) {
-    const bool has_moved = co_await move_due(p);
+    batch fence;
+    fence.require("part 0 is ours",
+                  "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = 0 and epoch = $2",
+                  s_->name, p.epoch);
+    const bool has_moved = co_await s_->from->move_due(std::move(fence));
     if (has_moved) co_return true;  // they may be of any part
   }
-  const rows found =
-      co_await s_->db().query(std::string("select ") + detail::message_columns +
-                                  " from cofferdam_outbox o where o.part = $1 and o.nr > $2 order by o.nr limit $3",
-                              p.number, p.position, s_->options.page + std::min<std::size_t>(p.done.size(), 10'000));
-  if (found.empty()) co_return false;
-  std::vector<flight> page;
-  page.reserve(found.size());
-  std::set<std::string> keys;
-  for (const row r : found) {
-    page.push_back({detail::message_from(r), flight::end::open, {}});
-    if (p.done.contains(page.back().content.number())) page.back().how = flight::end::done;
-  }
-  const rows parked_keys =
-      co_await s_->db().query("select distinct key from cofferdam_relay_parked where relay = $1", s_->name);
-  for (const row r : parked_keys) keys.insert(r.get<std::string>(0));
-  for (flight& f : page) {
-    if (f.how == flight::end::open && !f.content.key().empty() && keys.contains(f.content.key())) {
-      f.how = flight::end::waiting;
-    }
-  }
-  co_await carry(p, page);
+  if (wants_renewal(p)) co_await renew(p);
   if (!is_ours(p)) co_return true;
-  co_await write(p, page);
-  co_return true;
+  if (!p.knows_parked_keys) {
+    const rows keys =
+        co_await s_->db().query("select distinct key from cofferdam_relay_parked where relay = $1", s_->name);
+    p.parked_keys.clear();
+    for (const row r : keys) p.parked_keys.insert(r.get<std::string>(0));
+    p.parked_keys.erase("");  // those without a key follow nobody
+    p.knows_parked_keys = true;
+  }
+  auto chains = chains_of(p);
+  std::size_t ready = 0;
+  for (const chain& c : chains) ready += c.size();
+  bool is_more = false;
+  if (ready < s_->options.page && p.open.size() < max_ahead && p.ahead < max_ahead) {
+    is_more = co_await read_page(p);
+    chains = chains_of(p);
+  }
+  const bool has_work = !chains.empty();
+  if (has_work) co_await carry(p, std::move(chains));
+  if (!is_ours(p)) co_return true;
+  co_await settle(p, is_more);
+  const bool waits = ends_when_done_ && !is_more && !has_work && (!p.open.empty() || p.look_again > duration());
+  if (waits) p.pause = std::clamp<duration>(next_try(p) - timers_->now(), soon, s_->options.lease / 3);
+  co_return is_more || has_work || waits;
 }
 
-/// Publishes what is open: every key in its order, many keys at once.
-awaitable<void> relay::worker::carry(part& p, std::vector<flight>& page) {
-  std::vector<std::vector<std::size_t>> chains;
-  std::unordered_map<std::string, std::size_t> chain_of;
-  for (std::size_t i = 0; i < page.size(); ++i) {
-    if (page[i].how != flight::end::open) continue;
-    const std::string& key = page[i].content.key();
-    const auto [it, is_new] = key.empty() ? std::pair(chain_of.end(), true) : chain_of.try_emplace(key, chains.size());
+/// True when there may be more to read.
+awaitable<bool> relay::worker::read_page(part& p) {
+  auto found = co_await s_->from->read(p.number, p.read_to, s_->options.page);
+  for (message& m : found.messages) {
+    const std::uint64_t number = m.number();
+    p.open.emplace(number, flight{std::move(m)});
+  }
+  p.read_to = std::max(p.read_to, found.read_to);
+  p.look_again = found.look_again;
+  co_return !found.is_end;
+}
+
+/// What can be published now: of every key in its order.
+std::vector<relay::worker::chain> relay::worker::chains_of(part& p) {
+  constexpr std::size_t held_back = ~std::size_t{0};
+  std::vector<chain> chains;
+  std::unordered_map<std::string_view, std::size_t> chain_of;
+  const time_point present = timers_->now();
+  for (auto& [number, f] : p.open) {
+    const std::string& key = f.content.key();
+    if (p.parked_keys.contains(key)) continue;
+    const bool is_early = f.not_before > present;
+    if (key.empty()) {
+      if (!is_early) chains.push_back({&f});
+      continue;
+    }
+    const auto [it, is_new] = chain_of.try_emplace(key, is_early ? held_back : chains.size());
+    if (it->second == held_back) continue;
     if (is_new) {
-      chains.push_back({i});
+      chains.push_back({&f});
     } else {
-      chains[it->second].push_back(i);
+      chains[it->second].push_back(&f);
     }
   }
-  if (chains.empty()) co_return;
+  return chains;
+}
+
+/// Every key in its order, many keys at once.
+awaitable<void> relay::worker::carry(part& p, std::vector<chain> chains) {
   std::size_t next = 0;
-  const auto make = [&] { return carry_chain(p, page, chains, next); };
+  const auto make = [&] { return carry_chains(p, chains, next); };
   co_await detail::run_workers(std::min(s_->options.window, chains.size()), make);
 }
 
-awaitable<void> relay::worker::carry_chain(part& p, std::vector<flight>& page,
-                                           const std::vector<std::vector<std::size_t>>& chains, std::size_t& next) {
+awaitable<void> relay::worker::carry_chains(part& p, const std::vector<chain>& chains, std::size_t& next) {
   while (next < chains.size()) {
-    for (const std::size_t i : chains[next++]) {
+    for (flight* f : chains[next++]) {
       if (is_stopping_ || is_stale(p) || !is_ours(p)) co_return;
-      flight& f = page[i];
-      const auto send = [this, &f] { return s_->to->publish(f.content); };
+      const auto send = [this, f] { return s_->to->publish(f->content); };
       const auto call = [this, &send] { return with_timeout(s_->options.publish_timeout, send); };
       const auto sent = co_await s_->breaker.try_fire(call);
       if (sent) {
-        f.how = flight::end::done;
+        f->how = flight::end::done;
         continue;
       }
-      f.why = sent.why().message();
-      f.how = sent.code() == errc::message_refused ? flight::end::refused : flight::end::failed;
-      if (sent.why().is_cancellation()) {
-        is_stopping_ = true;
-        co_return;
-      }
+      f->why = sent.why().message();
+      f->how = sent.code() == errc::message_refused ? flight::end::refused : flight::end::failed;
+      f->is_outage = sent.code() == errc::circuit_open || sent.code() == errc::broker_unavailable ||
+                     sent.code() == errc::broker_refuses_login;
+      if (sent.why().is_cancellation()) is_stopping_ = true;
       break;  // what follows of this key waits
     }
   }
 }
 
-/// Writes how far the part is, and what is parked, if the part is still ours.
-awaitable<void> relay::worker::write(part& p, std::vector<flight>& page) {
-  const bool took_some = std::ranges::any_of(
-      page, [&p](const flight& f) { return f.how == flight::end::done && !p.done.contains(f.content.number()); });
-  std::set<std::string> parked_now;
+/// Takes out what is done, and decides what becomes of what failed.
+void relay::worker::judge(part& p, std::size_t& published, std::string& trouble) {
+  for (auto it = p.open.begin(); it != p.open.end();) {
+    const bool is_done = it->second.how == flight::end::done;
+    if (is_done) ++published;
+    it = is_done ? p.open.erase(it) : std::next(it);
+  }
+  for (auto& [number, f] : p.open) {
+    if (f.how != flight::end::failed) continue;
+    trouble = f.why;
+    f.how = flight::end::open;
+    // While the broker takes others, it is the message.
+    if (published == 0 || f.is_outage) continue;
+    if (++f.tries >= s_->options.max_attempts) f.how = flight::end::refused;
+    backoff_state fresh;
+    f.not_before = saturating_add(timers_->now(), backoff_delay(s_->options.backoff, f.tries, fresh, *random_));
+  }
+}
+
+/// After a round: parks what must be parked, writes the place, and tells.
+awaitable<void> relay::worker::settle(part& p, bool is_more) {
   std::size_t published = 0;
   std::string trouble;
-  batch b;
-  const std::uint64_t before = p.position;
-  std::uint64_t after = before;
-  bool is_contiguous = true;
-  std::set<std::uint64_t> done;
-  std::vector<std::pair<std::string, std::string>> parked;
-  batch parking;
-  for (flight& f : page) {
-    const std::string& key = f.content.key();
-    const std::uint64_t nr = f.content.number();
-    if (f.how == flight::end::failed) {
-      trouble = f.why;
-      // While the broker takes others, it is the message.
-      if (took_some && ++p.tries[nr] >= s_->options.max_attempts) f.how = flight::end::refused;
-    }
-    if (f.how == flight::end::open && parked_now.contains(key)) f.how = flight::end::waiting;
-    if (f.how == flight::end::waiting && !parked_now.contains(key)) {
-      parking.require("the key '" + key + "' is parked",
-                      "select count(*) > 0 from cofferdam_relay_parked where relay = $1 and key = $2", s_->name, key);
-    }
-    if (f.how == flight::end::refused || f.how == flight::end::waiting) {
-      parking.execute("insert into cofferdam_relay_parked(relay, nr, key, reason, at) values($1, $2, $3, $4, $5)",
-                      s_->name, nr, key, f.how == flight::end::refused ? f.why : std::string(), now());
-      if (f.how == flight::end::refused) parked.emplace_back(key, f.why);
-      if (f.how == flight::end::refused && !key.empty()) parked_now.insert(key);
-      p.tries.erase(nr);
-    }
-    const bool is_settled = f.how != flight::end::open && f.how != flight::end::failed;
-    if (f.how == flight::end::done && !p.done.contains(nr)) ++published;
-    is_contiguous = is_contiguous && is_settled;
-    if (is_contiguous) {
-      after = nr;
-    } else if (is_settled) {
-      done.insert(nr);
-    }
-  }
-  const auto began = timers_->now();
-  if (after != before || !parking.empty()) {
-    b.execute(
-        "update cofferdam_relay_parts set position = $5, expires_at = $6 where relay = $1 and part = $2 and owner = $3 "
-        "and epoch = $4",
-        s_->name, p.number, id_, p.epoch, after, lease_end());
-    b.require("part " + std::to_string(p.number) + " is ours",
-              "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch "
-              "= $4",
-              s_->name, p.number, id_, p.epoch);
-    b.add(std::move(parking));
-    const auto written = co_await s_->db().try_commit(std::move(b));
-    if (!written && written.code() == errc::condition_failed) {
-      co_await renew(p);  // tells whether the part is lost; if not, a key was opened meanwhile: read again
-      co_return;
-    }
-    (void)written.value();
-    p.position = after;
-    p.renewed = began;
-  } else if (timers_->now() > saturating_add(p.renewed, s_->options.lease / 3)) {
-    co_await renew(p);
-  }
-  p.done = std::move(done);
+  judge(p, published, trouble);
+  p.ahead += published;
   published_ += published;
+  const bool must_park = std::ranges::any_of(p.open, [&p](const auto& each) {
+    return each.second.how == flight::end::refused || p.parked_keys.contains(each.second.content.key());
+  });
+  const bool has_moved = place_of(p) != p.position;
+  const bool is_time = !is_more || is_stopping_ || p.ahead >= write_after_messages ||
+                       timers_->now() >= saturating_add(p.written, write_after);
+  if (must_park || (has_moved && is_time)) {
+    const bool is_written = co_await write(p);
+    if (!is_written) co_return;
+  }
   if (published > 0) publish(relay_event::kind::published, p, published);
-  for (const auto& [key, why] : parked) publish(relay_event::kind::parked, p, 0, key, why);
   p.troubles = published > 0 || trouble.empty() ? 0 : p.troubles + 1;
   if (trouble.empty()) {
     p.pauses = {};
     co_return;
   }
   publish(relay_event::kind::troubled, p, 0, {}, trouble);
+  if (published > 0) co_return;
   if (ends_when_done_ && p.troubles > s_->options.max_attempts) {
     throw storage_error(errc::database_unavailable, "the broker takes nothing: " + trouble);
   }
-  co_await sleep_for(backoff_delay(s_->options.backoff, std::max<std::uint32_t>(p.troubles, 1), p.pauses, *random_));
+  p.pause =
+      std::min<duration>(backoff_delay(s_->options.backoff, p.troubles, p.pauses, *random_), s_->options.lease / 3);
+}
+
+/// Parks, and writes how far the part is, if it is still ours. Returns whether that was done.
+awaitable<bool> relay::worker::write(part& p) {
+  std::set<std::string> keys = p.parked_keys, required;
+  std::vector<std::uint64_t> parked;
+  std::vector<std::pair<std::string, std::string>> reasons;
+  batch parking;
+  std::uint64_t place = p.read_to;
+  bool is_contiguous = true;
+  for (const auto& [number, f] : p.open) {
+    const std::string& key = f.content.key();
+    const bool follows = keys.contains(key);
+    if (f.how != flight::end::refused && !follows) {
+      if (is_contiguous) place = number - 1;
+      is_contiguous = false;
+      continue;
+    }
+    if (p.parked_keys.contains(key) && required.insert(key).second) {
+      parking.require("the key '" + key + "' is parked",
+                      "select count(*) > 0 from cofferdam_relay_parked where relay = $1 and key = $2", s_->name, key);
+    }
+    parking.execute("insert into cofferdam_relay_parked(relay, nr, key, reason, at) values($1, $2, $3, $4, $5)",
+                    s_->name, number, key, follows ? std::string() : f.why, now());
+    parked.push_back(number);
+    if (!follows) reasons.emplace_back(key, f.why);
+    if (!key.empty()) keys.insert(key);
+  }
+  const auto began = timers_->now();
+  batch b;
+  b.execute(
+      "update cofferdam_relay_parts set position = $5, expires_at = $6 where relay = $1 and part = $2 and owner = $3 "
+      "and epoch = $4",
+      s_->name, p.number, id_, p.epoch, place, lease_end());
+  b.require("part " + std::to_string(p.number) + " is ours",
+            "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch "
+            "= $4",
+            s_->name, p.number, id_, p.epoch);
+  b.add(std::move(parking));
+  const auto written = co_await s_->db().try_commit(std::move(b));
+  if (!written && written.code() == errc::condition_failed) {
+    co_await renew(p);  // tells whether the part is lost; if not, a key was opened meanwhile
+    p.knows_parked_keys = false;
+    co_return false;
+  }
+  (void)written.value();
+  if (place != p.position) p.ahead = 0;
+  p.position = place;
+  p.renewed = p.written = began;
+  p.parked_keys = std::move(keys);
+  for (const std::uint64_t number : parked) p.open.erase(number);
+  for (const auto& [key, why] : reasons) publish(relay_event::kind::parked, p, 0, key, why);
+  co_return true;
 }
 
 // --------------------------------------------------------------------------------------------------------------- relay
 
-relay::relay(outbox& from, publisher& to, std::string name, relay_options options)
+relay::relay(message_source& from, publisher& to, std::string name, relay_options options)
     : state_(std::make_unique<state>(from, to, std::move(name), options)) {}
 relay::~relay() = default;
 event_channel<relay_event>& relay::events() noexcept { return state_->events; }
@@ -449,90 +622,58 @@ awaitable<std::size_t> relay::run_due() {
   co_return co_await w.work();
 }
 
-awaitable<relay_status> relay::status() {
-  relay_status found;
-  const rows backlog = co_await state_->db().query(
-      "select count(*), min(o.at) from cofferdam_outbox o left join cofferdam_relay_parts p on p.relay = $1 and p.part "
-      "= o.part where o.nr > coalesce(p.position, 0)",
-      state_->name);
-  found.backlog = backlog.front().get<std::uint64_t>(0);
-  const auto oldest = backlog.front().get<std::optional<std::int64_t>>(1);
-  if (oldest) found.oldest = detail::date_from(*oldest);
-  const rows counts = co_await state_->db().query(
-      "select (select count(*) from cofferdam_relay_parked where relay = $1), (select count(*) from "
-      "cofferdam_outbox_delayed), (select count(*) from cofferdam_relay_parts where relay = $1 and owner is not null)",
-      state_->name);
-  found.parked = counts.front().get<std::uint64_t>(0);
-  found.delayed = counts.front().get<std::uint64_t>(1);
-  found.owned_parts = counts.front().get<std::size_t>(2);
-  co_return found;
-}
+awaitable<relay_status> relay::status() { return state_->desk.status(); }
+awaitable<std::vector<parked_message>> relay::parked(std::size_t limit) { return state_->desk.parked(limit); }
+awaitable<bool> relay::skip(std::uint64_t number) { return state_->desk.skip(number); }
 
-awaitable<std::vector<parked_message>> relay::parked(std::size_t limit) {
-  const rows found = co_await state_->db().query(std::string("select ") + detail::message_columns +
-                                                     ", p.reason, p.at as since from cofferdam_relay_parked p join "
-                                                     "cofferdam_outbox o on o.nr = p.nr where p.relay = "
-                                                     "$1 order by p.nr limit $2",
-                                                 state_->name, limit);
-  std::vector<parked_message> all;
-  for (const row r : found) {
-    all.push_back(
-        {detail::message_from(r), r.get<std::string>("reason"), detail::date_from(r.get<std::int64_t>("since"))});
-  }
-  co_return all;
-}
-
-awaitable<std::size_t> relay::replay(std::string key) {
+awaitable<std::size_t> relay::replay(std::string key) { return state_->replay(std::move(key)); }
+awaitable<std::size_t> relay::state::replay(std::string key) {
   for (std::size_t published = 0;; ++published) {
-    const rows found = co_await state_->db().query(
-        std::string("select ") + detail::message_columns +
-            " from cofferdam_relay_parked p join cofferdam_outbox o on o.nr = p.nr where p.relay = $1 and p.key = $2 "
-            "order by p.nr limit 1",
-        state_->name, key);
+    const rows found = co_await db().query(
+        "select nr from cofferdam_relay_parked where relay = $1 and key = $2 order by nr limit 1", name, key);
     if (found.empty()) co_return published;
-    const message first = detail::message_from(found.front());
-    co_await state_->to->publish(first);
-    (void)co_await skip(first.number());
+    const auto number = found.front().get<std::uint64_t>(0);
+    const auto first = co_await from->find(number);
+    std::string refusal;
+    std::exception_ptr refused;
+    try {
+      if (first) co_await send(*first);
+    } catch (const message_refused_error& e) {
+      refusal = e.what();
+      refused = std::current_exception();
+    }
+    if (refused) {
+      co_await desk.note_reason(number, std::move(refusal));
+      std::rethrow_exception(refused);
+    }
+    (void)co_await desk.skip(number);
   }
-}
-awaitable<bool> relay::skip(std::uint64_t number) {
-  batch b;
-  b.execute("delete from cofferdam_relay_parked where relay = $1 and nr = $2", state_->name, number);
-  const receipt done = co_await state_->db().commit(std::move(b));
-  co_return done[0].affected() > 0;
 }
 
 awaitable<std::size_t> relay::republish(std::chrono::system_clock::time_point from,
                                         std::chrono::system_clock::time_point to) {
   std::size_t published = 0;
   for (std::uint64_t after = 0;;) {
-    const rows found = co_await state_->db().query(
-        std::string("select ") + detail::message_columns +
-            " from cofferdam_outbox o where o.nr > $1 and o.at >= $2 and o.at < $3 order by o.nr limit 500",
-        after, detail::to_microseconds(from), detail::to_microseconds(to));
+    auto found = co_await state_->from->added(after, from, to, 500);
     if (found.empty()) co_return published;
-    for (const row r : found) {
-      const message m = detail::message_from(r);
-      after = m.number();
-      try {
-        co_await state_->to->publish(m);
-        ++published;
-      } catch (const message_refused_error&) {  // as it was before
-      }
+    after = found.back().number();
+    published += co_await state_->republish(std::move(found));
+  }
+}
+awaitable<std::size_t> relay::state::republish(std::vector<message> page) {
+  std::size_t published = 0;
+  for (const message& m : page) {
+    try {
+      co_await send(m);
+      ++published;
+    } catch (const message_refused_error&) {  // as it was before
     }
   }
+  co_return published;
 }
 
 awaitable<std::size_t> relay::forget_before(std::chrono::system_clock::time_point t) {
-  batch b;
-  b.execute(
-      "delete from cofferdam_outbox where at < $1 and nr <= coalesce((select min(p.position) from "
-      "cofferdam_relay_parts "
-      "p where p.part = cofferdam_outbox.part), 0) and not exists(select 1 from cofferdam_relay_parked k where k.nr = "
-      "cofferdam_outbox.nr)",
-      detail::to_microseconds(t));
-  const receipt done = co_await state_->db().commit(std::move(b));
-  co_return done[0].affected();
+  return state_->from->forget_before(t);
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

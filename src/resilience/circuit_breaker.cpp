@@ -102,9 +102,7 @@ admission circuit_breaker::admit_slowly(call& c, policy_slot& slot) noexcept {
   auto& mine = slot.get<ticket>();
   try {
     const time_point coarse = c.coarse_now();
-    if (core_.surely_open(coarse)) {
-      if (auto why = core_.refuse_while_open(coarse)) return refuse(c, slot, std::move(why));
-    }
+    if (auto why = core_.refuse_while_open(coarse)) return refuse(c, slot, std::move(why));
     const bool may_wait = lets_wait();
     auto why = core_.admit(mine.permit, c.now(), !may_wait);
     tell();

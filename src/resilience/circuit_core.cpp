@@ -8,6 +8,9 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
 
+// How much a coarse clock may lag: 4 ms on common kernels; ten are safe.
+constexpr duration coarse_lag = std::chrono::milliseconds(10);
+
 bool is_ratio(double value) { return value > 0.0 && value <= 1.0; }
 
 /// Whether `part` is at least `ratio` of `whole`; the epsilon forgives 0.7 * 10 > 7.
@@ -124,7 +127,7 @@ void circuit_core::reconfigure(const circuit_breaker_options& changed) {
   change_mode_locked(mode);
   // Calls that the old watch has counted must not leave the new one.
   const bool watch_changed = changed.slow_in_flight == 0 || changed.slow_call_duration != before.slow_call_duration;
-  if (before.slow_in_flight > 0 && watch_changed) publish_word_locked(state(), true, false);
+  publish_word_locked(state(), before.slow_in_flight > 0 && watch_changed, false);
 }
 
 // --------------------------------------------------------------------------------------------------- small helpers
@@ -211,7 +214,7 @@ void circuit_core::note_late(working_memory& memory) noexcept {
   memory.late.fetch_add(1, std::memory_order_relaxed);
   if (!events_.has_listeners()) return;
   const std::lock_guard lock(mutex_);
-  announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest_);
+  announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest());
 }
 
 circuit_core::working_memory* circuit_core::ensure_memory() noexcept {
@@ -267,6 +270,21 @@ void circuit_core::count(working_memory& memory, outcome_class result, bool slow
       break;
   }
   if (slow) memory.slow.fetch_add(1, std::memory_order_relaxed);
+}
+
+/// Into a time window.
+bool circuit_core::record_good(const circuit_permit& permit) noexcept {
+  auto* memory = memory_.load(std::memory_order_acquire);
+  if (memory == nullptr || !memory->by_time || !permit.recorded || permit.probe != 0 || wants_end()) return false;
+  if (!is_current(permit.word)) return false;
+  if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) {
+    // Once a slice was found sound, further good calls in it cannot trip; but they end a row of failures.
+    if (memory->by_time->slice_of(permit.started) != sound_slice_.load(std::memory_order_relaxed)) return false;
+    if (options().consecutive_failures > 0) return false;
+  }
+  if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
+  memory->successes.add_one();
+  return true;
 }
 
 bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
@@ -394,7 +412,7 @@ bool circuit_core::record_probe(const circuit_permit& permit, outcome_class resu
   const auto found = std::ranges::find(memory.probes, permit.probe, &probe::id);
   if (!is_current(permit.word) || found == memory.probes.end()) {
     memory.late.fetch_add(1, std::memory_order_relaxed);
-    announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest_);
+    announce_locked(circuit_event_kind::late_result, state(), state(), circuit_cause::none, newest());
     return false;
   }
   memory.probes.erase(found);
@@ -425,12 +443,11 @@ void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool
   if (closed && ramping_) word |= ramps_flag;
   const bool passes = mode == circuit_mode::disabled || mode == circuit_mode::metrics_only || (closed && !ramping_);
   if (passes) word |= passes_flag;
+  if (passes && mode != circuit_mode::disabled && counts_calls() && !wants_end()) word |= plain_flag;
   if (new_epoch && flight_) flight_->clear();
-  // A coarse clock lags by 4 ms on common kernels; ten are safe.
-  constexpr auto lag = std::chrono::milliseconds(10);
   const bool certain = state == circuit_state::open && mode == circuit_mode::normal && !break_starts_later_;
   refuses_until_.store(
-      certain ? (saturating_add(opened_at_, break_duration_) - lag).time_since_epoch().count() : INT64_MIN,
+      certain ? (saturating_add(opened_at_, break_duration_) - coarse_lag).time_since_epoch().count() : INT64_MIN,
       std::memory_order_relaxed);
   state_.store(word, std::memory_order_release);
   changes_.fetch_add(1, std::memory_order_release);
@@ -467,7 +484,7 @@ void circuit_core::forget_probes_locked() noexcept {
 
 void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window) {
   const circuit_state from = state();
-  newest_ = std::max(newest_, now);
+  note_time(now);
   forget_probes_locked();
   would_open_announced_ = false;
   if (clear_window) {
@@ -507,7 +524,7 @@ void circuit_core::open_locked(circuit_cause cause, time_point now, duration len
   ramping_ = false;
   break_duration_ = length;
   opened_at_ = now;
-  newest_ = std::max(newest_, now);
+  note_time(now);
   forget_probes_locked();
   publish_word_locked(circuit_state::open, true, false);
   announce_locked(circuit_event_kind::opened, from, circuit_state::open, cause, now, counts);
@@ -538,7 +555,8 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   std::unique_lock lock(mutex_);
   const std::uint64_t word = state_.load(std::memory_order_relaxed);
   if (epoch_of(word) != epoch_of(permit.word)) return;
-  newest_ = now = std::max(newest_, now);
+  note_time(now);
+  now = newest();
   auto cause = circuit_cause::none;
   window_counts counts;
   if (permit.probe != 0) {
@@ -571,7 +589,10 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   }
   const duration length = next_break_locked(now, counts, last_failure, lock);
   if (epoch_of(state_.load(std::memory_order_relaxed)) != epoch_of(permit.word)) return;  // somebody was faster
-  if (last_failure) last_failure_ = std::move(last_failure);
+  if (last_failure) {
+    last_failure_ = std::move(last_failure);
+    has_last_failure_.store(true, std::memory_order_relaxed);
+  }
   open_locked(cause, now, length, counts);
 }
 
@@ -612,16 +633,22 @@ failure circuit_core::ramp_up_locked(circuit_permit& permit, time_point now, wor
 
 failure circuit_core::refuse_locked(working_memory& memory, errc code, std::optional<duration> retry_after,
                                     bool counts) const {
-  if (counts) memory.rejected.fetch_add(1, std::memory_order_relaxed);
+  if (counts) memory.rejected.add_one();
   return failure::refused(code, name_, retry_after, last_failure_);
 }
 
-failure circuit_core::refuse_while_open(time_point coarse) {
+failure circuit_core::refuse_while_open(time_point coarse) noexcept {
+  auto* memory = memory_.load(std::memory_order_acquire);
+  const time_point until{duration(refuses_until_.load(std::memory_order_acquire))};
+  if (memory == nullptr || coarse >= until) return {};
+  memory->rejected.add_one();
+  note_time(coarse);
+  const auto refuse = [&](const std::exception_ptr& cause) {
+    return failure::refused(errc::circuit_open, name_, until + coarse_lag - coarse, cause);
+  };
+  if (!has_last_failure_.load(std::memory_order_relaxed)) return refuse(nullptr);
   const std::lock_guard lock(mutex_);
-  auto* memory = memory_.load(std::memory_order_relaxed);
-  if (memory == nullptr || !surely_open(coarse)) return {};
-  newest_ = std::max(newest_, coarse);
-  return refuse_locked(*memory, errc::circuit_open, saturating_add(opened_at_, break_duration_) - coarse, true);
+  return refuse(last_failure_);
 }
 
 failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts) {
@@ -629,7 +656,7 @@ failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts)
   if (ensure_memory() == nullptr) throw std::bad_alloc();
   const std::lock_guard lock(mutex_);
   auto* memory = memory_.load(std::memory_order_relaxed);
-  newest_ = std::max(newest_, now);
+  note_time(now);
   if (try_admit(permit)) {
     permit.started = now;
     return {};
@@ -671,24 +698,25 @@ void circuit_core::open() {
   const std::lock_guard lock(mutex_);
   if (state() == circuit_state::open) return;
   break_starts_later_ = true;
-  open_locked(circuit_cause::manual, newest_, options().break_duration, {});
+  open_locked(circuit_cause::manual, newest(), options().break_duration, {});
 }
 
 void circuit_core::close() {
   const std::lock_guard lock(mutex_);
   if (state() == circuit_state::closed) return;
   break_starts_later_ = false;
-  transition_locked(circuit_state::closed, circuit_cause::manual, newest_, !options().keep_window_on_close);
+  transition_locked(circuit_state::closed, circuit_cause::manual, newest(), !options().keep_window_on_close);
 }
 
 void circuit_core::reset() {
   const std::lock_guard lock(mutex_);
   break_starts_later_ = false;
   last_failure_ = nullptr;
+  has_last_failure_.store(false, std::memory_order_relaxed);
   mode_ = options().mode;
-  transition_locked(circuit_state::closed, circuit_cause::manual, newest_, true);
+  transition_locked(circuit_state::closed, circuit_cause::manual, newest(), true);
   announce_locked(circuit_event_kind::reset, circuit_state::closed, circuit_state::closed, circuit_cause::manual,
-                  newest_);
+                  newest());
 }
 
 void circuit_core::set_mode(circuit_mode mode) {
@@ -726,7 +754,7 @@ void circuit_core::change_mode_locked(circuit_mode before) {
   // A new epoch: results of calls admitted under the old mode must not move the new one.
   publish_word_locked(state(), true, false);
   forget_probes_locked();
-  announce_locked(circuit_event_kind::mode_changed, state(), state(), circuit_cause::manual, newest_);
+  announce_locked(circuit_event_kind::mode_changed, state(), state(), circuit_cause::manual, newest());
 }
 
 circuit_mode circuit_core::mode() const {
@@ -760,12 +788,12 @@ void circuit_core::restore(const circuit_snapshot& snapshot) {
   mode_ = snapshot.mode;
   break_starts_later_ = false;
   if (snapshot.state == circuit_state::closed) {
-    transition_locked(circuit_state::closed, circuit_cause::imported, newest_, true);
+    transition_locked(circuit_state::closed, circuit_cause::imported, newest(), true);
     return;
   }
   consecutive_opens_ = snapshot.consecutive_opens > 0 ? snapshot.consecutive_opens - 1 : 0;
   break_starts_later_ = true;
-  open_locked(circuit_cause::imported, newest_, std::max(snapshot.remaining_break, duration::zero()), {});
+  open_locked(circuit_cause::imported, newest(), std::max(snapshot.remaining_break, duration::zero()), {});
 }
 
 std::exception_ptr circuit_core::last_failure() const {
@@ -777,7 +805,7 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
   const std::lock_guard lock(mutex_);
   circuit_stats s;
   const std::uint64_t word = state_.load(std::memory_order_relaxed);
-  const time_point present = now.value_or(newest_);
+  const time_point present = now.value_or(newest());
   s.state = state();
   s.mode = effective_mode_locked();
   s.ramping = ramping_;
@@ -806,7 +834,7 @@ circuit_stats circuit_core::stats(std::optional<time_point> now) const {
     s.slow_calls += read(part->slow);
     s.ignored += read(part->ignored);
     s.abandoned += read(part->abandoned);
-    s.rejected += read(part->rejected);
+    s.rejected += part->rejected.sum();
     s.late += read(part->late);
     s.timeouts += read(part->timeouts);
     s.fallbacks += read(part->fallbacks);

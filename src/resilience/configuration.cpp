@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
@@ -47,8 +48,7 @@ json parse_file(const std::string& path) {
   }
 }
 
-// --------------------------------------------------------------------------------------- what policies say of each
-// other
+// ---------------------------------------------------------------------------------- what policies say about each other
 
 template <class Spec> const Spec* as(const policy_spec& spec) { return std::get_if<Spec>(&spec); }
 
@@ -65,6 +65,7 @@ class cross_check {
       if (const auto* retry = as<retry_spec>(policies_[i])) check_retry(i, *retry);
       if (const auto* hedging = as<hedging_spec>(policies_[i])) check_hedging(i, *hedging);
       if (const auto* breaker = as<circuit_breaker_options>(policies_[i])) check_breaker(i, *breaker);
+      if (as<priority_shedder_spec>(policies_[i]) != nullptr) check_shedder(i);
     }
   }
 
@@ -135,14 +136,19 @@ class cross_check {
     }
   }
 
+  void check_shedder(std::size_t i) {
+    const auto first = policies_.begin() + static_cast<std::ptrdiff_t>(i);
+    if (std::any_of(first, policies_.end(), [](const policy_spec& spec) { return tells_load(spec); })) return;
+    wrong(at(i), "has no load to go by; put a bulkhead or an adaptive_limiter below it");
+  }
+
   const std::vector<policy_spec>& policies_;
   std::string path_;
   std::vector<std::string>& problems_;
   std::vector<std::string>& warnings_;
 };
 
-// --------------------------------------------------------------------------------------------------------------
-// reading
+// ------------------------------------------------------------------------------------------------------------- reading
 
 class document_reader {
  public:
@@ -199,12 +205,11 @@ configuration_error::configuration_error(const std::string& source, std::vector<
 
 std::string configured_pipeline::describe() const {
   std::string text;
-  for (const auto& policy : policies_->get()->policies) detail::append_line(text, policy->describe());
+  for (const auto& policy : policies_->get()->policies()) detail::append_line(text, policy->describe());
   return text;
 }
 
-// ------------------------------------------------------------------------------------------------------ what is in
-// force
+// ---------------------------------------------------------------------------------------------------- what is in force
 
 struct configuration::state {
   struct live_pipeline {
@@ -238,8 +243,8 @@ struct configuration::state {
     std::map<std::string, std::shared_ptr<const detail::policy_list>> lists;
     std::vector<std::function<void()>> changes;  // of policies that stay
     for (const auto& [name, spec] : next.pipelines) {
-      lists[name] = std::make_shared<const detail::policy_list>(
-          detail::policy_list{policies_for(name, spec, next_budgets, find_budget, changes)});
+      lists[name] =
+          std::make_shared<const detail::policy_list>(policies_for(name, spec, next_budgets, find_budget, changes));
     }
 
     for (const auto& change : changes) change();
@@ -276,24 +281,38 @@ struct configuration::state {
                                                                   std::vector<std::function<void()>>& changes) const {
     const auto live = pipelines.find(name);
     const auto old_list = live != pipelines.end() ? live->second.policies->get() : nullptr;
-    std::map<std::size_t, std::size_t> seen;  // per kind
-    std::vector<std::shared_ptr<policy>> result;
-    for (const auto& wanted : spec.policies) {
-      // The n-th of a kind answers to the n-th of that kind there was.
-      std::size_t nth = seen[wanted.index()]++;
+    std::vector<std::shared_ptr<policy>> result(spec.policies.size());
+    for (std::size_t i = result.size(); i-- > 0;) {  // from the inside out: a shedder watches what is below it
+      const auto& wanted = spec.policies[i];
+      const auto below = std::span<const std::shared_ptr<policy>>(result).subspan(i + 1);
       std::shared_ptr<policy> kept;
       if (old_list != nullptr) {
+        // The n-th of a kind answers to the n-th of that kind there was.
+        auto nth = std::count_if(spec.policies.begin(), spec.policies.begin() + static_cast<std::ptrdiff_t>(i),
+                                 [&](const auto& outer) { return outer.index() == wanted.index(); });
         const auto& old_specs = live->second.spec.policies;
-        for (std::size_t i = 0; i < old_specs.size(); ++i) {
-          if (old_specs[i].index() != wanted.index() || nth-- != 0) continue;
-          if (may_stay(old_specs[i], wanted, next_budgets))
-            kept = adapt(old_list->policies[i], old_specs[i], wanted, changes);
+        for (std::size_t old = 0; old < old_specs.size(); ++old) {
+          if (old_specs[old].index() != wanted.index() || nth-- != 0) continue;
+          const auto old_below = std::span(old_list->policies()).subspan(old + 1);
+          if (may_stay(old_specs[old], wanted, next_budgets) &&
+              (as<priority_shedder_spec>(wanted) == nullptr || watched_in(old_below) == watched_in(below))) {
+            kept = adapt(old_list->policies()[old], old_specs[old], wanted, changes);
+          }
           break;
         }
       }
-      result.push_back(kept ? std::move(kept) : make_policy(name, wanted, find_budget));
+      result[i] = kept ? std::move(kept) : make_policy(name, wanted, find_budget, below);
     }
     return result;
+  }
+
+  /// What a shedder outside of these goes by.
+  [[nodiscard]] static std::vector<const policy*> watched_in(std::span<const std::shared_ptr<policy>> policies) {
+    std::vector<const policy*> watched;
+    for (const auto& each : policies) {
+      if (tells_load(*each)) watched.push_back(each.get());
+    }
+    return watched;
   }
 
   /// Whether the budget that a policy draws on is still the same object.

@@ -162,6 +162,16 @@ std::optional<std::size_t> json_reader::as_count(std::size_t least) const {
   return std::nullopt;
 }
 
+std::optional<std::int64_t> json_reader::as_integer(std::int64_t least, std::int64_t most) const {
+  const bool fits = !value_->is_number_unsigned() || value_->get<std::uint64_t>() <= std::uint64_t{INT64_MAX};
+  if (value_->is_number_integer() && fits) {
+    const auto number = value_->get<std::int64_t>();
+    if (number >= least && number <= most) return number;
+  }
+  problem("expected a whole number between " + std::to_string(least) + " and " + std::to_string(most));
+  return std::nullopt;
+}
+
 std::optional<bool> json_reader::as_bool() const {
   if (value_->is_boolean()) return value_->get<bool>();
   problem("expected true or false");

@@ -13,10 +13,14 @@ void append_line(std::string& text, const std::string& line) {
   text += line;
 }
 
-dynamic_stages::dynamic_stages(std::shared_ptr<const policy_list> list, std::size_t begin) noexcept
-    : list_(std::move(list)), begin_(begin), end_(begin) {
-  const auto& policies = list_->policies;
-  while (end_ < policies.size() && scope_ == nullptr) scope_ = policies[end_++]->as_scope();
+policy_list::policy_list(std::vector<std::shared_ptr<policy>> policies)
+    : policies_(std::move(policies)), members_(policies_.size()) {
+  std::size_t end = policies_.size();
+  for (std::size_t index = end; index-- > 0;) {
+    auto* scope = policies_[index]->as_scope();
+    if (scope != nullptr) end = index + 1;
+    members_[index] = {policies_[index].get(), scope, end};
+  }
 }
 
 }  // namespace detail
@@ -25,12 +29,12 @@ pipeline::pipeline(std::string name, std::vector<std::shared_ptr<policy>> polici
   if (std::ranges::find(policies, nullptr) != policies.end()) {
     throw invalid_options_error("pipeline '" + name_ + "': a policy is null");
   }
-  policies_ = std::make_shared<const detail::policy_list>(detail::policy_list{std::move(policies)});
+  policies_ = std::make_shared<const detail::policy_list>(std::move(policies));
 }
 
 std::string pipeline::describe() const {
   std::string text;
-  for (const auto& policy : policies_->policies) detail::append_line(text, policy->describe());
+  for (const auto& policy : policies_->policies()) detail::append_line(text, policy->describe());
   return text;
 }
 

@@ -2,6 +2,7 @@
 #include <cofferdam/resilience/adaptive_limiter.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/detail/json_reader.hpp>
+#include <cofferdam/resilience/nesting_guard.hpp>
 #include <cofferdam/resilience/policy_spec.hpp>
 #include <cofferdam/resilience/rate_limiter.hpp>
 
@@ -15,8 +16,7 @@ using detail::json_reader;
 using nlohmann::json;
 using words = std::vector<std::string>;
 
-// ------------------------------------------------------------------------------------------- the tables, one per
-// policy
+// ------------------------------------------------------------------------------------------- the tables, one a policy
 
 template <class V> void fields(V& v, backoff_options& o) {
   v.word("kind", o.kind, {"constant", "linear", "exponential"}, "how delays grow");
@@ -136,8 +136,24 @@ template <class V> void fields(V& v, adaptive_limiter_options& o) {
   v.word("order", o.order, {"fifo", "lifo"}, "who is next");
 }
 
-// ---------------------------------------------------------------------------------------------------- three readers of
-// them
+template <class V> void fields(V& v, shed_level& o) {
+  v.integer("priority_below", o.priority_below, "for calls of lower priority than this");
+  v.number("above", o.above, 0, 1000, "load up to which all of them pass; 1 = full");
+  v.number("all_at", o.all_at, 0, 1000, "load from which on none passes");
+}
+
+template <class V> void fields(V& v, priority_shedder_spec& s) {
+  auto& o = s.options;
+  v.levels("levels", s.levels);
+  v.number("steepness", o.steepness, 1, 10, "how gently the refused share begins to grow; 1 = a line");
+  v.time("sample_interval", o.sample_interval, "how often the load is looked at; 0s = at every call");
+  v.time("smoothing", o.smoothing, "of the load, a time constant; 0s = none");
+  v.time("retry_after", o.retry_after, "what refused calls are told; 0s = nothing");
+}
+
+template <class V> void fields(V&, nesting_guard_spec&) {}
+
+// ------------------------------------------------------------------------------------------------ who reads the tables
 
 class from_json {
  public:
@@ -160,6 +176,11 @@ class from_json {
     } else if (const auto read = member->as_count(0)) {
       target = static_cast<Count>(*read);
     }
+  }
+  void integer(const char* key, std::int32_t& target, const char*) {
+    const auto member = reader_.find(key);
+    if (!member) return;
+    if (const auto read = member->as_integer(INT32_MIN, INT32_MAX)) target = static_cast<std::int32_t>(*read);
   }
   void number(const char* key, double& target, double least, double most, const char*) {
     reader_.read(key, target, least, most);
@@ -203,6 +224,18 @@ class from_json {
       member.finish();
     }
   }
+  void levels(const char* key, std::vector<shed_level>& target) {
+    const auto all = reader_.find(key);
+    if (!all) return;
+    target.clear();
+    for (auto& item : all->items()) {
+      shed_level& level = target.emplace_back();
+      if (!item.is_object()) continue;
+      from_json inner(item);
+      fields(inner, level);
+      item.finish();
+    }
+  }
   void budget(const char* key, std::optional<budget_spec>& target) {
     const auto member = reader_.find(key);
     if (!member) return;
@@ -236,6 +269,7 @@ class into_json {
       result[key] = n;
     }
   }
+  void integer(const char* key, std::int32_t& n, const char*) { result[key] = n; }
   void number(const char* key, double& n, double, double, const char*) { result[key] = n; }
   void flag(const char* key, bool& b, const char*) { result[key] = b; }
   template <class Enum> void word(const char* key, Enum& e, const words& known, const char*) {
@@ -243,6 +277,7 @@ class into_json {
   }
   void backoff(const char* key, backoff_options& o);
   void partitions(const char* key, bulkhead_partitions& all);
+  void levels(const char* key, std::vector<shed_level>& all);
   void budget(const char* key, std::optional<budget_spec>& b) {
     if (b) result[key] = b->shared.empty() ? detail::write_budget(b->own) : json(b->shared);
   }
@@ -269,6 +304,11 @@ void into_json::partitions(const char* key, bulkhead_partitions& all) {
   for (const auto& [name, limits] : all) result[key][name] = differences(limits);
 }
 
+void into_json::levels(const char* key, std::vector<shed_level>& all) {
+  result[key] = json::array();
+  for (const auto& level : all) result[key].push_back(differences(level));
+}
+
 /// The schema of each field, with its default.
 class into_schema {
  public:
@@ -283,6 +323,9 @@ class into_schema {
     if (word_for_max != nullptr) type = {{"anyOf", {type, {{"const", word_for_max}}}}};
     const bool by_word = word_for_max != nullptr && n == std::numeric_limits<Count>::max();
     add(key, std::move(type), by_word ? json(word_for_max) : json(n), text);
+  }
+  void integer(const char* key, std::int32_t& n, const char* text) {
+    add(key, {{"type", "integer"}, {"minimum", INT32_MIN}, {"maximum", INT32_MAX}}, n, text);
   }
   void number(const char* key, double& n, double least, double most, const char* text) {
     add(key, {{"type", "number"}, {"minimum", least}, {"maximum", most}}, n, text);
@@ -304,6 +347,14 @@ class into_schema {
     properties[key] = {{"type", "object"},
                        {"additionalProperties", inner.object()},
                        {"description", "parts of the calls, by their key, with permits of their own"}};
+  }
+  void levels(const char* key, std::vector<shed_level>& standard) {
+    into_schema inner;
+    fields(inner, standard.front());
+    into_json defaults;
+    fields(defaults, standard.front());
+    add(key, {{"type", "array"}, {"minItems", 1}, {"items", inner.object()}}, json::array({defaults.result}),
+        "by rising priority: which calls are refused at which load");
   }
   void budget(const char* key, std::optional<budget_spec>&) {
     properties[key] = {
@@ -330,8 +381,7 @@ template <class Spec> json schema_of() {
   return visitor.object();
 }
 
-// -----------------------------------------------------------------------------------------------------------
-// validation
+// ---------------------------------------------------------------------------------------------------------- validation
 
 std::vector<std::string> problems_of(const timeout_spec& spec) {
   if (spec.limit > duration::zero()) return {};
@@ -340,14 +390,17 @@ std::vector<std::string> problems_of(const timeout_spec& spec) {
 std::vector<std::string> problems_of(const retry_spec& spec) { return validate(spec.options); }
 std::vector<std::string> problems_of(const hedging_spec& spec) { return validate(spec.options); }
 std::vector<std::string> problems_of(const bulkhead_spec& spec) { return validate(spec.options, spec.partitions); }
+std::vector<std::string> problems_of(const priority_shedder_spec& spec) { return validate(spec.levels, spec.options); }
+std::vector<std::string> problems_of(const nesting_guard_spec&) { return {}; }
 template <class Options> std::vector<std::string> problems_of(const Options& options) { return validate(options); }
 
-/// A problem "field: text" belongs to the field's path, "a.b: text" to a/b.
+/// A problem "field: text" belongs to the field's path, "a.b: text" to a/b, "a[1].b: text" to a/1/b.
 void report(const json_reader& reader, const std::vector<std::string>& problems) {
   for (const std::string& problem : problems) {
     const auto colon = problem.find(": ");
     std::string field = problem.substr(0, colon);
-    std::ranges::replace(field, '.', '/');
+    std::erase(field, ']');
+    std::ranges::replace_if(field, [](char c) { return c == '.' || c == '['; }, '/');
     reader.problems()->push_back(reader.path() + "/" + field + problem.substr(colon));
   }
 }
@@ -389,9 +442,9 @@ template <std::size_t I = 0> void add_alternatives(json& schemas) {
 }  // namespace
 
 const std::vector<std::string>& policy_kinds() {
-  static const words kinds{"timeout",  "retry",        "hedging",         "circuit_breaker",
-                           "bulkhead", "rate_limiter", "client_throttle", "adaptive_limiter"};
-  static_assert(std::variant_size_v<policy_spec> == 8);
+  static const words kinds{"timeout",      "retry",           "hedging",          "circuit_breaker",  "bulkhead",
+                           "rate_limiter", "client_throttle", "adaptive_limiter", "priority_shedder", "nesting_guard"};
+  static_assert(std::variant_size_v<policy_spec> == 10);
   return kinds;
 }
 
@@ -402,6 +455,14 @@ const budget_spec* budget_of(const policy_spec& spec) noexcept {
   if (const auto* retry = std::get_if<retry_spec>(&spec)) budget = &retry->budget;
   if (const auto* hedging = std::get_if<hedging_spec>(&spec)) budget = &hedging->budget;
   return budget != nullptr && *budget ? &**budget : nullptr;
+}
+
+bool tells_load(const policy_spec& spec) noexcept {
+  return std::holds_alternative<bulkhead_spec>(spec) || std::holds_alternative<adaptive_limiter_options>(spec);
+}
+
+bool tells_load(const policy& made) noexcept {
+  return dynamic_cast<const bulkhead*>(&made) != nullptr || dynamic_cast<const adaptive_limiter*>(&made) != nullptr;
 }
 
 json to_json(const policy_spec& spec) {
@@ -447,8 +508,36 @@ std::optional<policy_spec> read_policy(json_reader reader, const std::vector<std
 
 }  // namespace detail
 
-std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& spec,
-                                    const budget_finder& find_budget) {
+namespace {
+
+/// The load of each policy that tells one; the signals keep them alive.
+std::vector<load_signal> loads_of(std::span<const std::shared_ptr<policy>> policies) {
+  std::vector<load_signal> signals;
+  const auto add = [&](const auto& watched) {
+    if (watched) signals.emplace_back([watched, load = utilisation_of(*watched)] { return load(); });
+  };
+  for (const auto& each : policies) {
+    add(std::dynamic_pointer_cast<bulkhead>(each));
+    add(std::dynamic_pointer_cast<adaptive_limiter>(each));
+  }
+  return signals;
+}
+
+std::shared_ptr<policy> make_shedder(const std::string& name, const priority_shedder_spec& spec,
+                                     const std::vector<load_signal>& signals) {
+  if (signals.empty()) {
+    throw invalid_options_error("priority_shedder '" + name +
+                                "': has no load to go by; put a bulkhead or an adaptive_limiter below it");
+  }
+  auto made = std::make_shared<priority_shedder>(name, spec.levels, signals.front(), spec.options);
+  for (const auto& signal : std::span(signals).subspan(1)) made->watch(signal);
+  return made;
+}
+
+}  // namespace
+
+std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& spec, const budget_finder& find_budget,
+                                    std::span<const std::shared_ptr<policy>> below) {
   if (const auto* s = std::get_if<timeout_spec>(&spec)) {
     return std::make_shared<timeout>(timeout(s->limit, s->mode).named(name));
   }
@@ -474,7 +563,9 @@ std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& 
   }
   if (const auto* o = std::get_if<rate_limiter_options>(&spec)) return std::make_shared<rate_limiter>(name, *o);
   if (const auto* o = std::get_if<client_throttle_options>(&spec)) return std::make_shared<client_throttle>(name, *o);
-  return std::make_shared<adaptive_limiter>(name, std::get<adaptive_limiter_options>(spec));
+  if (const auto* o = std::get_if<adaptive_limiter_options>(&spec)) return std::make_shared<adaptive_limiter>(name, *o);
+  if (std::holds_alternative<nesting_guard_spec>(spec)) return std::make_shared<nesting_guard>(name);
+  return make_shedder(name, std::get<priority_shedder_spec>(spec), loads_of(below));
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -20,7 +20,7 @@ bool is_final(const failure& why) noexcept {
   return why.is_refusal(errc::circuit_open) || why.is_refusal(errc::circuit_isolated) ||
          why.is_refusal(errc::bulkhead_full) || why.is_refusal(errc::queue_timed_out) ||
          why.is_refusal(errc::queue_cleared) || why.is_refusal(errc::weight_too_large) ||
-         why.is_refusal(errc::deadline_exceeded);
+         why.is_refusal(errc::deadline_exceeded) || why.is_refusal(errc::nested_use);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/saga/admin.hpp>
 
-#include "journal.hpp"
+#include "history.hpp"
 
 #include <algorithm>
 #include <vector>
@@ -12,19 +12,12 @@ namespace {
 constexpr const char* info_columns =
     "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at, deadline, parent";
 
-saga_state state_from(const std::string& id, std::int64_t number) {
-  if (number < 0 || number > static_cast<std::int64_t>(saga_state::abandoned)) {
-    throw saga_error(errc::saga_undecodable, "the saga '" + id + "' has the unknown state " + std::to_string(number));
-  }
-  return static_cast<saga_state>(number);
-}
-
 saga_info info_from(const row& r) {
   saga_info info;
   info.id = r.get<std::string>("id");
   info.definition = r.get<std::string>("definition");
   info.version = r.get<std::uint32_t>("version");
-  info.state = state_from(info.id, r.get<std::int64_t>("state"));
+  info.state = detail::state_from(info.id, r.get<std::int64_t>("state"));
   info.reason = r.get<std::optional<std::string>>("reason").value_or("");
   info.epoch = r.get<std::uint64_t>("epoch");
   info.is_owned = !r["owner"].is_null();
@@ -45,15 +38,6 @@ saga_info info_from(const row& r) {
   throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
 }
 
-/// What `history` has under `key`. Errors: saga_error.
-template <class T> T part(const nlohmann::json& history, const char* key) {
-  try {
-    return history.at(key).get<T>();
-  } catch (const nlohmann::json::exception& e) {
-    throw saga_error(errc::saga_undecodable, std::string("a saga's history: ") + key + ": " + e.what());
-  }
-}
-
 }  // namespace
 
 /// What a verb does to a saga's row and journal.
@@ -69,14 +53,18 @@ struct admin::verb {
 };
 
 awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
-  std::string sql = std::string("select ") + info_columns + " from cofferdam_sagas";
-  statement query("");
-  if (filter.state) {
-    query = statement(sql + " where state = $2 order by updated_at desc, id limit $1", filter.limit,
-                      static_cast<std::int64_t>(*filter.state));
-  } else {
-    query = statement(sql + " order by updated_at desc, id limit $1", filter.limit);
-  }
+  const auto executor = co_await net::this_coro::executor;
+  const auto before = timers_of(executor).date() - std::max(filter.unchanged_for, duration());
+  std::vector<value> parameters{filter.limit, detail::to_microseconds(before)};
+  std::string sql = std::string("select ") + info_columns + " from cofferdam_sagas where updated_at <= $2";
+  const auto narrow = [&](const char* column, value wanted) {
+    parameters.push_back(std::move(wanted));
+    sql += std::string(" and ") + column + " = $" + std::to_string(parameters.size());
+  };
+  if (filter.state) narrow("state", static_cast<std::int64_t>(*filter.state));
+  if (!filter.definition.empty()) narrow("definition", filter.definition);
+  statement query(sql + " order by updated_at desc, id limit $1");
+  for (value& each : parameters) query.bind(std::move(each));
   const rows found = co_await db_->query(std::move(query));
   std::vector<saga_info> all;
   for (const row r : found) all.push_back(info_from(r));
@@ -113,30 +101,32 @@ awaitable<saga_history> admin::show(std::string id) {
 
 // --------------------------------------------------------------------------------------------------------------- verbs
 
-awaitable<void> admin::operate(std::string id, verb what) {
-  const auto executor = co_await net::this_coro::executor;
-  const std::int64_t now = detail::to_microseconds(timers_of(executor).date());
+/// The verb, for a saga that is still of this epoch.
+batch admin::batch_of(const std::string& id, const verb& what, std::uint64_t epoch, std::int64_t now) {
   nlohmann::json payload{{"verb", what.name}, {"who", what.by.who}, {"why", what.by.why}};
   if (std::string_view(what.name) == "skip") payload["result"] = what.result;
   batch b;
-  const std::size_t changed = b.execute(
+  b.execute(
       std::string("update cofferdam_sagas set epoch = epoch + 1, seq = seq + 1, owner = null, claims = 0, updated_at = "
                   "$2, ") +
-          what.set + " where id = $1 and state in (" + what.allowed + ")" +
+          what.set + " where id = $1 and epoch = $5 and state in (" + what.allowed + ")" +
           (what.needs_way_back ? " and pivoted = 0" : "") +
           (!what.key.empty() ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 "
                                "and j.kind in (1, 13))"
-                             : " and cast($3 as text) is not null"),
-      id, now, what.key);
+                             : " and cast($3 as text) is not null") +
+          " and cast($4 as text) is not null",
+      id, now, what.key, what.by.why.empty() ? std::string(what.name) + " by an operator" : what.by.why, epoch);
+  // Only where the update has found it: nobody else makes this epoch and this date of it.
   b.execute(
       "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 12, $3, '', "
-      "$4, epoch, cast($2 as bigint) from cofferdam_sagas where id = $1 and updated_at = cast($2 as bigint)",
-      id, now, what.key, payload.dump());
+      "$4, epoch, cast($2 as bigint) from cofferdam_sagas where id = $1 and epoch = $5 and updated_at = cast($2 as "
+      "bigint)",
+      id, now, what.key, payload.dump(), epoch + 1);
   b.require(
       "the saga '" + id + "' can be changed",
       "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
-      "where j.saga = $1 and j.kind = 12 and j.at = $2",
-      id, now);
+      "where j.saga = $1 and j.kind = 12 and j.at = $2 and j.epoch = $3",
+      id, now, epoch + 1);
   if (what.ends) {  // those that wait for it go on
     detail::let_go_of_locks(b, id);
     b.execute(
@@ -146,14 +136,29 @@ awaitable<void> admin::operate(std::string id, verb what) {
         "6)",
         id);
   }
-  const auto done = co_await db_->try_commit(std::move(b));
-  if (done && (*done)[changed].affected() > 0) co_return;
-  if (!done && done.code() != errc::condition_failed) done.why().raise();
-  const rows found =
-      co_await db_->query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
-  if (found.empty()) raise_not_found(id);
-  const saga_info info = info_from(found.front());
-  const std::string prefix = std::string("cannot ") + what.name + " the saga '" + id + "': ";
+  return b;
+}
+
+awaitable<void> admin::operate(std::string id, verb what) {
+  const auto executor = co_await net::this_coro::executor;
+  for (;;) {
+    const rows before = co_await db_->query("select epoch from cofferdam_sagas where id = $1", id);
+    if (before.empty()) raise_not_found(id);
+    const auto epoch = before.front().get<std::uint64_t>(0);
+    batch b = batch_of(id, what, epoch, detail::to_microseconds(timers_of(executor).date()));
+    const auto done = co_await db_->try_commit(std::move(b));
+    if (done) co_return;
+    if (done.code() != errc::condition_failed && done.code() != errc::constraint_violated) done.why().raise();
+    const rows found =
+        co_await db_->query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
+    if (found.empty()) raise_not_found(id);
+    const saga_info info = info_from(found.front());
+    if (info.epoch == epoch) raise_refusal(info, what);  // else somebody was faster: once more
+  }
+}
+
+void admin::raise_refusal(const saga_info& info, const verb& what) {
+  const std::string prefix = std::string("cannot ") + what.name + " the saga '" + info.id + "': ";
   if (what.needs_way_back && info.has_pivoted && !is_final(info.state)) {
     throw saga_error(errc::saga_past_pivot, prefix + "it is past its pivot");
   }
@@ -169,6 +174,9 @@ namespace {
 constexpr const char* go_on =
     "wake_at = 0, reason = null, state = case when exists(select 1 from cofferdam_saga_journal j where j.saga = "
     "cofferdam_sagas.id and j.kind = 7) then 2 else 0 end";
+constexpr const char* go_back =
+    "wake_at = 0, reason = null, state = case when state = 2 then 2 else 0 end, cancel_reason = "
+    "coalesce(cancel_reason, $4)";
 }  // namespace
 
 awaitable<void> admin::retry_now(std::string id, decision d) {
@@ -178,11 +186,10 @@ awaitable<void> admin::resume(std::string id, decision d) {
   return operate(std::move(id), {"resume", std::move(d), "6", go_on});
 }
 awaitable<void> admin::compensate(std::string id, decision d) {
-  verb what{"compensate", std::move(d), "0, 1, 2, 5, 6",
-            "wake_at = 0, reason = null, state = case when state = 2 then 2 else 0 end, cancel_reason = "
-            "coalesce(cancel_reason, 'compensated by an operator')",
-            true};
-  return operate(std::move(id), std::move(what));
+  return operate(std::move(id), {"compensate", std::move(d), "0, 1, 2, 5, 6", go_back, true});
+}
+awaitable<void> admin::cancel(std::string id, decision d) {
+  return operate(std::move(id), {"cancel", std::move(d), "0, 1", go_back, true});
 }
 awaitable<void> admin::skip(std::string id, std::string key, nlohmann::json result, decision d) {
   verb what{"skip", std::move(d), "0, 1, 2, 5", go_on, false, std::move(key), std::move(result)};
@@ -242,91 +249,51 @@ awaitable<std::size_t> admin::forget_before(std::chrono::system_clock::time_poin
 // -------------------------------------------------------------------------------------------------------------- files
 
 awaitable<nlohmann::json> admin::export_history(std::string id) {
-  const rows found = co_await db_->query(
-      "select definition, version, state, reason, epoch, seq, wake_at, signals, pivoted, cancel_reason, input, output, "
-      "created_at, updated_at, deadline, parent from cofferdam_sagas where id = $1",
+  detail::history h;
+  h.id = id;
+  h.saga =
+      co_await db_->query(std::string("select ") + detail::saga_columns + " from cofferdam_sagas where id = $1", id);
+  if (h.saga.empty()) raise_not_found(id);
+  h.journal = co_await db_->query(
+      std::string("select ") + detail::journal_columns + " from cofferdam_saga_journal where saga = $1 order by seq",
       id);
-  if (found.empty()) raise_not_found(id);
-  const row r = found.front();
-  nlohmann::json history{{"format", 1}, {"id", id}};
-  for (std::size_t i = 0; i < found.columns().size(); ++i) {
-    auto& cell = history[found.columns()[i]];
-    if (const auto* text = r[i].get_if<std::string>()) cell = *text;
-    if (const auto* number = r[i].get_if<std::int64_t>()) cell = *number;
-  }
-  history["journal"] = nlohmann::json::array();
-  const rows entries = co_await db_->query(
-      "select seq, kind, key, step, payload, epoch, at from cofferdam_saga_journal where saga = $1 order by seq", id);
-  for (const row e : entries) {
-    history["journal"].push_back({{"seq", e.get<std::int64_t>(0)},
-                                  {"kind", e.get<std::int64_t>(1)},
-                                  {"key", e.get<std::string>(2)},
-                                  {"step", e.get<std::string>(3)},
-                                  {"payload", e.get<std::string>(4)},
-                                  {"epoch", e.get<std::int64_t>(5)},
-                                  {"at", e.get<std::int64_t>(6)}});
-  }
-  history["inbox"] = nlohmann::json::array();
-  const rows inbox = co_await db_->query(
-      "select message_id, name, payload, nr, at from cofferdam_saga_inbox where saga = $1 order by nr", id);
-  for (const row m : inbox) {
-    history["inbox"].push_back({{"message_id", m.get<std::string>(0)},
-                                {"name", m.get<std::string>(1)},
-                                {"payload", m.get<std::string>(2)},
-                                {"nr", m.get<std::int64_t>(3)},
-                                {"at", m.get<std::int64_t>(4)}});
-  }
-  co_return history;
+  h.inbox = co_await db_->query(
+      std::string("select ") + detail::inbox_columns + " from cofferdam_saga_inbox where saga = $1 order by nr", id);
+  co_return detail::to_json(h);
 }
 
 awaitable<void> admin::import_history(nlohmann::json history) {
-  if (!history.is_object() || history.value("format", 0) != 1) {
-    throw saga_error(errc::saga_undecodable, "a saga's history is a JSON object with \"format\": 1");
-  }
-  const auto id = part<std::string>(history, "id");
-  const auto state = state_from(id, part<std::int64_t>(history, "state"));
-  const auto text = [&history](const char* key) -> value {
-    return history.contains(key) && history[key].is_string() ? value(history[key].get<std::string>()) : value();
-  };
-  const auto number = [&history](const char* key) -> value {
-    return history.contains(key) && history[key].is_number_integer() ? value(history[key].get<std::int64_t>())
-                                                                     : value();
-  };
+  const detail::history h = detail::history_from(history);
+  const row saga = h.saga.front();
   // A saga that was in a worker's memory goes on as one whose worker died.
+  const auto state = static_cast<saga_state>(saga.get<int>("state"));
   const bool goes_on = state == saga_state::running || state == saga_state::compensating;
   value wake_at;
   if (goes_on) {
     wake_at = 0;
   } else if (state == saga_state::waiting) {
-    wake_at = part<std::int64_t>(history, "wake_at");
+    wake_at = saga["wake_at"].is_null() ? value(0) : saga["wake_at"];
   }
-  (void)detail::parse_stored(id, "its input", part<std::string>(history, "input"));
   batch b;
-  b.execute(
-      "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, wake_at, signals, claims, "
-      "pivoted, cancel_reason, input, output, created_at, updated_at, deadline, parent) values($1, $2, $3, $4, $5, $6, "
-      "$7, $8, $9, 0, $10, $11, $12, $13, $14, $15, $16, $17)",
-      id, part<std::string>(history, "definition"), part<std::int64_t>(history, "version"),
-      static_cast<std::int64_t>(state), text("reason"), part<std::int64_t>(history, "epoch"),
-      part<std::int64_t>(history, "seq"), wake_at, part<std::int64_t>(history, "signals"),
-      part<std::int64_t>(history, "pivoted"), text("cancel_reason"), part<std::string>(history, "input"),
-      text("output"), part<std::int64_t>(history, "created_at"), part<std::int64_t>(history, "updated_at"),
-      number("deadline"), text("parent"));
-  for (const auto& e : part<std::vector<nlohmann::json>>(history, "journal")) {
-    const auto seq = part<std::uint64_t>(e, "seq");
-    const auto parsed = detail::parse_entry(id, seq, part<std::int64_t>(e, "kind"), part<std::string>(e, "key"),
-                                            part<std::string>(e, "step"), part<std::string>(e, "payload"));
-    detail::insert_entry(b, id, seq, part<std::uint64_t>(e, "epoch"), part<std::int64_t>(e, "at"), parsed);
+  b.execute(std::string("insert into cofferdam_sagas(") + detail::saga_columns +
+                ") values($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14, $15, $16, $17)",
+            h.id, saga["definition"], saga["version"], saga["state"], saga["reason"], saga["epoch"], saga["seq"],
+            wake_at, saga["signals"], saga["pivoted"], saga["cancel_reason"], saga["input"], saga["output"],
+            saga["created_at"], saga["updated_at"], saga["deadline"], saga["parent"]);
+  for (const row r : h.journal) {
+    b.execute(std::string("insert into cofferdam_saga_journal(saga, ") + detail::journal_columns +
+                  ") values($1, $2, $3, $4, $5, $6, $7, $8)",
+              h.id, r["seq"], r["kind"], r["key"], r["step"], r["payload"], r["epoch"], r["at"]);
   }
-  for (const auto& m : part<std::vector<nlohmann::json>>(history, "inbox")) {
-    b.execute(
-        "insert into cofferdam_saga_inbox(saga, message_id, name, payload, nr, at) values($1, $2, $3, $4, $5, $6)", id,
-        part<std::string>(m, "message_id"), part<std::string>(m, "name"), part<std::string>(m, "payload"),
-        part<std::int64_t>(m, "nr"), part<std::int64_t>(m, "at"));
+  for (const row r : h.inbox) {
+    b.execute(std::string("insert into cofferdam_saga_inbox(saga, ") + detail::inbox_columns +
+                  ") values($1, $2, $3, $4, $5, $6)",
+              h.id, r["message_id"], r["name"], r["payload"], r["nr"], r["at"]);
   }
   const auto done = co_await db_->try_commit(std::move(b));
   if (!done && done.code() == errc::constraint_violated) {
-    throw saga_error(errc::saga_conflict, "the saga '" + id + "' is there already, or its history has an entry twice");
+    throw saga_error(errc::saga_conflict,
+                     "the saga '" + h.id + "' is there already, or its history has a signal twice");
   }
   (void)done.value();
 }

@@ -25,17 +25,14 @@ const definition* engine_state::newest(plain_function body, std::string_view cha
   return found;
 }
 void engine_state::exit(const instance& saga) {
-  std::shared_ptr<instance> last;  // destroyed without the lock
   const std::lock_guard lock(mutex_);
   const auto it = active_.find(saga.id());
-  if (it == active_.end() || it->second.get() != &saga) return;
-  last = std::move(it->second);
-  active_.erase(it);
+  if (it != active_.end() && it->second.lock().get() == &saga) active_.erase(it);
 }
 std::shared_ptr<instance> engine_state::find(const std::string& id) {
   const std::lock_guard lock(mutex_);
   const auto it = active_.find(id);
-  return it == active_.end() ? nullptr : it->second;
+  return it == active_.end() ? nullptr : it->second.lock();
 }
 std::size_t engine_state::active() {
   const std::lock_guard lock(mutex_);
@@ -45,7 +42,9 @@ std::vector<std::shared_ptr<instance>> engine_state::all() {
   const std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<instance>> found;
   found.reserve(active_.size());
-  for (const auto& [id, saga] : active_) found.push_back(saga);
+  for (const auto& [id, saga] : active_) {
+    if (auto present = saga.lock()) found.push_back(std::move(present));
+  }
   return found;
 }
 
@@ -195,6 +194,17 @@ struct look_around {
   std::optional<std::int64_t> next;  // when the next one is due, or another worker may be dead
 };
 
+/// A row that nobody can read must not keep others from being taken up.
+awaitable<void> set_damaged_aside(engine_state& engine, std::string id, std::string why) {
+  batch b;
+  b.execute(
+      "update cofferdam_sagas set state = 5, reason = $2, owner = null, wake_at = null, epoch = case when epoch >= 1 "
+      "then epoch + 1 else 1 end where id = $1",
+      id, "the saga '" + id + "': its row is damaged: " + why);
+  (void)co_await engine.db->try_commit(std::move(b));
+  engine.events.publish({saga_event::kind::stuck, id, {}, {}, 0, why});
+}
+
 /// Takes up what is due.
 awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   look_around result;
@@ -205,6 +215,16 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   const rows due = co_await engine->db->query(due_sagas(*engine, now, std::min<std::size_t>(room, 256)));
   for (const row r : due) {
     const auto id = r.get<std::string>(0);
+    std::string damage;
+    try {
+      (void)r.get<std::uint64_t>(1);
+    } catch (const storage_error& e) {
+      damage = e.what();
+    }
+    if (!damage.empty()) {
+      co_await set_damaged_aside(*engine, id, std::move(damage));
+      continue;
+    }
     if (engine->find(id) != nullptr) continue;  // on its way out
     batch b;
     const std::size_t claimed = b.execute(
@@ -220,7 +240,16 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
     const auto what =
         engine->definitions.find({found.get<std::string>("definition"), found.get<std::uint32_t>("version")});
     if (what == engine->definitions.end()) continue;
-    const auto saga = std::make_shared<instance>(engine, what->second, found);
+    std::shared_ptr<instance> saga;
+    try {
+      saga = std::make_shared<instance>(engine, what->second, found);
+    } catch (const storage_error& e) {
+      damage = e.what();
+    }
+    if (!saga) {
+      co_await set_damaged_aside(*engine, id, std::move(damage));
+      continue;
+    }
     if (!engine->enter(saga)) continue;
     ++result.taken;
     engine->events.publish(
@@ -417,9 +446,10 @@ awaitable<void> engine::run() {
         co_await detail::give_sign_of_life(*state);
       }
       if (found.next) {
-        const std::int64_t in = *found.next - detail::to_microseconds(state->timers->date());
-        const auto most = std::chrono::floor<std::chrono::microseconds>(next);
-        next = std::min(most, std::chrono::microseconds(std::max<std::int64_t>(in, 0)));
+        const std::int64_t now = detail::to_microseconds(state->timers->date());
+        // Compared as dates: one that waits for ever has a date that no duration reaches.
+        const std::int64_t latest = now + std::chrono::ceil<std::chrono::microseconds>(next).count();
+        next = std::chrono::microseconds(std::clamp(*found.next, now, latest) - now);
       }
       (void)co_await state->db->wait_for_change(seen, std::max<duration>(next, rest));
       co_await sleep_for(rest);

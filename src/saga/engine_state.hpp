@@ -91,7 +91,7 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
 
  private:
   std::mutex mutex_;
-  std::unordered_map<std::string, std::shared_ptr<instance>> active_;
+  std::unordered_map<std::string, std::weak_ptr<instance>> active_;  // kept by the coroutines they live in
   std::unordered_map<std::string, std::weak_ptr<completion>> completions_;
   std::size_t sweep_at_ = 64;  // completions
   std::optional<time_point> beat_at_;

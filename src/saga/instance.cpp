@@ -131,6 +131,7 @@ awaitable<void> instance::rest(duration d) {
 
 /// True where the saga was cancelled, or its deadline is over, and it can still go back: then it does.
 bool instance::must_go_back() {
+  if (is_rehearsal_) return false;  // also a recorded history, whose deadline is long over, is compared
   const bool is_wanted = !cancel_reason_.empty() || (deadline_ != for_ever && now() >= deadline_);
   if (!is_wanted || has_aborted_ || has_pivoted_ || is_pivot_in_doubt()) return false;
   leave(leave_reason::goes_back, cancel_reason_.empty() ? "its deadline is over" : cancel_reason_);
@@ -169,8 +170,7 @@ awaitable<bool> instance::go_forward() {
     std::exception_ptr error = root->take();
     nlohmann::json output;
     if (!error && !unvisited_.empty()) {
-      leave(leave_reason::stuck,
-            "the body has changed: it ended, but the journal has more of '" + unvisited_.begin()->first + "'");
+      leave_changed({}, unvisited_keys(unvisited_.begin()->first), "nothing more");
     } else if (!error) {
       try {
         output = definition_->output(*root);
@@ -218,6 +218,18 @@ awaitable<void> instance::live() {
     if (is_to_load_) co_await load();
   } catch (const saga_error& e) {
     broken = e.what();
+  } catch (const std::exception& e) {
+    const failure why = failure::current(e);
+    if (why.code() == errc::type_mismatch) {
+      broken = "the saga '" + id_ + "': its journal: " + why.message();
+    } else {
+      leave(leave_reason::lost);  // it stays as it is, until this worker has ended
+    }
+  }
+  if (broken.empty() && leaving_ == leave_reason::lost) {
+    publish(saga_event::kind::lost);
+    engine->exit(*this);
+    co_return;
   }
   if (broken.empty() && claims_ > engine_->options.max_claims) {
     broken = "taken over " + std::to_string(claims_) + " times without getting on: its process seems to die of it";

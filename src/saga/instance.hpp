@@ -40,7 +40,7 @@ struct record {
     std::uint32_t failed = 0;
     std::int64_t next_at = 0;
   } attempts, undo_attempts;
-  bool is_step = false, is_child = false, is_undone = false, is_visited = false;
+  bool is_step = false, is_child = false, is_race = false, is_undone = false, is_visited = false;
 };
 
 /// The part of a key before the name: "prepare#1/" of "prepare#1/label#2".
@@ -57,6 +57,8 @@ struct attempt_end {
   duration after{};
 };
 
+/// Of the exception that is being handled.
+[[nodiscard]] attempt_end end_of_attempt();
 /// Of a step that failed.
 [[nodiscard]] entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end);
 
@@ -95,6 +97,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   // --- its life
   awaitable<void> live();
   awaitable<ending> live_here(branch_base& root);
+  /// Walks through a journal with the body of this build; performs nothing, writes nothing. See check.cpp.
+  awaitable<std::optional<saga_drift>> rehearse(rows journal, saga_state found, std::optional<nlohmann::json> output);
 
   // --- operations
   bool replay(step_work& work);
@@ -124,8 +128,10 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void apply(const entry& e);
   void visit(record& r);
   void visit_part(record& part);
+  [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;
   [[nodiscard]] bool diverges(const std::string& key);
   [[nodiscard]] bool has_lost_race(const std::string& key) const;
+  void leave_changed(std::string place, std::string journal, std::string build, const std::string& advice = {});
   void note(entry e);
   void settle(entry e);
   [[nodiscard]] bool is_pivot_in_doubt() const;
@@ -142,12 +148,16 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<written> flush_with(entry outcome, batch own);
   awaitable<void> take_turn();
   awaitable<written> write(std::vector<entry> entries, batch own);
-  awaitable<written> commit(batch b, std::uint64_t seq);
+  awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
   void add_guard(batch& b, std::uint64_t after) const;
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<bool> is_written(std::uint64_t seq);
   awaitable<void> load();
+  awaitable<rows> look_up(statement query);
+  void take_in(const rows& journal);
+  [[nodiscard]] saga_drift drift_at(std::string place, std::string journal, std::string build) const;
+  [[nodiscard]] std::optional<saga_drift> drift_of_steps() const;
   awaitable<void> finish(saga_state state, std::string reason, nlohmann::json output, std::exception_ptr cause);
   awaitable<void> set_aside(saga_state state, std::string reason, std::optional<std::int64_t> wake_at);
 
@@ -165,8 +175,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
   [[nodiscard]] duration until_deadline() const;
-  [[nodiscard]] time_point end_of_attempt(duration limit) const;
-  awaitable<attempt_end> attempt(duration limit, std::function<awaitable<void>()> call);
+  [[nodiscard]] time_point attempt_ends_at(duration limit) const;
   awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
   awaitable<attempt_end> attempt_in_race(const fiber& by, duration limit, std::function<awaitable<void>()> call);
   awaitable<attempt_end> commit_together(step_work& work, batch own);
@@ -214,6 +223,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   receipt received_;                       // of the last commit
 
   // control
+  bool is_rehearsal_ = false;
+  std::optional<saga_drift> drift_;
   leave_reason leaving_ = leave_reason::none;
   std::string leaving_text_;
   std::size_t busy_ = 1, waits_ = 0;                      // fibers

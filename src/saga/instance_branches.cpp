@@ -136,6 +136,12 @@ awaitable<bool> instance::run_race(race_work& race) {
     for (std::size_t i = 0; i < branches.size(); ++i) {
       if (branches[i]->path() == r->winner) winner = i;
     }
+    if (!winner && !r->winner.empty()) {
+      std::string paths;
+      for (const branch_base* each : branches) paths += (paths.empty() ? "'" : ", '") + each->path() + "'";
+      leave_changed(race.key(), "'" + r->winner + "', which won", "a race of " + paths);
+      co_return false;
+    }
     why = r->nested_reason;
     visit_race(*find(race.key()), branches, winner);
     if (winner) {
@@ -167,6 +173,7 @@ awaitable<bool> instance::run_race(race_work& race) {
   }
   if (!winner) race.fail(why);
   if (r != nullptr && r->ended != record::outcome::open) co_return true;
+  if (is_rehearsal_) co_return false;
   group losers;
   for (std::size_t i = 0; i < branches.size(); ++i) {
     if (winner != i) losers.push_back(branches[i]->prefix());
@@ -222,12 +229,14 @@ awaitable<bool> instance::run_nested(const fiber& by, branch_base& branch, std::
       leave(leave_reason::stuck, "failed past its pivot: " + reason);
       co_return false;
     }
+    if (is_rehearsal_) co_return false;
     if (has_journal()) {
       r = &add({entry_kind::nested_aborted, branch.path(), "", {{"why", reason}}});
       const bool is_ours = co_await flush();
       if (!is_ours) co_return false;
     }
   }
+  if (is_rehearsal_) co_return false;
   const bool is_back = co_await unwind({1, branch.prefix()});
   if (!is_back) co_return false;
   if (has_journal()) settle({entry_kind::nested_failed, branch.path(), {}, nullptr});

@@ -56,8 +56,7 @@ bool instance::replay(child_work& child) {
   if (r == nullptr) return false;
   const std::string input = child.input().dump();
   if (!r->is_child || r->arguments != input) {
-    leave(leave_reason::stuck, "the body has changed: at '" + child.key() + "' it now calls a saga with " + input +
-                                   ", where the journal has '" + r->step + "' with " + r->arguments);
+    leave_changed(child.key(), "'" + r->step + "' with " + r->arguments, "a saga with " + input);
     return false;
   }
   visit(*r);
@@ -86,6 +85,7 @@ awaitable<bool> instance::run_child(child_work& child) {
     const bool has_begun = co_await begin_child(child);
     if (!has_begun) co_return false;
   }
+  if (is_rehearsal_) co_return false;
   const std::string name = find(child.key())->step;
   for (;;) {
     if (leaving_ != leave_reason::none) co_return false;
@@ -130,6 +130,7 @@ awaitable<bool> instance::begin_child(child_work& child) {
     leave(leave_reason::stuck, "'" + child.key() + "' calls a saga that was not defined: call define() for it, too");
     co_return false;
   }
+  if (is_rehearsal_) co_return false;
   const std::string input = child.input().dump();
   if (input.size() > engine_->options.max_payload) {
     leave(leave_reason::stuck, "the input of '" + child.key() + "' has more than max_payload bytes");

@@ -4,9 +4,26 @@
 #include "engine_state.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+namespace {
+
+/// "prepare#1/label#2" belongs to the step "label".
+bool is_key_of(std::string_view key, std::string_view step) noexcept {
+  const auto mark = key.rfind('#');
+  return mark != std::string_view::npos && key.substr(0, mark).ends_with(step);
+}
+
+/// A wait for a lock, not for a signal with such a name.
+bool is_lock(const record& r) noexcept {
+  if (!r.step.starts_with(lock_prefix) || !is_key_of(r.key, r.step)) return false;
+  const std::size_t at = r.key.rfind('#') - r.step.size();
+  return at == 0 || r.key[at - 1] == '/';
+}
+
+}  // namespace
 
 record* instance::find(const std::string& key) {
   const auto it = index_.find(key);
@@ -35,6 +52,7 @@ std::string_view scope_of(std::string_view key) noexcept {
   return slash == std::string_view::npos ? std::string_view() : key.substr(0, slash + 1);
 }
 
+/// Errors: std::invalid_argument, or one of nlohmann::json, where the journal is damaged.
 void instance::apply(const entry& e) {
   const bool begins = e.kind == entry_kind::intent || e.kind == entry_kind::waiting ||
                       e.kind == entry_kind::nested_aborted || e.kind == entry_kind::called || e.kind == entry_kind::won;
@@ -43,7 +61,8 @@ void instance::apply(const entry& e) {
     return;
   }
   record* r = find(e.key);
-  if (begins && r == nullptr) {
+  if (begins) {
+    if (r != nullptr) throw std::invalid_argument("it began before");
     index_.emplace(e.key, records_.size());
     r = &records_.emplace_back();
     r->key = e.key;
@@ -58,12 +77,18 @@ void instance::apply(const entry& e) {
     for (record& each : records_) each.attempts.next_at = each.undo_attempts.next_at = 0;
   }
   if (e.kind == entry_kind::operated && r == nullptr) return;
-  if (r == nullptr) {
-    throw saga_error(errc::saga_undecodable, "the saga '" + id_ + "': an entry '" + std::string(to_string(e.kind)) +
-                                                 "' is about '" + e.key + "', which never began");
-  }
+  if (r == nullptr) throw std::invalid_argument("it never began");
+  const auto require = [&r](bool holds) {
+    if (holds) return;
+    throw std::invalid_argument(r->is_step    ? "that is a step"
+                                : r->is_child ? "that is a child saga"
+                                              : "that is no step");
+  };
+  // With `succeeded` or `failed`; other waits and parts end in their own ways.
+  const bool may_fail = r->is_step || r->is_child || is_lock(*r);
   switch (e.kind) {
     case entry_kind::intent:
+      if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
       r->is_step = true;
       r->arguments = e.payload.at("arguments").dump();
       if (e.payload.contains("undo")) {
@@ -76,52 +101,71 @@ void instance::apply(const entry& e) {
       r->arguments = e.payload.at("input").dump();
       break;
     case entry_kind::won:
+      r->is_race = true;
       r->winner = e.payload.at("winner").get<std::string>();
       r->nested_reason = e.payload.value("why", "");
       for (const auto& each : e.payload.at("losers")) lost_races_.push_back(each.get<std::string>() + '/');
       break;
     case entry_kind::race_over:
+      require(r->is_race);
       r->ended = record::outcome::succeeded;
       break;
     case entry_kind::attempted:
     case entry_kind::undo_attempted: {
+      require(r->is_step);
       auto& tries = e.kind == entry_kind::attempted ? r->attempts : r->undo_attempts;
       tries = {e.payload.at("attempt").get<std::uint32_t>(), e.payload.at("next_at").get<std::int64_t>()};
       break;
     }
     case entry_kind::succeeded:
-    case entry_kind::signalled:
+      require(may_fail);
       r->ended = record::outcome::succeeded;
       r->why.reset();
       r->result = e.payload;
       break;
-    case entry_kind::failed:
-      r->ended = record::outcome::failed;
-      r->why.emplace(r->step, static_cast<step_failed::reason>(e.payload.at("reason").get<int>()),
-                     e.payload.at("message").get<std::string>(), e.payload.value("code", ""));
+    case entry_kind::signalled:
+      require(!may_fail);
+      (void)e.payload.at("payload");
+      (void)e.payload.at("message_id").get_ref<const std::string&>();
+      r->ended = record::outcome::succeeded;
+      r->result = e.payload;
       break;
+    case entry_kind::failed: {
+      require(may_fail);
+      const int why = e.payload.at("reason").get<int>();
+      if (why != static_cast<int>(step_failed::reason::refused) &&
+          why != static_cast<int>(step_failed::reason::exhausted)) {
+        throw std::invalid_argument("it failed for the unknown reason " + std::to_string(why));
+      }
+      r->ended = record::outcome::failed;
+      r->why.emplace(r->step, static_cast<step_failed::reason>(why), e.payload.at("message").get<std::string>(),
+                     e.payload.value("code", ""));
+      break;
+    }
     case entry_kind::waiting:
-      has_locks_ = has_locks_ || e.step.starts_with(lock_prefix);
+      has_locks_ = has_locks_ || is_lock(*r);
       r->wake_at = e.payload.at("wake_at").get<std::int64_t>();
       break;
     case entry_kind::timed_out:
+    case entry_kind::nested_failed:
+      require(!may_fail);
       r->ended = record::outcome::failed;
       break;
     case entry_kind::undone:
+      require(r->is_step || r->is_child);
       r->is_undone = true;
       break;
     case entry_kind::progress:
+      require(r->is_step);
       r->progress = e.payload;
       break;
     case entry_kind::nested_aborted:
       r->nested_reason = e.payload.value("why", "");
       break;
-    case entry_kind::nested_failed:
-      r->ended = record::outcome::failed;
-      break;
     case entry_kind::operated:
       if (e.payload.value("verb", "") == "mark_undone") r->is_undone = true;
       if (e.payload.value("verb", "") == "skip") {
+        require(r->is_step || r->is_child);
         r->ended = record::outcome::succeeded;
         r->result = e.payload.at("result");
       }
@@ -137,20 +181,50 @@ bool instance::has_lost_race(const std::string& key) const {
 }
 
 awaitable<void> instance::load() {
+  const statement journal(
+      "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 order by seq", id_);
+  const rows found = co_await look_up(journal);
+  take_in(found);
+}
+
+/// Asks until the database answers. Errors: storage_error that will not pass; cancelled, when the saga is to leave.
+awaitable<rows> instance::look_up(statement query) {
+  duration pause = std::chrono::milliseconds(50);
+  for (;;) {
+    failure why;
+    try {
+      statement copy = query;
+      co_return co_await engine_->db->query(std::move(copy));
+    } catch (const storage_error& e) {
+      why = failure::current(e);
+    }
+    const bool gives_up = leaving_ == leave_reason::lost || leaving_ == leave_reason::handed_back;
+    if (gives_up) failure::cancelled().raise();
+    if (!storage_error::is_retryable(why.code())) why.raise();
+    co_await rest(pause);
+    pause = std::min<duration>(pause * 2, std::chrono::seconds(5));
+  }
+}
+
+void instance::take_in(const rows& journal) {
   const std::string text = input_.get<std::string>();
   input_ = parse_stored(id_, "its input", text);
-  const rows found = co_await engine_->db->query(
-      "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 order by seq", id_);
-  for (const row r : found) {
+  for (const row r : journal) {
     const auto seq = r.get<std::uint64_t>(0);
     const entry e = parse_entry(id_, seq, r.get<std::int64_t>(1), r.get<std::string>(2), r.get<std::string>(3),
                                 r.get<std::string>(4));
+    std::string damage = seq > seq_ ? "it comes after the last one" : "";
     try {
-      apply(e);
+      if (damage.empty()) apply(e);
     } catch (const nlohmann::json::exception& wrong) {
+      damage = wrong.what();
+    } catch (const std::invalid_argument& wrong) {
+      damage = wrong.what();
+    }
+    if (!damage.empty()) {
       throw saga_error(errc::saga_undecodable, "the saga '" + id_ + "': entry " + std::to_string(seq) + " ('" +
                                                    std::string(to_string(e.kind)) + "' of '" + e.key +
-                                                   "') is damaged: " + wrong.what());
+                                                   "') is damaged: " + damage);
     }
   }
   for (const record& r : records_) ++unvisited_[std::string(scope_of(r.key))];
@@ -163,17 +237,27 @@ void instance::visit(record& r) {
   if (it != unvisited_.end() && --it->second == 0) unvisited_.erase(it);
 }
 
+std::string instance::unvisited_keys(std::string_view scope) const {
+  std::string keys;
+  for (const record& r : records_) {
+    if (!r.is_visited && scope_of(r.key) == scope) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
+  }
+  return keys;
+}
+
 /// True where the body does something new before it did what the journal says it did: the code has changed.
 bool instance::diverges(const std::string& key) {
-  const auto it = unvisited_.find(scope_of(key));
-  if (it == unvisited_.end()) return false;
-  std::string expected;
-  for (const record& r : records_) {
-    if (!r.is_visited && scope_of(r.key) == scope_of(key)) expected += (expected.empty() ? "'" : ", '") + r.key + "'";
-  }
-  leave(leave_reason::stuck, "the body has changed: it now does '" + key + "', where the journal has " + expected +
-                                 ". Ask patched() for what was added, or compensate the saga");
+  if (!unvisited_.contains(scope_of(key))) return false;
+  leave_changed({}, unvisited_keys(scope_of(key)), "'" + key + "'",
+                ". Ask patched() for what was added, or compensate the saga");
   return true;
+}
+
+void instance::leave_changed(std::string place, std::string journal, std::string build, const std::string& advice) {
+  const std::string where = place.empty() ? "" : "at '" + place + "' ";
+  leave(leave_reason::stuck,
+        "the body has changed: " + where + "it now does " + build + ", where the journal has " + journal + advice);
+  if (!drift_) drift_ = drift_at(std::move(place), std::move(journal), std::move(build));
 }
 
 void instance::note(entry e) {
@@ -271,25 +355,32 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   }
   const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
-  batch b;
-  if (is_inserted_) {
-    b.execute(
-        "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 and "
-        "epoch = $2 and seq = $3",
-        id_, epoch_, seq_, after, static_cast<std::int64_t>(state_), has_pivoted_ ? 1 : 0, at);
-    add_guard(b, after);
-  } else {
-    b.execute(
-        "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
-        "input, deadline, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $11, $11)",
-        id_, definition_->name, definition_->version, static_cast<std::int64_t>(state_), epoch_, engine_->worker, after,
-        has_pivoted_ ? 1 : 0, input_.dump(), time_or_null(deadline_), at);
-  }
-  add_entries(b, entries, at);
   const bool has_own = !own.empty();
-  b.add(std::move(own));
-  engine_->beat(b);
-  written how = co_await commit(std::move(b), after);
+  const auto state = static_cast<std::int64_t>(state_);
+  const int pivoted = has_pivoted_ ? 1 : 0;  // by now: other branches go on meanwhile
+  const auto make = [&] {
+    batch b;
+    if (is_inserted_) {
+      b.execute(
+          "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 "
+          "and "
+          "epoch = $2 and seq = $3",
+          id_, epoch_, seq_, after, state, pivoted, at);
+      add_guard(b, after);
+    } else {
+      b.execute(
+          "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
+          "input, deadline, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $11, $11)",
+          id_, definition_->name, definition_->version, state, epoch_, engine_->worker, after, pivoted, input_.dump(),
+          time_or_null(deadline_), at);
+    }
+    add_entries(b, entries, at);
+    if (has_own) b.add(own);
+    engine_->beat(b);
+    return b;
+  };
+  const std::function<batch()> again = std::cref(make);
+  written how = co_await commit(again, after);
   engine_->beaten(how == written::yes);
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
@@ -315,13 +406,13 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   co_return how;
 }
 
-/// Tries until the database says what has become of it.
-awaitable<instance::written> instance::commit(batch b, std::uint64_t seq) {
+/// Tries until the database says what has become of it. Made anew for every try, since copies cost more than that.
+awaitable<instance::written> instance::commit(const std::function<batch()>& make, std::uint64_t seq) {
   bool may_be_there = false;
   duration pause = std::chrono::milliseconds(50);
   for (;;) {
-    batch copy = b;
-    auto done = co_await engine_->db->try_commit(std::move(copy));
+    batch b = make();
+    auto done = co_await engine_->db->try_commit(std::move(b));
     if (done) {
       received_ = *std::move(done);
       co_return written::yes;
@@ -349,9 +440,10 @@ awaitable<instance::written> instance::commit(batch b, std::uint64_t seq) {
 }
 
 awaitable<bool> instance::is_written(std::uint64_t seq) {
-  const rows found = co_await engine_->db->query(
+  const statement question(
       "select count(*) from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3 and owner = $4", id_, epoch_, seq,
       engine_->worker);
+  const rows found = co_await look_up(question);
   co_return found.front().get<std::int64_t>(0) > 0;
 }
 
@@ -382,7 +474,8 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
   if (!parent_.empty()) wake_saga(b, parent_);
   std::optional<std::size_t> next;
   if (has_locks_) next = let_go_of_locks(b, id_);
-  const written how = co_await commit(std::move(b), after);
+  const std::function<batch()> again = [&b] { return b; };
+  const written how = co_await commit(again, after);
   if (how != written::yes) {
     if (how == written::refused && !is_inserted_) report_birth(false);
     publish(saga_event::kind::lost);
@@ -422,7 +515,8 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
       has_pivoted_ ? 1 : 0);
   add_guard(b, after);
   add_entries(b, entries, at);
-  const written how = co_await commit(std::move(b), after);
+  const std::function<batch()> again = [&b] { return b; };
+  const written how = co_await commit(again, after);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
   report_birth(true);
   if (state == saga_state::stuck) publish(saga_event::kind::stuck, {}, 0, reason);

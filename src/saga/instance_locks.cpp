@@ -29,7 +29,7 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     co_return false;
   }
   if (find(lock.key()) == nullptr) {
-    if (diverges(lock.key())) co_return false;
+    if (diverges(lock.key()) || is_rehearsal_) co_return false;
     const std::int64_t until = lock.limit() < duration::max() ? time_after(now(), lock.limit()) : for_ever;
     for (written how = written::refused; how != written::yes;) {
       batch own;
@@ -46,6 +46,7 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     }
     find(lock.key())->is_visited = true;
   }
+  if (is_rehearsal_) co_return false;
   const std::int64_t until = find(lock.key())->wake_at;
   for (;;) {
     if (leaving_ != leave_reason::none) co_return false;

@@ -36,9 +36,8 @@ bool instance::replay(step_work& work) {
   if (r == nullptr) return false;
   const std::string arguments = work.arguments().dump();
   if (!r->is_step || r->step != work.name() || r->arguments != arguments) {
-    leave(leave_reason::stuck, "the body has changed: at '" + work.key() + "' it now does '" +
-                                   std::string(work.name()) + "' with " + arguments + ", where the journal has '" +
-                                   r->step + "' with " + r->arguments);
+    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments,
+                  "'" + std::string(work.name()) + "' with " + arguments);
     return false;
   }
   visit(*r);
@@ -67,43 +66,43 @@ duration instance::until_deadline() const {
   return std::chrono::microseconds(std::max<std::int64_t>(deadline_ - now(), 0));
 }
 
-time_point instance::end_of_attempt(duration limit) const {
+time_point instance::attempt_ends_at(duration limit) const {
   return limit > duration() ? saturating_add(engine_->timers->now(), limit) : never;
 }
 
-awaitable<attempt_end> instance::attempt(duration limit, std::function<awaitable<void>()> call) {
-  attempt_end end;
+attempt_end end_of_attempt() {
   failure why;
+  try {
+    throw;
+  } catch (const refused& e) {
+    return {attempt_end::kind::refused, e.what(), e.code(), {}};
+  } catch (const ongoing& e) {
+    return {attempt_end::kind::ongoing, {}, {}, e.after()};
+  } catch (const cannot_undo& e) {
+    return {attempt_end::kind::impossible, e.what(), {}, {}};
+  } catch (const fatal& e) {
+    return {attempt_end::kind::fatal, e.what(), {}, {}};
+  } catch (const std::exception& e) {
+    why = failure::current(e);
+  } catch (...) {
+    why = failure::current();
+  }
+  return {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
+}
+
+awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call) {
   try {
     if (limit > duration()) {
       co_await with_timeout(limit, call);
     } else {
       co_await call();
     }
-    co_return end;
-  } catch (const refused& e) {
-    end = {attempt_end::kind::refused, e.what(), e.code(), {}};
-  } catch (const ongoing& e) {
-    end = {attempt_end::kind::ongoing, {}, {}, e.after()};
-  } catch (const cannot_undo& e) {
-    end = {attempt_end::kind::impossible, e.what(), {}, {}};
-  } catch (const fatal& e) {
-    end = {attempt_end::kind::fatal, e.what(), {}, {}};
-  } catch (const std::exception& e) {
-    why = failure::current(e);
   } catch (...) {
-    why = failure::current();
+    end = end_of_attempt();
   }
-  if (why)
-    end = {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
-  co_return end;
 }
 
-awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call) {
-  end = co_await attempt(limit, std::move(call));
-}
-
-/// As `attempt`, but ended early when another branch wins the race.
+/// Ends early when another branch wins the race.
 awaitable<attempt_end> instance::attempt_in_race(const fiber& by, duration limit,
                                                  std::function<awaitable<void>()> call) {
   attempt_end end;
@@ -163,6 +162,7 @@ awaitable<bool> instance::run_step(step_work& work) {
                                        definition_->name + "' was defined with: add it to define()");
         co_return false;
       }
+      if (is_rehearsal_) co_return false;
       nlohmann::json payload{{"arguments", work.arguments()}};
       if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
       if (work.settings().undo_timeout > duration()) {
@@ -182,6 +182,7 @@ awaitable<bool> instance::run_step(step_work& work) {
     }
   }
 
+  if (is_rehearsal_) co_return false;
   const auto& options = engine_->options;
   const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
                              : work.kind() == step_kind::compensatable ? options.max_attempts
@@ -206,14 +207,23 @@ awaitable<bool> instance::run_step(step_work& work) {
     duration limit = limit_of(work.settings().timeout);
     if (can_go_back && deadline_ != for_ever)
       limit = std::min(limit > duration() ? limit : never_ends, until_deadline());
-    step_context context(*this, engine_->registry, work.key(), n, false, end_of_attempt(limit));
+    step_context context(*this, engine_->registry, work.key(), n, false, attempt_ends_at(limit));
     batch own;
     batch* const transaction = work.is_transactional() ? &own : nullptr;
     const auto call = [&work, &context, transaction] { return work.attempt(context, transaction); };
+    end = {};
     if (is_racing) {
       end = co_await attempt_in_race(work.by(), limit, call);
     } else {
-      end = co_await attempt(limit, call);
+      try {  // without a frame of its own: many sagas may be in the middle of an action
+        if (limit > duration()) {
+          co_await with_timeout(limit, call);
+        } else {
+          co_await call();
+        }
+      } catch (...) {
+        end = end_of_attempt();
+      }
     }
     if (engine_->is_dead("after an action")) leave(leave_reason::lost);
     if (leaving_ == leave_reason::lost) co_return false;

@@ -1,4 +1,5 @@
 // How what a saga did is undone: last first, from the journal alone.
+#include <cofferdam/core/timeout.hpp>
 #include <cofferdam/core/workers.hpp>
 
 #include "engine_state.hpp"
@@ -138,9 +139,18 @@ awaitable<bool> instance::undo(past_step& step) {
     if (leaving_ != leave_reason::none) co_return false;
     // First what the undo needs to know: whether the action happened, and what came of it.
     const bool resolves = step.undo_wants == undo_kind::known && !step.is_known;
-    step_context context(*this, engine_->registry, step.key, n, !resolves, end_of_attempt(limit));
+    step_context context(*this, engine_->registry, step.key, n, !resolves, attempt_ends_at(limit));
     const auto call = [&step, &context, resolves] { return resolves ? step.act(context) : step.undo(context); };
-    const attempt_end end = co_await attempt(limit, call);
+    attempt_end end;
+    try {
+      if (limit > duration()) {
+        co_await with_timeout(limit, call);
+      } else {
+        co_await call();
+      }
+    } catch (...) {
+      end = end_of_attempt();
+    }
     if (engine_->is_dead("after an undo")) leave(leave_reason::lost);
     if (leaving_ == leave_reason::lost) co_return false;
     if (end.how == attempt_end::kind::succeeded && resolves) {

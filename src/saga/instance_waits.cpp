@@ -27,9 +27,11 @@ awaitable<bool> instance::wait_until(std::int64_t wake_at, std::int64_t signals_
   signals_seen_ = is_first ? signals_seen : std::min(signals_seen_, signals_seen);
   if (--busy_ == 0 && has_journal()) leave(leave_reason::parked);
   if (leaving_ != leave_reason::none) co_return false;
-  const auto woken = co_await park(
-      until == for_ever ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(until - now())),
-      [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
+  constexpr std::int64_t longest = std::chrono::floor<std::chrono::microseconds>(duration::max()).count();
+  const std::int64_t left = until - now();
+  const auto woken =
+      co_await park(left >= longest ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(left)),
+                    [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
   ++busy_;
   --waits_;
   if (woken == wake_reason::cancelled) {
@@ -40,10 +42,11 @@ awaitable<bool> instance::wait_until(std::int64_t wake_at, std::int64_t signals_
 
 awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string& name, std::int64_t& seen) {
   // One query: the count must not tell of a signal that is not among the messages, or the saga would park over it.
-  const rows found = co_await engine_->db->query(
+  const statement question(
       "select i.message_id, i.payload, s.signals from cofferdam_sagas s left join cofferdam_saga_inbox i on i.saga = "
       "s.id and i.name = $2 where s.id = $1 order by i.nr",
       id_, name);
+  const rows found = co_await look_up(question);
   if (!found.empty()) seen = found.front().get<std::int64_t>(2);
   for (const row r : found) {
     if (r[0].is_null()) continue;  // there are none
@@ -64,6 +67,10 @@ awaitable<bool> instance::run_wait(wait_operation& wait) {
   if (wait.by().is_stopped()) {
     wait.stop();
     co_return true;
+  }
+  if (is_rehearsal_) {
+    if (find(wait.key()) == nullptr) (void)diverges(wait.key());
+    co_return false;
   }
   const bool is_limited = wait.limit() < duration::max();
   std::int64_t wake_at = is_limited ? time_after(now(), wait.limit()) : for_ever;

@@ -4,6 +4,9 @@
 
 #include "engine_state.hpp"
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <stdexcept>
 
@@ -17,11 +20,11 @@ struct mortality {
 };
 
 void make_mortal(engine& e, const std::shared_ptr<mortality>& fate) {
-  e.state()->crash = [fate](const char* where) {
+  kill_when(e, [fate](const char* where) {
     if (++fate->passed != fate->at) return false;
     fate->where = where;
     return true;
-  };
+  });
 }
 
 awaitable<std::size_t> count_unfinished(database& db) {
@@ -62,6 +65,42 @@ awaitable<void> live_and_work(engine& e, database& db, const std::function<await
 }  // namespace
 
 void kill(engine& e) { e.state()->dead = true; }
+void kill_at(engine& e, std::size_t point) {
+  const auto fate = std::make_shared<mortality>();
+  fate->at = point;
+  make_mortal(e, fate);
+}
+bool is_dead(const engine& e) { return e.state()->dead; }
+
+awaitable<std::size_t> replay_histories(engine& e, std::string path) {
+  std::vector<std::filesystem::path> files;
+  if (std::filesystem::is_directory(path)) {
+    for (const auto& each : std::filesystem::directory_iterator(path)) {
+      if (each.path().extension() == ".json") files.push_back(each.path());
+    }
+    std::ranges::sort(files);
+  } else if (std::filesystem::exists(path)) {
+    files.emplace_back(path);
+  }
+  if (files.empty()) {
+    throw std::runtime_error(path + ": there is no history here, no file and no directory with *.json");
+  }
+  for (const auto& file : files) {
+    std::ifstream in(file);
+    const auto history = nlohmann::json::parse(in, nullptr, false);
+    if (history.is_discarded()) throw std::runtime_error(file.string() + ": is no JSON");
+    std::string wrong;
+    try {
+      const auto drift = co_await e.check(history);
+      if (drift) wrong = drift->message();
+    } catch (const saga_error& damaged) {
+      wrong = damaged.what();
+    }
+    if (!wrong.empty()) throw std::runtime_error(file.string() + ": " + wrong);
+  }
+  co_return files.size();
+}
+void kill_when(engine& e, std::function<bool(const char* where)> is_time) { e.state()->crash = std::move(is_time); }
 
 awaitable<std::size_t> crash_explorer::run_once(std::size_t first, std::size_t second) {
   if (reset_) reset_();

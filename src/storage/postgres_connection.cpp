@@ -1,12 +1,11 @@
 #if defined(COFFERDAM_HAS_POSTGRES)
 #include "postgres_connection.hpp"
 
-#include <cofferdam/core/time.hpp>
-
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::postgres {
@@ -31,12 +30,19 @@ std::string one_line(std::string text) {
   return text;
 }
 
+/// At least 1, since 0 would be none at all.
+std::int64_t milliseconds_of(duration d) noexcept {
+  return std::clamp<std::int64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(d).count(), 1,
+                                  std::numeric_limits<std::int32_t>::max());
+}
+
 complaint complaint_of(const PGresult* result) {
-  complaint what{field(result, PG_DIAG_SQLSTATE), field(result, PG_DIAG_MESSAGE_PRIMARY)};
+  complaint what;
+  what.state = field(result, PG_DIAG_SQLSTATE);
+  what.message = field(result, PG_DIAG_MESSAGE_PRIMARY);
   if (what.message.empty()) what.message = one_line(PQresultErrorMessage(result));
-  if (const std::string detail = field(result, PG_DIAG_MESSAGE_DETAIL); !detail.empty()) {
-    what.message += " (" + detail + ")";
-  }
+  what.detail = field(result, PG_DIAG_MESSAGE_DETAIL);
+  what.constraint = field(result, PG_DIAG_CONSTRAINT_NAME);
   what.is_stale_plan = what.state == "0A000" && field(result, PG_DIAG_SOURCE_FUNCTION) == "RevalidateCachedQuery";
   return what;
 }
@@ -148,6 +154,7 @@ struct sent_parameters {
 
 storage_error to_error(const complaint& what, const std::string& sql) {
   std::string message = what.message;
+  if (!what.detail.empty()) message += " (" + what.detail + ")";
   if (!sql.empty()) message += "; in: " + sql.substr(0, 300);
   return {code_of(what), std::move(message), what.state};
 }
@@ -163,14 +170,28 @@ std::string condition_sql(const std::string& query) {
 
 bool is_condition(const complaint& what) noexcept { return what.message.find(condition_mark) != std::string::npos; }
 
-connection::connection(net::any_io_executor executor, std::string url)
-    : executor_(executor), url_(std::move(url)), socket_(executor) {}
-connection::~connection() { close(); }
+void connection_group::abandon_silent(time_point now) noexcept {
+  // The server itself ends what takes too long; a little later it is the server that does not answer.
+  const auto latest = now - options.statement_limit - options.statement_limit / 4;
+  for (auto* each : all) {
+    if (each->waits_since() < latest) each->abandon();
+  }
+}
+
+connection::connection(net::any_io_executor executor, connection_group& group)
+    : executor_(executor), group_(group), timers_(timers_of(executor)), socket_(executor) {
+  group_.all.push_back(this);
+}
+connection::~connection() {
+  close();
+  std::erase(group_.all, this);
+}
 
 void connection::close() noexcept {
   // libpq closes it: ours must let it go before.
   if (socket_.is_open()) socket_.release();
   descriptor_ = -1;
+  if (std::exchange(is_open_, false)) group_.open.fetch_sub(1, std::memory_order_relaxed);
   if (connection_ != nullptr) PQfinish(std::exchange(connection_, nullptr));
   prepared_.clear();
 }
@@ -224,7 +245,11 @@ void connection::follow_socket() {
   if (now >= 0) socket_.assign(now);
 }
 
-complaint connection::last_complaint() const { return {{}, one_line(PQerrorMessage(connection_))}; }
+complaint connection::last_complaint() const {
+  complaint why;
+  why.message = one_line(PQerrorMessage(connection_));
+  return why;
+}
 
 awaitable<bool> connection::wait(bool to_read, bool to_write) {
   if (is_abandoned_) co_return false;
@@ -243,13 +268,14 @@ awaitable<bool> connection::wait(bool to_read, bool to_write) {
   co_return !is_abandoned_;
 }
 
-awaitable<void> connection::ensure_open(duration limit, bool is_read_only) {
+awaitable<void> connection::ensure_open(bool is_read_only) {
   if (is_alive()) co_return;
+  if (is_open_) group_.lost.fetch_add(1, std::memory_order_relaxed);
   close();
   is_abandoned_ = false;
-  connection_ = PQconnectStart(url_.c_str());
+  connection_ = PQconnectStart(group_.url.c_str());
   if (connection_ == nullptr) throw std::bad_alloc();
-  const time_limit limited(*this, limit);
+  const time_limit limited(*this, group_.options.connect_timeout);
   bool is_open = PQstatus(connection_) != CONNECTION_BAD;
   for (auto state = PGRES_POLLING_WRITING; is_open && state != PGRES_POLLING_OK;) {
     follow_socket();
@@ -264,16 +290,25 @@ awaitable<void> connection::ensure_open(duration limit, bool is_read_only) {
     PQsetNoticeProcessor(connection_, [](void*, const char*) {}, nullptr);
     PQenterPipelineMode(connection_);
     std::vector<unit> settings(1);
+    // Where locks decide, each statement must see what was committed while the one before it waited.
     settings[0].steps.push_back({std::string("select set_config('client_encoding', 'UTF8', false), "
+                                             "set_config('default_transaction_isolation', 'read committed', false), "
                                              "set_config('default_transaction_read_only', '") +
-                                 (is_read_only ? "on" : "off") + "', false)"});
+                                 (is_read_only ? "on" : "off") + "', false), set_config('statement_timeout', '" +
+                                 std::to_string(milliseconds_of(group_.options.statement_limit)) + "', false)"});
     co_await run(settings);
     is_open = settings[0].is_complete && !settings[0].refusal;
     if (settings[0].refusal) why = *settings[0].refusal;
   }
   if (limited.is_over()) why.message = "no answer within the time to connect";
-  if (is_open && !limited.is_over()) co_return;
+  if (is_open && !limited.is_over()) {
+    is_open_ = true;
+    group_.open.fetch_add(1, std::memory_order_relaxed);
+    group_.connects.fetch_add(1, std::memory_order_relaxed);
+    co_return;
+  }
   close();
+  group_.failed_connects.fetch_add(1, std::memory_order_relaxed);
   if (why.message.empty()) why.message = "the connection broke while it was made";
   throw storage_error(errc::database_unavailable, why.message, why.state);
 }
@@ -328,9 +363,15 @@ awaitable<void> connection::run(std::vector<unit>& units) {
     for (std::size_t s = 0; is_fine && s < units[u].steps.size(); ++s) is_fine = send(units[u].steps[s], all, u, s);
     is_fine = is_fine && PQpipelineSync(connection_) != 0;
   }
+  group_.busy.fetch_add(1, std::memory_order_relaxed);
+  waits_since_ = timers_.now();
   if (is_fine) is_fine = co_await flush();
   if (is_fine) is_fine = co_await read_answers(units, all);
-  if (!is_fine) close();
+  waits_since_ = never;
+  group_.busy.fetch_sub(1, std::memory_order_relaxed);
+  if (is_fine) co_return;
+  if (is_open_) group_.lost.fetch_add(1, std::memory_order_relaxed);
+  close();
 }
 
 /// Reads while it writes, or both sides could wait for the other to read.
@@ -351,6 +392,7 @@ awaitable<bool> connection::read_answers(std::vector<unit>& units, const std::ve
       // A farewell may lie in the buffer though the socket is closed: read on as long as there are answers.
       if (!is_ready) co_return false;
       if (PQconsumeInput(connection_) == 0 && PQisBusy(connection_) != 0) co_return false;
+      waits_since_ = timers_.now();
     }
     const result_pointer result(PQgetResult(connection_));
     if (!result) {
@@ -384,7 +426,7 @@ bool connection::take_answer(PGresult* result, unit& of, const expected& what) {
     case PGRES_COPY_IN:
     case PGRES_COPY_OUT:
     case PGRES_COPY_BOTH:
-      of.refusal = complaint{"0A000", "COPY cannot be part of a batch or query"};
+      of.refusal = complaint{"0A000", "COPY cannot be part of a batch or query", {}, {}};
       return false;
     default:
       complaint why = complaint_of(result);

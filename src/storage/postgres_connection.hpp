@@ -2,12 +2,16 @@
 #pragma once
 
 #include <cofferdam/core/net_sockets.hpp>
+#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/storage/batch.hpp>
+#include <cofferdam/storage/database.hpp>
 #include <cofferdam/storage/storage_error.hpp>
 
 #include <libpq-fe.h>
 
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,11 +21,6 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::postgres {
 
-/// What the server said against a statement.
-struct complaint {
-  std::string state, message;
-  bool is_stale_plan = false;  ///< the schema changed under a prepared statement
-};
 /// @param sql  what was run, for the message.
 [[nodiscard]] storage_error to_error(const complaint& what, const std::string& sql);
 
@@ -30,9 +29,18 @@ struct unit {
   struct step {
     std::string sql;
     const statement* parameters = nullptr;  ///< may be null
+    std::size_t part = none;                ///< of the batch, for whoever made the step
     rows found = {};
   };
+  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
   std::vector<step> steps;
+  std::vector<std::unique_ptr<const statement>> owned;  ///< parameters that live nowhere else
+
+  /// Runs `s` as a further step.
+  void add(statement s, std::size_t part) {
+    owned.push_back(std::make_unique<const statement>(std::move(s)));
+    steps.push_back({owned.back()->sql(), owned.back().get(), part});
+  }
 
   std::size_t answered = 0;          ///< steps that succeeded
   std::optional<complaint> refusal;  ///< of the step after these
@@ -43,16 +51,31 @@ struct unit {
 [[nodiscard]] std::string condition_sql(const std::string& query);
 [[nodiscard]] bool is_condition(const complaint& what) noexcept;
 
+class connection;
+
+/// What the connections of one driver have in common. The driver's thread; counters from any.
+struct connection_group {
+  connection_group(std::string where, const database_options& o) : url(std::move(where)), options(o) {}
+  /// Connections that have waited for an answer for longer than the server may take count as lost.
+  void abandon_silent(time_point now) noexcept;
+
+  const std::string url;
+  const database_options options;
+  std::vector<connection*> all;
+  std::atomic<std::size_t> open{0}, busy{0};
+  std::atomic<std::uint64_t> connects{0}, failed_connects{0}, lost{0};
+};
+
 /// Thread safety: the executor's one thread; what `canceller` gave, any thread.
 class connection {
  public:
-  connection(net::any_io_executor executor, std::string url);
+  connection(net::any_io_executor executor, connection_group& group);
   ~connection();
   connection(const connection&) = delete;
   connection& operator=(const connection&) = delete;
 
   /// Connects anew unless connected. Errors: `storage_error` (`database_unavailable`).
-  awaitable<void> ensure_open(duration limit, bool is_read_only);
+  awaitable<void> ensure_open(bool is_read_only);
   /// Whether a fresh look at the socket says that the server is still there.
   [[nodiscard]] bool is_alive();
   /// Whether a transaction is open, failed or not.
@@ -64,6 +87,8 @@ class connection {
   awaitable<void> run(std::vector<unit>& units);
   /// Ends waits of `run` and `ensure_open`: the connection counts as lost.
   void abandon() noexcept;
+  /// Since when it waits for a sign of the server; `never` when it does not.
+  [[nodiscard]] time_point waits_since() const noexcept { return waits_since_; }
 
   /// Waits until the server sends something, or `limit`. @return whether somebody else notified.
   awaitable<bool> wait_for_notification(duration limit);
@@ -88,11 +113,13 @@ class connection {
   bool send(const unit::step& s, std::vector<expected>& all, std::size_t unit, std::size_t step);
 
   net::any_io_executor executor_;
-  std::string url_;
+  connection_group& group_;
+  const timer_service& timers_;
+  time_point waits_since_ = never;
   PGconn* connection_ = nullptr;
   net::posix::stream_descriptor socket_;
   int descriptor_ = -1;
-  bool is_abandoned_ = false;
+  bool is_abandoned_ = false, is_open_ = false;
   std::unordered_map<std::string, std::string> prepared_;  // by SQL
   std::unordered_set<std::string> seen_;                   // worth preparing the next time
   std::uint64_t names_ = 0;

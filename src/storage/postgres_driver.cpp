@@ -3,11 +3,13 @@
 #if defined(COFFERDAM_HAS_POSTGRES)
 #include "postgres_connection.hpp"
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/storage/detail/driver.hpp>
 
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -52,11 +54,11 @@ struct open_query {
 };
 
 struct read_call final : call {
-  explicit read_call(statement q) noexcept : query(std::move(q)) {}
-  explicit read_call(std::shared_ptr<open_query> c) noexcept : query(c->query), cursor(std::move(c)) {}
-  statement query;
-  std::shared_ptr<open_query> cursor;  // empty: an ordinary query
-  rows found;
+  explicit read_call(std::vector<statement> q) noexcept : queries(std::move(q)) {}
+  explicit read_call(std::shared_ptr<open_query> c) noexcept : cursor(std::move(c)) {}
+  std::vector<statement> queries;
+  std::shared_ptr<open_query> cursor;  // empty: ordinary queries
+  std::vector<rows> found;             // of each
   failure why;
   connection* running_on = nullptr;  // the driver's thread
   bool is_cancelled = false;         // the driver's thread
@@ -85,30 +87,95 @@ bool controls_transaction(const std::string& sql) {
          word == "start" || word == "prepare";
 }
 
+/// The batch's locks as one statement: advisory ones, in the order of their keys, the one of everything before all.
+/// A statement of its own, since only the next one sees what others committed while this one waited.
+statement locks_of(const batch& work) {
+  constexpr std::uint64_t family = 0xCFE6ULL << 48U, of_hash = (1ULL << 48U) - 1;
+  constexpr std::size_t most = 100;  // the server's table of locks is shared and small
+  const bool is_all = work.locks_everything() || work.locks().size() > most;
+  std::string keys = "{" + std::to_string(static_cast<std::int64_t>(family));
+  std::string shared = is_all ? "{f" : "{t";
+  std::map<std::int64_t, bool> sorted;  // two names may share a key: the stronger mode counts
+  for (const auto& [hash, mode] : work.locks()) {
+    const auto key = static_cast<std::int64_t>(family | (static_cast<std::uint64_t>(hash) & of_hash));
+    const auto [at, is_new] = sorted.emplace(key, mode == lock_mode::shared);
+    at->second = at->second && mode == lock_mode::shared;
+  }
+  if (!is_all) {
+    for (const auto& [key, is_shared] : sorted) {
+      keys += "," + std::to_string(key);
+      shared += is_shared ? ",t" : ",f";
+    }
+  }
+  return statement(
+      "select count(case when shared then pg_advisory_xact_lock_shared(key)::text else "
+      "pg_advisory_xact_lock(key)::text "
+      "end) from unnest($1::bigint[], $2::boolean[]) as locks(key, shared)",
+      keys + "}", shared + "}");
+}
+
 /// Errors: `storage_error` for what cannot be part of a batch.
 unit unit_of(const batch& work) {
   unit made;
   made.steps.push_back({"begin"});
-  for (const auto& step : work.steps()) {
+  if (work.locks_everything() || !work.locks().empty()) made.add(locks_of(work), unit::none);
+  for (std::size_t part = 0; part < work.steps().size(); ++part) {
+    const auto& step = work.steps()[part];
     if (const auto* own = std::get_if<statement>(&step)) {
       if (controls_transaction(own->sql())) {
         throw storage_error(errc::invalid_statement, "a batch is a transaction already; in: " + own->sql());
       }
-      made.steps.push_back({own->sql(), own});
+      made.steps.push_back({own->sql(), own, part});
     } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
-      made.steps.push_back({condition_sql(condition->query.sql()), &condition->query});
+      made.steps.push_back({condition_sql(condition->query.sql()), &condition->query, part});
     } else {
-      throw storage_error(errc::invalid_statement, "this operation works on SQLite only");
+      for (auto& s : std::get<std::shared_ptr<operation>>(step)->statements()) made.add(std::move(s), part);
     }
   }
   made.steps.push_back({"commit"});
   return made;
 }
 
+/// Where cancellations report to; outlives the driver when they do.
+struct cancel_link {
+  explicit cancel_link(net::io_context* io) noexcept : to(io) {}
+  std::mutex mutex;
+  net::io_context* to;
+};
+
+/// The time in which the server cannot be reached. The driver's thread.
+struct outage {
+  static constexpr backoff_options pace{
+      .base = std::chrono::milliseconds(50), .jitter = jitter_kind::equal, .cap = std::chrono::seconds(1)};
+
+  void wake() {
+    is_probed = false;
+    for (auto* timer : std::exchange(waiting, {})) timer->cancel();
+  }
+  void end() {
+    failures = 0;
+    state = {};
+    wake();
+  }
+
+  std::uint32_t failures = 0;
+  bool is_probed = false;
+  time_point until{};
+  std::string why;
+  backoff_state state;
+  random_source random{std::random_device{}()};
+  std::vector<net::steady_timer*> waiting;
+};
+
 class driver final : public detail::storage_driver {
  public:
   driver(std::string url, database_options options)
-      : url_(std::move(url)), options_(options), name_(name_of(url_)), alive_(io_, forever), notifier_(io_, forever) {
+      : options_(options),
+        name_(name_of(url)),
+        group_(std::move(url), options),
+        alive_(io_, forever),
+        notifier_(io_, forever),
+        watch_(io_, forever) {
     alive_.async_wait([](const net::asio_error_code&) {});
     const std::size_t writers = std::max<std::size_t>(1, options_.connections);
     const std::size_t readers = std::max<std::size_t>(1, options_.readers);
@@ -117,6 +184,7 @@ class driver final : public detail::storage_driver {
     for (std::size_t i = 0; i < writers; ++i) start(&driver::write_loop);
     for (std::size_t i = 0; i < readers; ++i) start(&driver::read_loop);
     start(&driver::notify_loop);
+    start(&driver::watch_loop);
     thread_ = std::thread([this] { io_.run(); });
   }
 
@@ -124,7 +192,8 @@ class driver final : public detail::storage_driver {
     stop();
     net::post(io_, [this] { may_end(); });
     thread_.join();
-    helpers_.join();
+    const std::lock_guard lock(cancels_->mutex);
+    cancels_->to = nullptr;
   }
 
   awaitable<outcome<receipt>> commit(batch b) override {
@@ -137,12 +206,18 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<outcome<rows>> query(statement q) override {
-    const reference<read_call> asked(new read_call(std::move(q)));
-    return ask(asked);
+    std::vector<statement> one;
+    one.push_back(std::move(q));
+    const reference<read_call> asked(new read_call(std::move(one)));
+    return ask_one(asked);
   }
 
-  awaitable<outcome<void>> read(std::shared_ptr<operation> /*o*/) override {
-    co_return as_failure({errc::invalid_statement, "this operation works on SQLite only"});
+  awaitable<outcome<void>> read(std::shared_ptr<operation> o) override {
+    const reference<read_call> asked(new read_call(o->statements()));
+    auto found = co_await ask(asked);
+    if (!found) co_return found.why();
+    o->answered(*std::move(found));
+    co_return outcome<void>();
   }
 
   awaitable<outcome<std::unique_ptr<detail::storage_cursor>>> open_cursor(statement q, std::size_t page) override;
@@ -176,15 +251,25 @@ class driver final : public detail::storage_driver {
     const std::lock_guard lock(mutex_);
     database_stats s = stats_;
     s.waiting_batches = writes_.size();
+    s.open_connections = group_.open.load(std::memory_order_relaxed);
+    s.busy_connections = group_.busy.load(std::memory_order_relaxed);
+    s.connects = group_.connects.load(std::memory_order_relaxed);
+    s.failed_connects = group_.failed_connects.load(std::memory_order_relaxed);
+    s.lost_connections = group_.lost.load(std::memory_order_relaxed);
     return s;
   }
 
-  awaitable<outcome<rows>> ask(reference<read_call> asked) {
+  awaitable<outcome<std::vector<rows>>> ask(reference<read_call> asked) {
     const hand_over<read_call> enlist{this, &*asked};
     const wake_reason reason = co_await park(never, enlist);
     if (reason == wake_reason::cancelled) co_return failure::cancelled();
     if (asked->why) co_return std::move(asked->why);
     co_return std::move(asked->found);
+  }
+  awaitable<outcome<rows>> ask_one(reference<read_call> asked) {
+    auto found = co_await ask(std::move(asked));
+    if (!found) co_return found.why();
+    co_return found->empty() ? rows() : std::move(found->front());
   }
 
   void accept(reference<write_call> written) {
@@ -301,6 +386,7 @@ class driver final : public detail::storage_driver {
   /// What only listens and notifies goes when the work is done.
   void end_helpers() {
     notifier_.cancel();
+    watch_.cancel();
     if (listening_ != nullptr) listening_->abandon();
   }
   void may_end() { alive_.cancel(); }
@@ -322,7 +408,7 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<void> write_loop() {
-    connection own(io_.get_executor(), url_);
+    connection own(io_.get_executor(), group_);
     net::steady_timer timer(io_);
     for (;;) {
       auto group = take_writes();
@@ -357,7 +443,7 @@ class driver final : public detail::storage_driver {
     if (sent.empty()) co_return group;
     failure why;
     try {
-      co_await own.ensure_open(options_.connect_timeout, false);
+      co_await reconnect(own, false);
       co_await own.run(units);
     } catch (...) {
       why = failure::current();
@@ -375,6 +461,7 @@ class driver final : public detail::storage_driver {
       co_return group;
     }
     std::size_t committed = 0;
+    std::vector<std::size_t> to_explain;
     bool has_ended = false, has_refused = false;  // the server left, or refused, at one of those before
     for (std::size_t i = 0; i < sent.size(); ++i) {
       // Its "begin" met the failed transaction of one before.
@@ -383,10 +470,14 @@ class driver final : public detail::storage_driver {
         group.push_back(std::move(sent[i]));
         continue;
       }
-      auto result = outcome_of(sent[i]->work, units[i]);
-      if (result) ++committed;
       has_refused = has_refused || units[i].refusal;
       has_ended = has_ended || (units[i].refusal && !units[i].is_complete);
+      if (units[i].is_complete && refused_operation(sent[i]->work, units[i]) != nullptr) {
+        to_explain.push_back(i);
+        continue;
+      }
+      auto result = outcome_of(sent[i]->work, units[i]);
+      if (result) ++committed;
       sent[i]->result.emplace(std::move(result));
       count(*sent[i]->result);
     }
@@ -397,9 +488,10 @@ class driver final : public detail::storage_driver {
       if (events.has_listeners()) events.publish({database_event::kind::committed, committed, {}});
     }
     for (const auto& w : sent) {
-      if (w) w->finish();
+      if (w && w->result) w->finish();
     }
     if (own.in_transaction()) co_await roll_back(own);
+    for (const std::size_t i : to_explain) co_await explain(own, *sent[i], units[i]);
     co_return group;
   }
 
@@ -412,24 +504,65 @@ class driver final : public detail::storage_driver {
   outcome<receipt> outcome_of(const batch& work, unit& u) {
     const std::size_t last = u.steps.size() - 1;  // the commit
     if (!u.refusal && u.answered == u.steps.size()) {
-      std::vector<rows> results;
-      for (std::size_t i = 0; i < work.steps().size(); ++i) {
-        if (std::holds_alternative<statement>(work.steps()[i])) results.push_back(std::move(u.steps[i + 1].found));
-      }
-      return receipt(std::move(results));
+      return receipt(rows_by_part(work, u));
     }
     if (!u.refusal || (u.answered == last && u.refusal->state.starts_with("57P"))) {
       return as_failure({errc::outcome_unknown, "the connection to '" + name_ + "' broke while the batch was under way",
                          u.refusal ? u.refusal->state : ""});
     }
-    if (u.answered > 0 && u.answered < last) {
-      const auto& step = work.steps()[u.answered - 1];
-      if (const auto* condition = std::get_if<batch::requirement>(&step)) {
+    if (const std::size_t part = u.steps[u.answered].part; part != unit::none) {
+      if (const auto* condition = std::get_if<batch::requirement>(&work.steps()[part])) {
         if (is_condition(*u.refusal)) return as_failure({errc::condition_failed, condition->name});
         return as_failure(to_error(*u.refusal, condition->query.sql()));
       }
     }
     return as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
+  }
+
+  /// Those of statements; operations are given theirs.
+  static std::vector<rows> rows_by_part(const batch& work, unit& u) {
+    std::vector<rows> results;
+    for (std::size_t i = 0; i < u.steps.size();) {
+      const std::size_t part = u.steps[i].part;
+      const auto* own = part == unit::none ? nullptr : std::get_if<std::shared_ptr<operation>>(&work.steps()[part]);
+      if (own == nullptr) {
+        if (part != unit::none && std::holds_alternative<statement>(work.steps()[part])) {
+          results.push_back(std::move(u.steps[i].found));
+        }
+        ++i;
+        continue;
+      }
+      std::vector<rows> answers;
+      for (; i < u.steps.size() && u.steps[i].part == part; ++i) answers.push_back(std::move(u.steps[i].found));
+      (*own)->answered(std::move(answers));
+    }
+    return results;
+  }
+
+  /// The operation that the server's complaint is about; null when it is about something else.
+  static const operation* refused_operation(const batch& work, const unit& u) {
+    if (!u.refusal || u.answered >= u.steps.size() || u.steps[u.answered].part == unit::none) return nullptr;
+    const auto* own = std::get_if<std::shared_ptr<operation>>(&work.steps()[u.steps[u.answered].part]);
+    return own == nullptr ? nullptr : own->get();
+  }
+
+  /// What became of a batch whose operation was refused, in the operation's own words.
+  awaitable<void> explain(connection& own, write_call& w, unit& u) {
+    const operation* about = refused_operation(w.work, u);
+    failure why = as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
+    try {
+      rows found;
+      if (auto question = about->question(*u.refusal)) {
+        std::vector<unit> asked(1);
+        asked[0].add(std::move(*question), unit::none);
+        co_await own.run(asked);
+        found = std::move(asked[0].steps[0].found);
+      }
+      about->refused(*u.refusal, found);
+    } catch (...) {
+      why = failure::current();
+    }
+    settle(w, std::move(why));
   }
 
   void settle(write_call& w, failure why) {
@@ -463,7 +596,7 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<void> read_loop() {
-    connection pooled(io_.get_executor(), url_);
+    connection pooled(io_.get_executor(), group_);
     net::steady_timer timer(io_);
     for (;;) {
       auto asked = take_read();
@@ -482,7 +615,7 @@ class driver final : public detail::storage_driver {
   awaitable<void> read_one(connection& pooled, read_call& asked, net::steady_timer& timer) {
     if (asked.cursor && asked.cursor->has_ended) co_return;
     if (asked.cursor && !asked.cursor->own) {
-      asked.cursor->own = std::make_unique<connection>(io_.get_executor(), url_);
+      asked.cursor->own = std::make_unique<connection>(io_.get_executor(), group_);
     }
     connection& own = asked.cursor ? *asked.cursor->own : pooled;
     try {
@@ -491,13 +624,13 @@ class driver final : public detail::storage_driver {
         describe_page(*asked.cursor, units[0]);
       } else {
         units[0].steps.push_back({"begin read only"});
-        units[0].steps.push_back({asked.query.sql(), &asked.query});
-        units[0].steps.push_back({"commit"});
-        if (controls_transaction(asked.query.sql())) {
-          throw storage_error(errc::invalid_statement, "no query: " + asked.query.sql());
+        for (const auto& q : asked.queries) {
+          if (controls_transaction(q.sql())) throw storage_error(errc::invalid_statement, "no query: " + q.sql());
+          units[0].steps.push_back({q.sql(), &q});
         }
+        units[0].steps.push_back({"commit"});
       }
-      if (!asked.cursor || !asked.cursor->has_begun) co_await own.ensure_open(options_.connect_timeout, true);
+      if (!asked.cursor || !asked.cursor->has_begun) co_await reconnect(own, true);
       asked.running_on = &own;
       if (asked.is_cancelled) {
         asked.why = failure::cancelled();
@@ -509,8 +642,9 @@ class driver final : public detail::storage_driver {
       asked.why = failure::current();
     }
     asked.running_on = nullptr;
-    // A cancellation that is still on its way must not meet the next query.
-    while (asked.cancels > 0) {
+    // A cancellation that is still on its way must not meet the next query. The connection is closed then, so that
+    // waiting spares the server no more than a new one.
+    for (int looks = 0; asked.cancels > 0 && looks < 1'000; ++looks) {
       timer.expires_after(std::chrono::milliseconds(1));
       co_await timer.async_wait(net::as_tuple(net::use_awaitable));
     }
@@ -535,15 +669,15 @@ class driver final : public detail::storage_driver {
 
   void take_rows(read_call& asked, unit& u) {
     if (u.refusal) {
-      asked.why = as_failure(to_error(*u.refusal, asked.query.sql()));
+      asked.why = as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
     } else if (u.answered < u.steps.size()) {
       asked.why = as_failure({errc::database_unavailable, "the connection to '" + name_ + "' broke"});
     } else if (asked.cursor) {
-      asked.found = std::move(u.steps.back().found);
+      asked.found.push_back(std::move(u.steps.back().found));
       asked.cursor->has_begun = true;
-      asked.cursor->has_ended = asked.found.size() < asked.cursor->page;
+      asked.cursor->has_ended = asked.found[0].size() < asked.cursor->page;
     } else {
-      asked.found = std::move(u.steps[1].found);
+      for (std::size_t i = 1; i + 1 < u.steps.size(); ++i) asked.found.push_back(std::move(u.steps[i].found));
     }
   }
 
@@ -553,22 +687,70 @@ class driver final : public detail::storage_driver {
     auto canceller = asked->running_on->canceller();
     if (!canceller) return;
     ++asked->cancels;
-    net::post(helpers_, [this, asked, canceller] {
+    // PQcancel blocks, for ever where the server stands still: a thread of its own, which may outlive the driver.
+    std::thread([link = cancels_, asked, canceller] {
       std::array<char, 256> why{};
       const bool is_sent = PQcancel(canceller.get(), why.data(), static_cast<int>(why.size())) != 0;
-      net::post(io_, [asked, is_sent] {
+      const std::lock_guard lock(link->mutex);
+      if (link->to == nullptr) return;
+      net::post(*link->to, [asked, is_sent] {
         --asked->cancels;
         // No way to stop it: let the connection go, the server will notice.
         if (!is_sent && asked->running_on != nullptr) asked->running_on->abandon();
       });
-    });
+    }).detach();
+  }
+
+  // --- connecting
+
+  [[nodiscard]] time_point now() { return timers_of(io_).now(); }
+
+  /// While the server cannot be reached, one call at a time tries again, later each time; those that come meanwhile
+  /// share its fate.
+  awaitable<void> reconnect(connection& own, bool is_read_only) {
+    if (own.is_alive()) co_return;
+    net::steady_timer timer(io_);
+    if (outage_.is_probed) {
+      timer.expires_at(forever);
+      outage_.waiting.push_back(&timer);
+      co_await timer.async_wait(net::as_tuple(net::use_awaitable));
+      if (outage_.failures > 0) throw storage_error(errc::database_unavailable, outage_.why);
+    } else if (outage_.failures > 0) {
+      outage_.is_probed = true;
+      timer.expires_after(outage_.until - now());
+      if (!is_closing()) co_await timer.async_wait(net::as_tuple(net::use_awaitable));
+    }
+    const std::uint32_t before = outage_.failures;
+    try {
+      co_await own.ensure_open(is_read_only);
+      outage_.end();
+    } catch (const storage_error& e) {
+      // Those that failed together are one failure.
+      if (outage_.failures == before) {
+        ++outage_.failures;
+        outage_.until = now() + backoff_delay(outage::pace, outage_.failures, outage_.state, outage_.random);
+      }
+      outage_.why = e.what();
+      outage_.wake();
+      throw;
+    }
+  }
+
+  /// Connections on which the server does not answer must not keep their calls, and `close`, for ever.
+  awaitable<void> watch_loop() {
+    const duration often = std::max<duration>(std::chrono::milliseconds(1), options_.statement_limit / 8);
+    while (!has_ended()) {
+      watch_.expires_after(often);
+      co_await watch_.async_wait(net::as_tuple(net::use_awaitable));
+      group_.abandon_silent(now());
+    }
   }
 
   // --- telling and hearing other processes
 
   /// Whatever was committed while the notification before was under way shares the next.
   awaitable<void> notify_loop() {
-    connection own(io_.get_executor(), url_);
+    connection own(io_.get_executor(), group_);
     while (!has_ended()) {
       if (!std::exchange(has_news_, false)) {
         notifier_.expires_at(forever);
@@ -579,7 +761,7 @@ class driver final : public detail::storage_driver {
       units[0].steps.push_back({"set local synchronous_commit = off"});
       units[0].steps.push_back({"select pg_notify('cofferdam_changes', '')"});
       try {
-        co_await own.ensure_open(options_.connect_timeout, false);
+        co_await own.ensure_open(false);
         co_await own.run(units);
       } catch (const storage_error&) {
         has_news_ = false;  // only a hint: those who listen also look now and then
@@ -589,14 +771,14 @@ class driver final : public detail::storage_driver {
   }
 
   awaitable<void> listen_loop() {
-    connection own(io_.get_executor(), url_);
+    connection own(io_.get_executor(), group_);
     net::steady_timer pause(io_);
     listening_ = &own;
     bool was_open = true;
     while (!has_ended()) {
       bool is_open = true;
       try {
-        co_await own.ensure_open(options_.connect_timeout, true);
+        co_await own.ensure_open(true);
         std::vector<unit> units(1);
         units[0].steps.push_back({"listen cofferdam_changes"});
         co_await own.run(units);
@@ -624,9 +806,9 @@ class driver final : public detail::storage_driver {
     return workers_ == 0;
   }
 
-  const std::string url_;
   const database_options options_;
   const std::string name_;
+  connection_group group_;
 
   mutable std::mutex mutex_;
   std::deque<reference<write_call>> writes_;
@@ -640,10 +822,12 @@ class driver final : public detail::storage_driver {
   net::io_context io_{1};
   net::steady_timer alive_;     // keeps the thread running
   net::steady_timer notifier_;  // and what follows, the thread's
+  net::steady_timer watch_;
+  outage outage_;
   std::vector<net::steady_timer*> idle_;
   connection* listening_ = nullptr;
   bool has_news_ = false;
-  net::thread_pool helpers_{1};  // for PQcancel, which blocks
+  const std::shared_ptr<cancel_link> cancels_ = std::make_shared<cancel_link>(&io_);
   std::thread thread_;
 };
 
@@ -667,7 +851,7 @@ class postgres_cursor final : public detail::storage_cursor {
 
   awaitable<outcome<rows>> next() override {
     const reference<read_call> asked(new read_call(query_));
-    return owner_.ask(asked);
+    return owner_.ask_one(asked);
   }
 
  private:

@@ -60,15 +60,35 @@ void breaker_fire_count_window(benchmark::State& state) {
 BENCHMARK(breaker_fire_count_window);
 
 /// One call of a hundred fails, so that the window is never clean.
+class one_percent_failing {
+ public:
+  awaitable<outcome<int>> operator()() {
+    if (++count_ % 100 == 0) co_return failure::refused(errc::injected_fault);
+    co_return 42;
+  }
+
+ private:
+  int count_ = 0;
+};
+void bare_one_percent_failing(benchmark::State& state) { await_in_loop(state, one_percent_failing()); }
+BENCHMARK(bare_one_percent_failing);
+
 void breaker_fire_one_percent_failing(benchmark::State& state) {
   circuit_breaker breaker("failing", {.window_calls = static_cast<std::size_t>(state.range(0))});
+  one_percent_failing task;
+  const auto call = [&] { return task(); };
+  await_in_loop(state, [&] { return breaker.try_fire(call); });
+}
+BENCHMARK(breaker_fire_one_percent_failing)->Arg(100)->Arg(0);
+
+/// With a rule for values, and what that rule costs without a breaker.
+void breaker_fire_with_rule(benchmark::State& state) {
+  circuit_breaker breaker("ruled", {.window_calls = 100});
   int count = 0;
   breaker.classify([&](const int&) { return ++count % 100 == 0; });
   await_in_loop(state, [&] { return breaker.fire(immediate); });
 }
-BENCHMARK(breaker_fire_one_percent_failing)->Arg(100)->Arg(0);
-
-/// The same without a breaker: what the rule costs.
+BENCHMARK(breaker_fire_with_rule);
 void classified_without_breaker(benchmark::State& state) {
   retry policy({.max_attempts = 1});
   int count = 0;
@@ -104,12 +124,20 @@ void breaker_fire_shared_by_threads(benchmark::State& state) {
 }
 BENCHMARK(breaker_fire_shared_by_threads)->Threads(1)->Threads(2)->UseRealTime();
 
+/// Of an open circuit, and of one that also names the exception that opened it.
 void breaker_refusal_by_value(benchmark::State& state) {
-  circuit_breaker breaker("open", {.break_duration = 1h, .max_break_duration = 1h});
-  breaker.open();
+  circuit_breaker breaker("open", {.minimum_calls = 1, .break_duration = 1h, .max_break_duration = 1h});
+  if (state.range(0) == 0) {
+    breaker.open();
+  } else {
+    const auto fail = []() -> int { throw std::runtime_error("down"); };
+    net::io_context context(1);
+    net::co_spawn(context, breaker.try_fire(fail), net::detached);
+    context.run();
+  }
   await_in_loop(state, [&] { return breaker.try_fire(immediate); });
 }
-BENCHMARK(breaker_refusal_by_value);
+BENCHMARK(breaker_refusal_by_value)->ArgName("with_cause")->Arg(0)->Arg(1);
 
 void breaker_refusal_by_exception(benchmark::State& state) {
   circuit_breaker breaker("open", {.break_duration = 1h, .max_break_duration = 1h});

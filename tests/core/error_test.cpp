@@ -52,6 +52,7 @@ TEST_CASE("make_exception throws the type that belongs to the code") {
   CHECK(made<rate_limit_error>(errc::weight_too_large).code() == errc::weight_too_large);
   CHECK(made<overload_error>(errc::throttled).code() == errc::throttled);
   CHECK(made<overload_error>(errc::shed).code() == errc::shed);
+  CHECK(made<nested_use_error>(errc::nested_use).code() == errc::nested_use);
   CHECK(made<timeout_error>(errc::timed_out).code() == errc::timed_out);
   CHECK(made<timeout_error>(errc::deadline_exceeded).code() == errc::deadline_exceeded);
   CHECK(made<injected_error>(errc::injected_fault).code() == errc::injected_fault);

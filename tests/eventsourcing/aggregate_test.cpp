@@ -1,4 +1,4 @@
-#include "async_test.hpp"
+#include "database_test.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
 
@@ -116,8 +116,7 @@ ASYNC_TEST("old events are read in the present form, unreadable ones are named")
   co_return;
 }
 
-ASYNC_TEST("decisions follow each other on the state that their events add up to") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("decisions follow each other on the state that their events add up to") {
   event_store store = co_await event_store::open(db);
   const event_codec codec = bank::codec();
   repository<bank::account> accounts(store, codec, "account-");
@@ -193,8 +192,7 @@ TEST_CASE("a decision that meets a conflict is made again on what came in betwee
   test::run_in_real_time(body);
 }
 
-ASYNC_TEST("a snapshot saves reading, and is no more than that") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a snapshot saves reading, and is no more than that") {
   event_store store = co_await event_store::open(db);
   const event_codec codec = bank::codec();
   repository<bank::account> accounts(store, codec, "account-", {.snapshot_every = 3});
@@ -231,8 +229,7 @@ ASYNC_TEST("a snapshot saves reading, and is no more than that") {
   CHECK(restored.version == 4);
 }
 
-ASYNC_TEST("an event of a type that the aggregate does not have ends loading, unless it is to be ignored") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("an event of a type that the aggregate does not have ends loading, unless it is to be ignored") {
   event_store store = co_await event_store::open(db);
   const event_codec codec = bank::codec();
   event frozen("account.frozen", "{}");

@@ -1,8 +1,11 @@
 // Killed at any moment: what was acknowledged is there, once, whole, and the table that follows agrees.
 #include "catch.hpp"
+#include "postgres_server.hpp"
 #include "real_time.hpp"
+#include "rounds.hpp"
 #include "temporary_directory.hpp"
 
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/workers.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
@@ -39,7 +42,24 @@ append_request pair_of(int writer, int n) {
 }
 
 void count_event(batch& b, const recorded_event& e) {
-  b.execute("insert into counts(stream, events) values($1, 1) on conflict do update set events = events + 1", e.stream);
+  b.execute(
+      "insert into counts(stream, events) values($1, 1) on conflict(stream) do update set events = counts.events + 1",
+      e.stream);
+}
+
+/// Does `work`, which may be begun again, until it ends otherwise than by the server's absence.
+template <class Work> awaitable<void> insist(Work work) {
+  for (;;) {
+    bool is_away = false;
+    try {
+      co_await work();
+      co_return;
+    } catch (const storage_error& e) {
+      if (!e.is_retryable() && e.code() != errc::outcome_unknown) throw;
+      is_away = true;
+    }
+    if (is_away) co_await sleep_for(5ms);
+  }
 }
 
 awaitable<void> append_and_follow(std::string url, int acknowledgements) {
@@ -50,11 +70,13 @@ awaitable<void> append_and_follow(std::string url, int acknowledgements) {
   int next = 0;
   const auto work = [&]() -> awaitable<void> {
     const int me = next++;
-    if (me == writers) co_await counts.run();
+    const auto follow = [&counts] { return counts.run(); };
+    if (me == writers) co_await insist(follow);
     // Begins with the last pair that may have been written: that is then the same one again.
     const auto version = co_await store.version_of("writer-" + std::to_string(me));
     for (int n = std::max(0, static_cast<int>(version / 2) - 1);; ++n) {
-      co_await store.append(pair_of(me, n));
+      const auto append = [&store, me, n]() -> awaitable<void> { co_await store.append(pair_of(me, n)); };
+      co_await insist(append);
       const int message[2] = {me, n};
       if (::write(acknowledgements, message, sizeof message) != sizeof message) ::_exit(1);
     }
@@ -62,9 +84,22 @@ awaitable<void> append_and_follow(std::string url, int acknowledgements) {
   co_await detail::run_workers(writers + 1, [&] { return work(); });
 }
 
+/// The server may still be at what a killed process has sent.
+awaitable<void> wait_for_silence(database& db) {
+  if (!db.name().starts_with("postgresql:")) co_return;
+  for (;;) {
+    const rows busy = co_await db.query(
+        "select count(*) from pg_stat_activity where backend_type = 'client backend' and state <> 'idle' and pid <> "
+        "pg_backend_pid()");
+    if (busy.front().get<int>(0) == 0) co_return;
+    co_await sleep_for(1ms);
+  }
+}
+
 /// Returns what the table counts in all.
 awaitable<std::int64_t> check(std::string url, const std::vector<int>& acknowledged) {
   database db = co_await database::open(std::move(url));
+  co_await wait_for_silence(db);
   event_store store = co_await event_store::open(db);
   std::map<std::string, std::uint64_t> versions;
   std::map<std::string, std::int64_t> up_to_position;
@@ -102,35 +137,36 @@ awaitable<void> finish(std::string url) {
   projection counts(store, "counts");
   counts.apply(count_event);
   (void)co_await counts.catch_up();
-  const auto newest = co_await store.newest_position();
-  const rows counted = co_await db.query("select sum(events) from counts");
-  CHECK(counted.front().get<std::uint64_t>(0) == newest);
+  const slice last = co_await store.read_all({.limit = 1, .order = direction::backward});
+  REQUIRE(last.events.size() == 1);
+  const auto position = co_await counts.position();
+  CHECK(position == last.events[0].position);
+  const rows counted =
+      co_await db.query("select (select sum(events) from counts) = (select count(*) from cofferdam_events)");
+  CHECK(counted.front().get<bool>(0));
 }
 
-}  // namespace crash
-
-TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole and once, and so do its tables") {
-  const test::temporary_directory directory;
-  const std::string url = "sqlite:" + directory.file("events.db");
+/// @param between  called in every round once the process has done something; what it does may disturb the database.
+void kill_in_a_loop(const std::string& url, int rounds, const std::function<void(int)>& between) {
   const auto prepare = [&]() -> awaitable<void> {
     database db = co_await database::open(url);
     batch b;
-    b.execute("create table counts(stream text primary key, events integer not null)");
+    b.execute("create table counts(stream text primary key, events bigint not null)");
     co_await db.commit(std::move(b));
   };
   test::run_in_real_time(prepare);
 
-  std::vector<int> acknowledged(crash::writers, -1);
+  std::vector<int> acknowledged(writers, -1);
   std::int64_t followed_before = 0;
   int rounds_that_followed = 0;
-  for (int round = 0; round < 40; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     int told[2];
     REQUIRE(::pipe(told) == 0);
     const pid_t child = ::fork();
     if (child == 0) {
       ::close(told[0]);
       try {
-        test::run_in_real_time(crash::append_and_follow, url, told[1]);
+        test::run_in_real_time(append_and_follow, url, told[1]);
       } catch (...) {
       }
       ::_exit(1);
@@ -144,8 +180,11 @@ TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole
       newest = std::max(newest, message[1]);
       return true;
     };
-    while (heard < 5 + round * 2 && hear()) ++heard;
-    CHECK(heard == 5 + round * 2);
+    const int wanted = 5 + (round % 40) * 2;
+    while (heard < wanted && hear()) ++heard;
+    CHECK(heard == wanted);
+    between(round);
+    for (int more = 0; more < 5; ++more) CHECK(hear());
     ::kill(child, SIGKILL);
     while (hear()) {
     }
@@ -153,10 +192,28 @@ TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole
     int status = 0;
     ::waitpid(child, &status, 0);
     CHECK(WIFSIGNALED(status));
-    const std::int64_t followed = test::run_in_real_time(crash::check, url, std::cref(acknowledged));
+    const std::int64_t followed = test::run_in_real_time(check, url, std::cref(acknowledged));
     rounds_that_followed += followed > followed_before ? 1 : 0;
     followed_before = followed;
   }
-  CHECK(rounds_that_followed > 10);  // the table moved on while processes were killed
-  test::run_in_real_time(crash::finish, url);
+  CHECK(rounds_that_followed > rounds / 4);  // the table moved on while processes were killed
+  test::run_in_real_time(finish, url);
+}
+
+}  // namespace crash
+
+TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole and once, and so do its tables") {
+  const test::temporary_directory directory;
+  crash::kill_in_a_loop("sqlite:" + directory.file("events.db"), test::rounds("COFFERDAM_KILLS", 40), [](int) {});
+}
+
+TEST_CASE("so does one on PostgreSQL, whose server falls over as well") {
+  test::postgres_server* server = test::postgres_server::shared();
+  if (server == nullptr) return;
+  server->clear();
+  crash::kill_in_a_loop(server->url(), test::rounds("COFFERDAM_KILLS", 15), [server](int round) {
+    if (round % 3 != 2) return;
+    server->stop(round % 2 == 0 ? SIGQUIT : SIGKILL);
+    server->start();
+  });
 }

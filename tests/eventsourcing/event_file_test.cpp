@@ -1,4 +1,4 @@
-#include "async_test.hpp"
+#include "database_test.hpp"
 
 #include <cofferdam/eventsourcing/event_file.hpp>
 
@@ -29,16 +29,16 @@ std::string line_of(std::string id, std::string rest) {
 
 }  // namespace files
 
-ASYNC_TEST("what was exported is imported again as it was, and once") {
-  database from_db = co_await database::open("sqlite::memory:"), to_db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("what was exported is imported again as it was, and once") {
+  database from_db = co_await database::open("sqlite::memory:");
   event_store from = co_await event_store::open(from_db);
-  event_store to = co_await event_store::open(to_db);
+  event_store to = co_await event_store::open(db);
   for (int i = 0; i < 1200; ++i) {
     event e("type-" + std::to_string(i % 3),
             i % 5 == 0 ? std::string("\0\xff\x01", 3) : "{\"n\": " + std::to_string(i) + "}");
     e.schema(static_cast<std::uint32_t>(1 + i % 2)).tag("n:" + std::to_string(i));
     if (i % 4 == 0) e.correlation("request \"1\"").causation("a").metadata("{}");
-    co_await sleep_for(1ms);
+    e.at(std::chrono::system_clock::time_point(std::chrono::milliseconds(1'700'000'000'000 + i)));
     co_await from.append("stream-" + std::to_string(i % 7), expected::any(), std::move(e));
   }
   std::stringstream file;
@@ -63,13 +63,15 @@ ASYNC_TEST("what was exported is imported again as it was, and once") {
                       a.metadata == b.metadata;
     CHECK(same);
   }
-  std::ostringstream tail;
+  std::ostringstream tail, back;
   const auto rest = co_await export_events(from, tail, 1190);
   CHECK(rest == 10);
+  const auto all_back = co_await export_events(to, back);
+  CHECK(all_back == 1200);
+  CHECK(back.str() == file.str());
 }
 
-ASYNC_TEST("a line that cannot be imported is named, and nothing of it is stored") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a line that cannot be imported is named, and nothing of it is stored") {
   event_store store = co_await event_store::open(db);
   const std::string good = files::line_of("01", R"("type":"t","data":"{}")");
   const auto no_json = co_await files::import_error(store, good + "\n{\"stream\": \"s\", \"id\"");
@@ -115,8 +117,7 @@ ASYNC_TEST("a line that cannot be imported is named, and nothing of it is stored
   CHECK(fine == "imported");
 }
 
-ASYNC_TEST("a store's own export may be imported again, removed streams and all") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a store's own export may be imported again, removed streams and all") {
   event_store store = co_await event_store::open(db);
   co_await store.append("kept", expected::any(), event("t", "{}"));
   co_await store.append("gone", expected::any(), event("t", "{}"));
@@ -129,8 +130,7 @@ ASYNC_TEST("a store's own export may be imported again, removed streams and all"
   CHECK(done.duplicates == 2);
 }
 
-ASYNC_TEST("what stands before a bad batch of lines stays imported, and the lines are named") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("what stands before a bad batch of lines stays imported, and the lines are named") {
   event_store store = co_await event_store::open(db);
   std::string text;
   for (int i = 0; i < 600; ++i) {
@@ -143,8 +143,7 @@ ASYNC_TEST("what stands before a bad batch of lines stays imported, and the line
   CHECK(newest == 500);
 }
 
-ASYNC_TEST("a file that cannot be read to its end, or written, is an error") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a file that cannot be read to its end, or written, is an error") {
   event_store store = co_await event_store::open(db);
   co_await store.append("s", expected::any(), event("t", "{}"));
   std::ifstream missing("/no/such/file");

@@ -1,7 +1,8 @@
 // Documents that nobody would write: valid ones, mutated again and again. Each is refused with a path for every
 // mistake, or it works: it is written and read back as the same, and its pipelines run a call.
 //
-//     cofferdam_configuration_fuzz [SEED [COUNT]]    the document at work is in configuration_fuzz.json
+//     cofferdam_configuration_fuzz [SEED [COUNT]]    the document at work is in configuration_fuzz.json, where it was
+//     built
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/resilience/configuration.hpp>
@@ -48,7 +49,8 @@ void check_numbers(const json& written) {
   for (const auto& [key, value] : written.items()) {
     if (value.is_structured()) check_numbers(value);
     // No field may have more, see the schema.
-    if (value.is_number()) require(value.get<double>() >= 0 && value.get<double>() <= 1e9, "out of range", key);
+    const double least = key == "priority_below" ? INT32_MIN : 0, most = key == "priority_below" ? INT32_MAX : 1e9;
+    if (value.is_number()) require(value.get<double>() >= least && value.get<double>() <= most, "out of range", key);
   }
 }
 
@@ -117,7 +119,12 @@ json every_policy() {
     const json options = defaults_of(is_timeout ? kind.value()["anyOf"][1] : kind.value());
     const json policy = {{kind.key(), options}};
     pipelines[kind.key()] = json::array({policy});
-    if (!is_timeout) pipelines["all"].push_back(policy);
+    if (kind.key() == "priority_shedder") {  // goes by the load of what is below it
+      pipelines[kind.key()].push_back({{"bulkhead", json::object()}});
+      pipelines["all"].insert(pipelines["all"].begin(), policy);
+    } else if (!is_timeout) {
+      pipelines["all"].push_back(policy);
+    }
   }
   return document;
 }
@@ -307,7 +314,7 @@ json one_of(const json& document, mutator& choose) {
 /// How many documents were accepted.
 std::uint64_t run(std::uint64_t seed, std::uint64_t count) {
   const json every = every_policy();
-  const std::string file = "configuration_fuzz.json";
+  const std::string file = COFFERDAM_BINARY_DIR "/configuration_fuzz.json";
   mutator mutate(seed);
   std::uint64_t accepted = 0;
   for (std::uint64_t i = 0; i < count; ++i) {

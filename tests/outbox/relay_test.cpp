@@ -114,7 +114,7 @@ ASYNC_TEST("a running relay hears of new messages at once, and gives its parts b
     CHECK(b.log.size() == static_cast<std::size_t>(i) + 1);
   }
   auto status = co_await r.status();
-  CHECK(status.owned_parts == outbox::parts);
+  CHECK(status.owned_parts == o.parts());
   co_await w.stop();
   status = co_await r.status();
   CHECK(status.owned_parts == 0);

@@ -113,7 +113,7 @@ TEST_CASE("what a cleared count window remembered does not count against later c
   CHECK(same(window.counts(), {2, 0, 0}));
 }
 
-TEST_CASE("a count window agrees with a plain queue over 100000 random operations", "[circuit][window]") {
+TEST_CASE("a count window agrees with a plain queue over 100000 random operations", "[circuit][window][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -273,7 +273,7 @@ TEST_CASE("a slice is the exact quotient of time and width", "[circuit][window]"
 }
 
 TEST_CASE("a time window agrees with a plain list over 100000 random operations, with a shard of one's own or not",
-          "[circuit][window]") {
+          "[circuit][window][model]") {
   const borrowed_shard place(shard_for(GENERATE(false, true)));
   const auto seed = std::random_device{}();
   INFO("seed " << seed);

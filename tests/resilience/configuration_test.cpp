@@ -5,6 +5,7 @@
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/configuration.hpp>
+#include <cofferdam/resilience/priority_shedder.hpp>
 #include <cofferdam/resilience/rate_limiter.hpp>
 
 #include <nlohmann/json.hpp>
@@ -210,6 +211,11 @@ TEST_CASE("what is written reads back as the same", "[configuration]") {
         "minimum_samples": 5, "tolerance": 2.5, "backoff": 0.5, "rebaseline_after": 7, "max_queue": 4, "max_wait": "5s",
         "order": "lifo" } },
     { "timeout": { "limit": "3s", "mode": "detach" } }
+  ], "shed": [
+    { "priority_shedder": { "levels": [ { "priority_below": -5, "above": 0.5, "all_at": 0.75 },
+        { "priority_below": 3, "above": 0.9, "all_at": 2.0 } ], "steepness": 1.5, "sample_interval": "1ms",
+        "smoothing": "2ms", "retry_after": "3s" } },
+    { "bulkhead": {} }
   ] } })");
   json expected = everything;
   expected["pipelines"]["all"][4]["rate_limiter"].erase("algorithm");  // the default
@@ -240,6 +246,71 @@ ASYNC_TEST("partitions and the order by priority come from a configuration", "[c
   CHECK(mistakes_of(document(4, 0)).at(0) ==
         "/pipelines/orders/0/bulkhead/partitions/free/at_most: must be at least 1");
   co_return;
+}
+
+ASYNC_TEST("a configured priority shedder goes by what is below it, also after a reload", "[configuration]") {
+  const auto document = [](std::size_t permits, std::size_t queue) {
+    json whole = {{"version", 1}};
+    const json levels = json::array({{{"above", 0.1}, {"all_at", 0.5}}});
+    whole["pipelines"]["api"] = json::array({{{"priority_shedder", {{"levels", levels}, {"smoothing", "0s"}}}},
+                                             {{"bulkhead", {{"max_queue", queue}, {"max_concurrent", permits}}}}});
+    return whole;
+  };
+  configuration config(document(2, 1));
+  auto api = config.at("api");
+  const auto shedder = api.all<priority_shedder>()[0];
+  const auto executor = co_await net::this_coro::executor;
+  const auto busy_call = [&]() -> awaitable<void> { (void)co_await api.try_run({.priority = 1}, lasting, 1h); };
+  spawn(executor, busy_call);
+  co_await sleep_for(100ms);
+  const auto unimportant = co_await api.try_run(fine);
+  CHECK(unimportant.why().is_refusal(errc::shed));
+  const auto important = co_await api.try_run({.priority = 1}, fine);
+  CHECK(important.has_value());
+
+  config.reload(document(4, 1));  // the bulkhead stays, and so does who watches it
+  CHECK(api.all<priority_shedder>()[0] == shedder);
+  config.reload(document(2, 2));  // another bulkhead, in which nothing is going on
+  CHECK(api.all<priority_shedder>()[0] != shedder);
+  const auto again = co_await api.try_run(fine);
+  CHECK(again.has_value());
+}
+
+ASYNC_TEST("a configured nesting guard tells a call from within another, also after a reload", "[configuration]") {
+  json document = {{"version", 1}};
+  document["pipelines"]["reports"] = json::array({{{"nesting_guard", json::object()}}, {{"bulkhead", json::object()}}});
+  configuration config(document);
+  auto reports = config.at("reports");
+  const auto outer = [&]() -> awaitable<int> {
+    config.reload(document);
+    const auto inner = co_await reports.try_run(fine);
+    CHECK(inner.why().is_refusal(errc::nested_use));
+    co_return 1;
+  };
+  const int value = co_await reports.run(outer);
+  CHECK(value == 1);
+}
+
+TEST_CASE("a priority shedder without a load to go by is refused", "[configuration]") {
+  CHECK(mistake("/pipelines/search/0", {{"priority_shedder", json::object()}}) ==
+        "/pipelines/search/0/priority_shedder: has no load to go by; put a bulkhead or an adaptive_limiter below it");
+  const auto level = [](json below, double above, double all_at) {
+    return json{{"priority_below", std::move(below)}, {"above", above}, {"all_at", all_at}};
+  };
+  const auto wrong = [&](json levels) {
+    return mistake("/pipelines/payments/0", {{"priority_shedder", {{"levels", std::move(levels)}}}});
+  };
+  const std::string path = "/pipelines/payments/0/priority_shedder/levels";
+  CHECK(wrong(json::array()) == path + ": must not be empty");
+  CHECK(wrong(json::array({level(1, 0.5, 0.8), level(1, 0.6, 0.9)})) ==
+        path + "/1/priority_below: must be greater than that of the level before");
+  CHECK(wrong(json::array({level(5'000'000'000, 0.5, 0.8)})) ==
+        path + "/0/priority_below: expected a whole number between -2147483648 and 2147483647");
+  CHECK(wrong(json::array({level(UINT64_MAX, 0.5, 0.8)}))
+            .starts_with(path + "/0/priority_below: expected a whole number"));
+  CHECK(wrong(json::array({level(0.5, 0.5, 0.8)})).starts_with(path + "/0/priority_below: expected a whole number"));
+  CHECK(wrong(json::array({7})) == path + "/0: expected an object");
+  CHECK(wrong(json::array({{{"abvoe", 1}}})) == path + "/0/abvoe: unknown key; did you mean \"above\"?");
 }
 
 TEST_CASE("the schema knows every key, and ships", "[configuration]") {

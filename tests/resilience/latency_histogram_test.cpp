@@ -111,7 +111,7 @@ TEST_CASE("a percentile is the nearest rank", "[circuit][latency]") {
   CHECK(about(histogram->stats().p99, 1s));
 }
 
-TEST_CASE("percentiles agree with a sorted list of random latencies", "[circuit][latency]") {
+TEST_CASE("percentiles agree with a sorted list of random latencies", "[circuit][latency][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
   std::mt19937 random(seed);

@@ -1,11 +1,14 @@
-// Two workers on one database, killed at any moment: every saga ends, each effect counts once, money sums to zero.
+// Two workers on one database, killed at any moment: every saga ends, each effect counts once, money sums to zero. And
+// one that was only stopped, so that it comes back from the dead. COFFERDAM_SAGA_KILLS: how many.
 #include "catch.hpp"
+#include "environment.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
+#include <cofferdam/saga/admin.hpp>
 #include <cofferdam/saga/engine.hpp>
 
 #include <sys/wait.h>
@@ -183,12 +186,127 @@ void kill_in_a_loop(const std::string& url, int rounds) {
 
 TEST_CASE("sagas on SQLite whose workers are killed all end, and money sums to zero") {
   const test::temporary_directory directory;
-  killing::kill_in_a_loop("sqlite:" + directory.file("sagas.db"), 50);
+  killing::kill_in_a_loop("sqlite:" + directory.file("sagas.db"),
+                          static_cast<int>(test::count_from("COFFERDAM_SAGA_KILLS", 30)));
 }
 
 TEST_CASE("sagas on PostgreSQL whose workers are killed all end, and money sums to zero") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();
-  killing::kill_in_a_loop(server->url(), 60);
+  killing::kill_in_a_loop(server->url(), static_cast<int>(test::count_from("COFFERDAM_SAGA_KILLS", 30)));
+}
+
+namespace rising {
+
+struct process {
+  std::string name;
+  bool stops = false;  // in the middle of its action
+  int lost = 0;        // how often it was told that a saga is no longer its own
+};
+
+/// Written with its outcome, under a key of the process's own: nothing but the epoch keeps a second one out.
+awaitable<std::string> sign(saga::step_context& context, batch& b) {
+  auto& me = context.get<process>();
+  b.execute("insert into signatures(name) values($1)", me.name);
+  co_await sleep_for(20ms);
+  if (me.stops) std::raise(SIGSTOP);
+  co_return me.name;
+}
+constexpr auto sign_step = saga::pivot<"sign", &sign>;
+saga::task<std::string> contract(saga::scope& s, int) { co_return co_await s.run(sign_step); }
+
+awaitable<saga::engine> open_engine(database& db, process& me, duration lease) {
+  saga::engine_options options;
+  options.lease = lease;
+  saga::engine engine = co_await saga::engine::open(db, options);
+  engine.provide(me);
+  engine.define("contract", contract, sign_step);
+  co_return engine;
+}
+
+/// Signs, and is stopped over it. Ends well only when it is then told that the saga is not its own any more.
+awaitable<void> stopped(std::string url) {
+  process me{"first", true};
+  database db = co_await database::open(std::move(url));
+  saga::engine engine = co_await open_engine(db, me, 15s);
+  const auto listening = engine.events().subscribe([&me](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::lost) ++me.lost;
+  });
+  (void)co_await engine.start("c-1", contract, 1);
+  for (int i = 0; i < 5'000 && me.lost == 0; ++i) co_await sleep_for(1ms);
+  while (engine.active() > 0) co_await sleep_for(1ms);
+  ::_exit(me.lost == 1 ? 0 : 3);
+}
+
+awaitable<void> takes_over(std::string url, nlohmann::json* history) {
+  process me{"second"};
+  database db = co_await database::open(std::move(url));
+  saga::engine engine = co_await open_engine(db, me, 200ms);
+  const auto executor = co_await net::this_coro::executor;
+  const auto run = [&engine] { return engine.run(); };
+  const spawned worker = spawn(executor, run);
+  const auto signed_by = co_await engine.find<std::string>("c-1").result();
+  CHECK(signed_by == "second");
+  worker.cancel();
+  while (engine.active() > 0) co_await sleep_for(1ms);
+  saga::admin desk(db);
+  *history = co_await desk.export_history("c-1");
+  co_await sleep_for(100ms);
+  co_await db.close();
+}
+
+awaitable<void> look(std::string url, nlohmann::json* history, std::string* names) {
+  database db = co_await database::open(std::move(url));
+  saga::admin desk(db);
+  *history = co_await desk.export_history("c-1");
+  const rows found = co_await db.query("select name from signatures order by name");
+  for (const row r : found) *names += r.get<std::string>(0) + " ";
+  co_await db.close();
+}
+
+void stop_and_let_go(const std::string& url) {
+  const auto prepare = [&]() -> awaitable<void> {
+    database db = co_await database::open(url);
+    batch b;
+    b.execute("create table signatures(name text primary key)");
+    co_await db.commit(std::move(b));
+    co_await db.close();
+  };
+  test::run_in_real_time(prepare);
+  const pid_t zombie = ::fork();
+  if (zombie == 0) {
+    try {
+      test::run_in_real_time(stopped, url);
+    } catch (...) {
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(zombie, &status, WUNTRACED) == zombie);
+  REQUIRE(WIFSTOPPED(status));
+  nlohmann::json before, after;
+  test::run_in_real_time(takes_over, url, &before);
+  ::kill(zombie, SIGCONT);
+  ::waitpid(zombie, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  std::string names;
+  test::run_in_real_time(look, url, &after, &names);
+  CHECK(after == before);
+  CHECK(names == "second ");
+}
+
+}  // namespace rising
+
+TEST_CASE("a worker that was stopped past its lease and goes on cannot write, on SQLite") {
+  const test::temporary_directory directory;
+  rising::stop_and_let_go("sqlite:" + directory.file("sagas.db"));
+}
+
+TEST_CASE("a worker that was stopped past its lease and goes on cannot write, on PostgreSQL") {
+  test::postgres_server* server = test::postgres_server::shared();
+  if (server == nullptr) return;
+  server->clear();
+  rising::stop_and_let_go(server->url());
 }

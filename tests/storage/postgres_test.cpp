@@ -3,22 +3,26 @@
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timeout.hpp>
 #include <cofferdam/core/workers.hpp>
 #include <cofferdam/storage/database.hpp>
+
+#include <csignal>
+#include <utility>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
 
 namespace postgres_cases {
 
-template <class Body> void on_postgres(Body body) {
+template <class Body> void on_postgres(Body body, database_options options = {}) {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();
   const auto open_and_run = [&]() -> awaitable<void> {
-    database db = co_await database::open(server->url());
+    database db = co_await database::open(server->url(), options);
     batch b;
     b.execute("create table lines(id bigserial primary key, line text unique not null)");
     co_await db.commit(std::move(b));
@@ -152,4 +156,131 @@ TEST_CASE("PostgreSQL refuses text with a zero byte and transactions in a batch"
     const auto left = co_await postgres_cases::count_lines(db);
     CHECK(left == 0);
   });
+}
+
+TEST_CASE("a PostgreSQL server that stands still under load ends calls when their time is over, and close as well") {
+  database_options quick;
+  quick.statement_limit = 200ms;
+  quick.connect_timeout = 200ms;
+  postgres_cases::on_postgres(
+      [](test::postgres_server& server, database& db) -> awaitable<void> {
+        int next = 0, unknown = 0, unavailable = 0, other = 0;
+        bool has_stopped = false;
+        const auto write = [&]() -> awaitable<void> {
+          for (;;) {
+            if (next == 40 && !std::exchange(has_stopped, true)) server.signal(SIGSTOP);
+            auto line = postgres_cases::a_line(std::to_string(next++));
+            const auto done = co_await db.try_commit(std::move(line));
+            if (done) continue;
+            ++(done.code() == errc::outcome_unknown        ? unknown
+               : done.code() == errc::database_unavailable ? unavailable
+                                                           : other);
+            co_return;
+          }
+        };
+        co_await detail::run_workers(30, [&] { return write(); });
+        CHECK(unknown > 0);
+        CHECK(other == 0);
+        const auto look = [&db]() -> awaitable<void> { (void)co_await db.query("select count(*) from lines"); };
+        bool is_refused = false;
+        try {
+          co_await with_timeout(20ms, look);  // nobody hears of this cancellation
+        } catch (const std::system_error&) {
+          is_refused = true;
+        }
+        CHECK(is_refused);
+        auto last = postgres_cases::a_line("last");
+        const auto refused = co_await db.try_commit(std::move(last));
+        CHECK(refused.code() == errc::database_unavailable);
+        const auto stats = db.stats();
+        CHECK(stats.lost_connections > 0);
+        CHECK(stats.failed_connects > 0);
+        co_await db.close();
+        server.signal(SIGCONT);
+        database again = co_await database::open(server.url());
+        const auto left = co_await postgres_cases::count_lines(again);
+        CHECK(left >= 39 - 30);
+        co_await again.close();
+      },
+      quick);
+}
+
+TEST_CASE("a statement that takes longer than the limit ends, and nothing of its batch is there") {
+  database_options quick;
+  quick.statement_limit = 100ms;
+  postgres_cases::on_postgres(
+      [](test::postgres_server&, database& db) -> awaitable<void> {
+        batch slow = postgres_cases::a_line("slow");
+        slow.execute("select pg_sleep(60)");
+        const auto done = co_await db.try_commit(std::move(slow));
+        CHECK(done.code() == errc::database_busy);
+        const auto left = co_await postgres_cases::count_lines(db);
+        CHECK(left == 0);
+      },
+      quick);
+}
+
+TEST_CASE("connections that break under load come back, and the pool says so") {
+  postgres_cases::on_postgres([](test::postgres_server& server, database& db) -> awaitable<void> {
+    database killer = co_await database::open(server.url() + "&application_name=killer");
+    int next = 0, done = 0, unknown = 0, unavailable = 0;
+    bool is_over = false;
+    const auto write = [&]() -> awaitable<void> {
+      while (!is_over) {
+        auto line = postgres_cases::a_line(std::to_string(next++));
+        const auto result = co_await db.try_commit(std::move(line));
+        if (result) {
+          ++done;
+        } else if (result.code() == errc::outcome_unknown) {
+          ++unknown;
+        } else {
+          CHECK(result.code() == errc::database_unavailable);
+          ++unavailable;
+        }
+      }
+    };
+    int worker = 0;
+    const auto cut = [&]() -> awaitable<void> {
+      for (int cuts = 0; cuts < 10; ++cuts) {
+        const int before = done;
+        while (done < before + 50) co_await sleep_for(1ms);
+        batch b;
+        b.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'client backend' and "
+            "application_name <> 'killer'");
+        co_await killer.commit(std::move(b));
+      }
+      is_over = true;
+    };
+    const auto work = [&]() -> awaitable<void> { return worker++ == 0 ? cut() : write(); };
+    co_await detail::run_workers(9, [&] { return work(); });
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left >= done);
+    CHECK(left <= done + unknown);
+    const auto stats = db.stats();
+    CHECK(stats.lost_connections > 0);
+    CHECK(stats.connects > stats.lost_connections);
+    CHECK(stats.open_connections > 0);
+    co_await killer.close();
+  });
+}
+
+TEST_CASE("what the URL says about TLS reaches the server, and its password reaches nobody") {
+  test::postgres_server* server = test::postgres_server::shared();
+  if (server == nullptr) return;
+  const auto refused = postgres_cases::message_of_opening(server->url() + "&password=secret&sslmode=nonsense");
+  CHECK(refused.find("nonsense") != std::string::npos);
+  CHECK(refused.find("secret") == std::string::npos);
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(server->url() + "&password=hush&sslmode=prefer");
+    CHECK(db.name().find("hush") == std::string::npos);
+    const auto wrong = co_await db.check_health();
+    CHECK(wrong.has_value());
+    batch b;
+    b.execute("select no_such_function()");
+    const auto failed = co_await db.try_commit(std::move(b));
+    CHECK(failed.why().message().find("hush") == std::string::npos);
+    co_await db.close();
+  };
+  test::run_in_real_time(body);
 }

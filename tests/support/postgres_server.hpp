@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -47,6 +48,9 @@ class postgres_server {
 
   [[nodiscard]] std::string url() const { return "postgresql://tester@/postgres?host=" + directory_.file(""); }
 
+  /// Where its programs are.
+  [[nodiscard]] const std::string& programs() const noexcept { return programs_; }
+
   void start() {
     process_ = spawn_as_postgres({programs_ + "/postgres", "-D", data(), "-k", directory_.file(""), "-c",
                                   "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"});
@@ -61,6 +65,14 @@ class postgres_server {
     if (process_ <= 0) return;
     ::kill(process_, with);
     wait_for(std::exchange(process_, 0));
+  }
+
+  /// To the server and all its processes, SIGSTOP and SIGCONT say.
+  void signal(int which) const {
+    std::vector<pid_t> all{process_};
+    std::ifstream children("/proc/" + std::to_string(process_) + "/task/" + std::to_string(process_) + "/children");
+    for (pid_t child = 0; children >> child;) all.push_back(child);
+    for (const pid_t each : all) ::kill(each, which);
   }
 
   /// Drops what the tests before made.

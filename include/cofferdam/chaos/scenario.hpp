@@ -1,7 +1,10 @@
-// A chaos scenario: services, load, faults, and for each variant the policies between them; and what is expected of it.
+// A chaos scenario: what is at work, load, faults, variants, and what is expected of each.
 // Read from JSON (docs/scenario.schema.json); all mistakes of a file are reported at once, each with its path.
 #pragma once
 
+#include <cofferdam/chaos/outbox_spec.hpp>
+#include <cofferdam/chaos/saga_spec.hpp>
+#include <cofferdam/chaos/service_spec.hpp>
 #include <cofferdam/core/time.hpp>
 #include <cofferdam/resilience/policy_spec.hpp>
 
@@ -17,23 +20,11 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
 
-enum class distribution : std::uint8_t { constant, exponential, uniform, lognormal };
-
-struct latency_spec {
-  distribution kind = distribution::exponential;
-  duration mean = std::chrono::milliseconds(10);
-  double spread = 0.5;  // uniform: mean * (1 - spread .. 1 + spread); lognormal: sigma
-};
-
-struct service_spec {
-  std::string name;
-  std::size_t workers = 1;                 // requests worked on at once
-  latency_spec latency;                    // of the work itself, queueing comes on top
-  std::optional<std::size_t> queue_limit;  // requests that may wait; nothing = no limit
-  queue_order order = queue_order::fifo;
-  bool drop_expired = false;                                // does not start work whose client has given up
-  duration refusal_latency = std::chrono::milliseconds(1);  // of an answer "overloaded"
-  bool idempotent = false;                                  // to do a call's work again has no further effect
+/// What is at work.
+enum class scenario_kind : std::uint8_t {
+  calls,   ///< clients, policies, services
+  outbox,  ///< producer, relays, broker, consumers
+  saga,    ///< a coordinator that is killed
 };
 
 /// Slots of the calling process that several loads share, as threads would be.
@@ -72,10 +63,26 @@ struct service_override {
 struct variant_spec {
   std::map<std::string, std::vector<any_policy_spec>> policies;  // by service, from the outside in
   std::map<std::string, service_override> overrides;
+  outbox_spec outbox;  // of an outbox scenario
+  saga_spec saga;      // of a saga scenario
 };
 
-/// What happens for a time. The kill switch stops the faults among the policies of a service.
-enum class fault_kind : std::uint8_t { slow, latency, error, hang, capacity, load, kill_switch };
+/// What happens for a time. docs/scenarios.md says what of whom.
+enum class fault_kind : std::uint8_t {
+  slow,
+  latency,
+  error,
+  hang,
+  capacity,
+  load,
+  kill_switch,  ///< stops the faults among the policies of a service
+  outage,
+  lost_ack,
+  duplicate,
+  pause,
+  crash,
+  poison,
+};
 
 struct fault_spec {
   std::string name, target;
@@ -83,7 +90,7 @@ struct fault_spec {
   duration at{}, length{};
   double factor = 1, rate = 0;
   duration add{}, jitter{};
-  std::size_t workers = 0;
+  std::size_t workers = 0, every = 0;
 };
 
 struct expectation {
@@ -91,7 +98,7 @@ struct expectation {
   kind what{};
   std::string subject;  // invariant, event or metric
   std::string variant;  // empty: every one
-  std::string load;     // empty: all together
+  std::string load;     // or consumer; empty: all together
   std::optional<std::size_t> after_fault;
   duration from{}, to{};                    // by the start of the calls
   std::optional<double> at_least, at_most;  // seconds for times
@@ -101,6 +108,8 @@ struct expectation {
 };
 
 struct scenario {
+  scenario_kind kind = scenario_kind::calls;
+  bool real = false;  // in real time, against real servers
   std::string title, description;
   std::vector<std::string> tags, references;
   duration length{}, warmup{}, timeline = std::chrono::seconds(1);
@@ -110,6 +119,7 @@ struct scenario {
   std::vector<load_spec> loads;
   std::vector<std::pair<std::string, variant_spec>> variants;
   std::vector<fault_spec> faults;
+  std::vector<replay_spec> replays;
   std::vector<expectation> expectations;
 };
 
@@ -130,8 +140,9 @@ class scenario_error : public std::runtime_error {
 
 /// "latency", "lost_answer", ...: the kinds of faults among the policies.
 [[nodiscard]] const std::vector<std::string>& known_fault_policies();
-[[nodiscard]] const std::vector<std::string>& known_metrics();
-[[nodiscard]] const std::vector<std::string>& known_events();
-[[nodiscard]] const std::vector<std::string>& known_invariants();
+/// Of one kind of scenario.
+[[nodiscard]] const std::vector<std::string>& known_metrics(scenario_kind kind = scenario_kind::calls);
+[[nodiscard]] const std::vector<std::string>& known_events(scenario_kind kind = scenario_kind::calls);
+[[nodiscard]] const std::vector<std::string>& known_invariants(scenario_kind kind = scenario_kind::calls);
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::chaos

@@ -2,7 +2,7 @@
 // up is still worked off, as a real server would.
 #pragma once
 
-#include <cofferdam/chaos/scenario.hpp>
+#include <cofferdam/chaos/service_spec.hpp>
 #include <cofferdam/core/detail/reference.hpp>
 #include <cofferdam/core/net.hpp>
 #include <cofferdam/core/outcome.hpp>
@@ -11,8 +11,10 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::chaos {
@@ -58,6 +60,9 @@ class simulated_service {
     return call < effects_.size() ? effects_[call] : std::uint16_t{0};
   }
 
+  /// Called whenever the work of a call takes effect.
+  void on_effect(std::function<void(std::uint64_t call)> listen) { listen_ = std::move(listen); }
+
   [[nodiscard]] const service_stats& stats() const noexcept { return stats_; }
   [[nodiscard]] std::size_t queued() const noexcept { return queue_.size(); }
 
@@ -79,6 +84,7 @@ class simulated_service {
   failure failed_, overloaded_;  // made once: exceptions cost more than everything else here
   std::deque<detail::reference<job>> queue_;
   std::vector<std::uint16_t> effects_;  // by call
+  std::function<void(std::uint64_t)> listen_;
   service_stats stats_;
 };
 

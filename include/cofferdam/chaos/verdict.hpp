@@ -13,7 +13,8 @@ namespace cofferdam::inline COFFERDAM_ABI::chaos {
 /// recovery). Ratios are of calls offered: goodput (fresh answers), availability (fresh or degraded), rejected_ratio;
 /// injected_ratio (failed by a fault among the policies), duplicated_ratio (whose work took effect more than once);
 /// amplification is requests per call. Times are seconds: p50, p95, p99 of calls with an answer; recovery_time is the
-/// time from the fault's end to the first three seconds with more than 99 % goodput.
+/// time from the fault's end to the first three seconds with more than 99 % goodput. docs/scenarios.md has those of
+/// outboxes and sagas.
 [[nodiscard]] std::optional<double> measure(const scenario& s, const run_result& run, const expectation& e);
 
 struct verdict_line {

@@ -1,25 +1,38 @@
 // Deadlines travel with the executor: a coroutine under a time limit runs on an executor that knows the limit, so that
-// everything it awaits or spawns inherits it without a word in any signature.
+// everything it awaits or spawns inherits it without a word in any signature. So does the mark of what a coroutine is
+// within, but only to what it awaits.
 #pragma once
 
 #include <cofferdam/core/net.hpp>
 #include <cofferdam/core/time.hpp>
 
+#include <atomic>
 #include <memory>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 
-/// An executor that forwards to another one and carries a deadline. Small enough for any_io_executor to hold in place;
-/// a property that changes nothing costs nothing.
+/// Something that a coroutine runs within, until it has ended: a work item may outlive it and is then free of it.
+struct call_mark {
+  call_mark(const void* of, std::shared_ptr<const call_mark> around) noexcept : what(of), outer(std::move(around)) {}
+
+  const void* what;
+  std::shared_ptr<const call_mark> outer;
+  mutable std::atomic<bool> ended{false};
+};
+using call_marks = std::shared_ptr<const call_mark>;  // the innermost one
+
+/// An executor that forwards to another one and carries a deadline and marks. Small enough for any_io_executor to hold
+/// in place; a property that changes nothing costs nothing.
 class deadline_executor {
  public:
-  deadline_executor(net::any_io_executor inner, time_point deadline)
-      : deadline_executor(content{std::move(inner), deadline, false}) {}
+  explicit deadline_executor(net::any_io_executor inner, time_point deadline, call_marks marks = nullptr)
+      : deadline_executor(content{std::move(inner), deadline, std::move(marks), false}) {}
 
   [[nodiscard]] const net::any_io_executor& inner() const noexcept { return shared_->inner; }
   [[nodiscard]] time_point deadline() const noexcept { return shared_->deadline; }
+  [[nodiscard]] const call_marks& marks() const noexcept { return shared_->marks; }
 
   [[nodiscard]] decltype(auto) query(net::execution::context_t property) const {
     return net::query(shared_->inner, property);
@@ -41,7 +54,7 @@ class deadline_executor {
   }
 
   friend bool operator==(const deadline_executor& a, const deadline_executor& b) noexcept {
-    return a.shared_ == b.shared_ || (a.deadline() == b.deadline() && a.inner() == b.inner());
+    return a.shared_ == b.shared_ || (a.deadline() == b.deadline() && a.marks() == b.marks() && a.inner() == b.inner());
   }
   friend bool operator!=(const deadline_executor& a, const deadline_executor& b) noexcept { return !(a == b); }
 
@@ -49,12 +62,13 @@ class deadline_executor {
   struct content {
     net::any_io_executor inner;
     time_point deadline;
+    call_marks marks;
     bool never_blocks;
   };
   explicit deadline_executor(content c)
       : shared_(std::allocate_shared<const content>(net::recycling_allocator<void>(), std::move(c))) {}
   [[nodiscard]] deadline_executor with(net::any_io_executor inner, bool never_blocks) const {
-    return deadline_executor(content{std::move(inner), shared_->deadline, never_blocks});
+    return deadline_executor(content{std::move(inner), shared_->deadline, shared_->marks, never_blocks});
   }
 
   std::shared_ptr<const content> shared_;
@@ -62,11 +76,40 @@ class deadline_executor {
 
 /// The context's own executor under strands and deadlines: where housekeeping runs that belongs to no call.
 [[nodiscard]] net::any_io_executor base_executor(const net::any_io_executor& executor);
-/// `executor` without the deadline around it.
+/// `executor` without the deadline and the marks around it.
 [[nodiscard]] inline const net::any_io_executor& without_deadline(const net::any_io_executor& executor) noexcept {
   const auto* limited = target_of<deadline_executor>(executor);
   return limited ? limited->inner() : executor;
 }
+/// What a coroutine on `executor` is within; null when nothing.
+[[nodiscard]] inline call_marks marks_of(const net::any_io_executor& executor) noexcept {
+  const auto* limited = target_of<deadline_executor>(executor);
+  return limited ? limited->marks() : nullptr;
+}
+/// Whether a coroutine on `executor` is within `what`.
+[[nodiscard]] bool is_within(const net::any_io_executor& executor, const void* what) noexcept;
+/// Being within something, for as long as it lives.
+class [[nodiscard]] passage {
+ public:
+  passage() noexcept = default;  // through nothing
+  /// Errors: std::bad_alloc.
+  passage(const void* what, const net::any_io_executor& caller)
+      : marks_(std::make_shared<const call_mark>(what, marks_of(caller))) {}
+  passage(passage&&) noexcept = default;
+  passage& operator=(passage&&) = delete;
+  ~passage() {
+    if (marks_) marks_->ended.store(true, std::memory_order_relaxed);
+  }
+  /// Null when through nothing.
+  [[nodiscard]] const call_marks& marks() const noexcept { return marks_; }
+
+ private:
+  call_marks marks_;
+};
+
+/// `executor` with this deadline and these marks around it in place of its own.
+[[nodiscard]] net::any_io_executor with_call(const net::any_io_executor& executor, time_point deadline,
+                                             call_marks marks);
 /// True for a thread pool's bare executor, where two handlers of one coroutine may run at once.
 [[nodiscard]] bool is_bare_pool(const net::any_io_executor& executor) noexcept;
 

@@ -29,6 +29,7 @@ enum class errc {
   weight_too_large,   ///< the call needs more permits than the policy ever has
   throttled,          ///< the client holds back, since the server refuses too much
   shed,               ///< dropped under overload
+  nested_use,         ///< within a call of the same, for which it would wait
   invalid_options,    ///< options rejected at construction; what() lists every problem
 
   // storage: see storage_error.hpp for what to do about each
@@ -135,6 +136,10 @@ struct rate_limit_error : error {
 };
 /// `throttled` or `shed`: load that was held back on purpose.
 struct overload_error : error {
+  using error::error;
+};
+/// `nested_use`: a mistake of the program.
+struct nested_use_error : error {
   using error::error;
 };
 struct injected_error : error {

@@ -12,7 +12,8 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 
-/// A strand on `executor`; `executor` itself where it is one, or where virtual time says that one thread runs all.
+/// A strand on `executor`; `executor` itself where it is one, or where virtual time says that one thread runs all. With
+/// its deadline, but without its marks: who is not awaited is within nothing.
 [[nodiscard]] net::any_io_executor own_strand(const net::any_io_executor& executor);
 
 class spawned_state final : public counted {

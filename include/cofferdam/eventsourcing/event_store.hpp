@@ -207,6 +207,7 @@ class event_store {
  private:
   struct state;
   explicit event_store(std::unique_ptr<state> s) noexcept;
+  awaitable<void> end(std::shared_ptr<operation> how, std::string stream);
   std::unique_ptr<state> state_;
 };
 

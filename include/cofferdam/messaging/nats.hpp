@@ -5,9 +5,9 @@
 //     relay carrier(messages, *broker);
 #pragma once
 
-#include <cofferdam/core/error.hpp>
 #include <cofferdam/core/net.hpp>
 #include <cofferdam/core/time.hpp>
+#include <cofferdam/messaging/broker_error.hpp>
 #include <cofferdam/outbox/publisher.hpp>
 
 #include <cstddef>
@@ -19,22 +19,6 @@
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
-/// A broker in trouble, or set up otherwise than the program thinks.
-///
-/// | code | what happened |
-/// |---|---|
-/// | `broker_unavailable` | no connection, no answer in time, no room: try again |
-/// | `broker_refuses_login` | wrong credentials |
-/// | `topic_missing` | no stream takes this subject |
-class broker_error : public error {
- public:
-  broker_error(errc code, std::string message) : error(code, nullptr), message_(std::move(message)) {}
-  [[nodiscard]] const char* what() const noexcept override { return message_.c_str(); }
-
- private:
-  std::string message_;
-};
-
 /// Where the server is, and how to log in.
 class nats_server {
  public:
@@ -45,16 +29,29 @@ class nats_server {
   nats_server& credentials_file(std::string path) & { return credentials_ = std::move(path), *this; }
   /// Certificates to trust, in PEM; makes the connection TLS.
   nats_server& ca_file(std::string path) & { return ca_ = std::move(path), *this; }
+  /// Who we are, in PEM, where the server asks for certificates; needs TLS.
+  nats_server& client_certificate(std::string certificate, std::string private_key) & {
+    certificate_ = std::move(certificate);
+    key_ = std::move(private_key);
+    return *this;
+  }
   nats_server& connect_timeout(duration d) & { return timeout_ = d, *this; }
 
   [[nodiscard]] const std::string& url() const noexcept { return url_; }
   [[nodiscard]] const std::string& credentials_file() const noexcept { return credentials_; }
   [[nodiscard]] const std::string& ca_file() const noexcept { return ca_; }
+  [[nodiscard]] const std::string& certificate_file() const noexcept { return certificate_; }
+  [[nodiscard]] const std::string& key_file() const noexcept { return key_; }
   [[nodiscard]] duration connect_timeout() const noexcept { return timeout_; }
 
  private:
-  std::string url_, credentials_, ca_;
+  std::string url_, credentials_, ca_, certificate_, key_;
   duration timeout_ = std::chrono::seconds(2);
+};
+
+struct nats_publisher_options {
+  /// Messages that were sent and not acknowledged; more wait. Counts those that nobody waits for any more.
+  std::size_t max_pending = 10'000;
 };
 
 /// Publishes to JetStream: the subject is the topic, `Nats-Msg-Id` the message's id, the headers are the message's and
@@ -69,9 +66,11 @@ class nats_server {
 class nats_publisher final : public publisher {
  public:
   /// Errors: `broker_error`.
-  [[nodiscard]] static awaitable<std::unique_ptr<nats_publisher>> connect(nats_server server);
+  [[nodiscard]] static awaitable<std::unique_ptr<nats_publisher>> connect(nats_server server,
+                                                                          nats_publisher_options options = {});
   ~nats_publisher() override;
 
+  /// Waits for room when `max_pending` messages are not acknowledged.
   /// Errors: `message_refused_error` (larger than server or stream allow, an impossible subject); `broker_error`.
   awaitable<void> publish(const message& m) override;
 
@@ -81,6 +80,8 @@ class nats_publisher final : public publisher {
                                 duration duplicate_window = std::chrono::minutes(2));
   /// Messages in a stream. Errors: `broker_error`.
   [[nodiscard]] awaitable<std::uint64_t> count(std::string stream);
+  /// Messages sent and not acknowledged.
+  [[nodiscard]] std::size_t pending() const;
   /// How many were acknowledged as repetitions.
   [[nodiscard]] std::uint64_t duplicates() const noexcept;
 

@@ -33,6 +33,9 @@ class inbox {
   /// Forgets message ids of before a time. Must be longer ago than anything may be delivered again. Returns how many.
   [[nodiscard]] awaitable<std::size_t> forget_before(std::chrono::system_clock::time_point t);
 
+  [[nodiscard]] database& storage() const noexcept { return *db_; }
+  [[nodiscard]] const std::string& consumer() const noexcept { return consumer_; }
+
  private:
   inbox(database& db, std::string consumer) : db_(&db), consumer_(std::move(consumer)) {}
   awaitable<bool> finish(batch effect, statement is_known);

@@ -64,4 +64,11 @@ class message {
   std::chrono::system_clock::time_point time_{};
 };
 
+/// A message that was put aside with those of its key that came after it.
+struct parked_message {
+  message content;
+  std::string reason;  ///< empty for those that only follow
+  std::chrono::system_clock::time_point since;
+};
+
 }  // namespace cofferdam::inline COFFERDAM_ABI

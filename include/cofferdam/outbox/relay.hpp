@@ -1,15 +1,17 @@
 // The relay: carries what is in the outbox to a broker, in order for every key, at least once, and nothing is lost
-// whatever is killed. It writes where it got to, never to the messages.
+// whatever is killed. It writes where it got to, never to the messages. What it reads is an outbox, or the event log of
+// an event store (event_log.hpp).
 //
 //     relay carrier(messages, broker);
 //     spawn(executor, [&] { return carrier.run(); });
 #pragma once
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/core/outcome.hpp>
+#include <cofferdam/outbox/desk.hpp>
 #include <cofferdam/outbox/outbox.hpp>
 #include <cofferdam/outbox/publisher.hpp>
-#include <cofferdam/resilience/backoff.hpp>
 #include <cofferdam/resilience/circuit_options.hpp>
 
 #include <chrono>
@@ -23,28 +25,16 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 struct relay_options {
-  std::size_t page = 256;          ///< messages taken at once from a part
+  std::size_t page = 256;          ///< messages read at once from a part
   std::size_t window = 64;         ///< messages of a part on their way at once, each of another key
   std::uint32_t max_attempts = 5;  ///< of a message that fails while others pass; then its key is parked
   backoff_options backoff{.cap = std::chrono::seconds(10)};
   duration lease = std::chrono::seconds(15);               ///< a relay silent for so long loses its parts to others
   duration look_at_least_every = std::chrono::seconds(5);  ///< when no commit is heard of
   duration publish_timeout = std::chrono::seconds(10);     ///< of one message
+  duration measure_every = std::chrono::seconds(10);       ///< how often `measured` is told, to who listens
+  duration retention{};                                    ///< of messages that every relay has published; 0: for ever
   circuit_breaker_options breaker{.consecutive_failures = 5, .break_duration = std::chrono::seconds(1)};
-};
-
-/// A message that was put aside with those of its key that came after it.
-struct parked_message {
-  message content;
-  std::string reason;  ///< empty for those that only follow
-  std::chrono::system_clock::time_point since;
-};
-
-struct relay_status {
-  std::uint64_t backlog = 0;                                    ///< messages not published yet
-  std::optional<std::chrono::system_clock::time_point> oldest;  ///< of these
-  std::uint64_t parked = 0, delayed = 0;                        ///< messages
-  std::size_t owned_parts = 0;                                  ///< served by any relay at the moment
 };
 
 struct relay_event {
@@ -55,21 +45,25 @@ struct relay_event {
     published,  ///< `count` messages, and the place is written
     troubled,   ///< the broker; `message` says what it said
     parked,     ///< `key`; `message` says why
+    measured,   ///< `status`, by the relay that has part 0
+    forgotten,  ///< `count` messages, after their retention
+    asked,      ///< an operator's request is carried out: `count` messages; `message` says which request
   };
   kind what;
   std::size_t part = 0, count = 0;
   std::string key, message;
+  relay_status status{};
 };
 
 /// Any number of relays of one name, in any processes, share the parts. Relays of another name publish everything
-/// again. Thread safety: every member from any thread; `run` runs on the strand of its caller. Refers to outbox and
+/// again. Thread safety: every member from any thread; `run` runs on the strand of its caller. Refers to source and
 /// publisher, which must outlive it.
 ///
 /// A broker in trouble costs no attempts: a circuit breaker opens, and the messages wait. A message that the broker
-/// refuses, or that fails again and again while others pass, parks its key.
+/// refuses, or that fails again and again while others pass, parks its key; until then its key waits, and no other.
 class relay {
  public:
-  explicit relay(outbox& from, publisher& to, std::string name = "relay", relay_options options = {});
+  explicit relay(message_source& from, publisher& to, std::string name = "relay", relay_options options = {});
   relay(const relay&) = delete;
   relay& operator=(const relay&) = delete;
   ~relay();

@@ -67,7 +67,7 @@ class configured_pipeline : public runnable<configured_pipeline> {
   /// The policies of a type, as they are now: `payments.all<circuit_breaker>()`.
   template <class Policy> [[nodiscard]] std::vector<std::shared_ptr<Policy>> all() const {
     std::vector<std::shared_ptr<Policy>> found;
-    for (const auto& policy : policies_->get()->policies) {
+    for (const auto& policy : policies_->get()->policies()) {
       if (auto cast = std::dynamic_pointer_cast<Policy>(policy)) found.push_back(std::move(cast));
     }
     return found;

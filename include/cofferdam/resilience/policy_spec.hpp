@@ -8,6 +8,7 @@
 #include <cofferdam/resilience/hedging.hpp>
 #include <cofferdam/resilience/limit_options.hpp>
 #include <cofferdam/resilience/policy.hpp>
+#include <cofferdam/resilience/priority_shedder.hpp>
 #include <cofferdam/resilience/rate_options.hpp>
 #include <cofferdam/resilience/retry.hpp>
 #include <cofferdam/resilience/timeout.hpp>
@@ -17,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -57,9 +59,22 @@ struct bulkhead_spec {
   friend bool operator==(const bulkhead_spec&, const bulkhead_spec&) = default;
 };
 
+/// Goes by the load of the bulkheads and adaptive limiters below it in its pipeline; the busiest counts.
+struct priority_shedder_spec {
+  std::vector<shed_level> levels{shed_level{}};
+  priority_shedder_options options;
+  friend bool operator==(const priority_shedder_spec&, const priority_shedder_spec&) = default;
+};
+
+/// One for the pipeline, which no call of it may enter twice.
+struct nesting_guard_spec {
+  friend bool operator==(const nesting_guard_spec&, const nesting_guard_spec&) = default;
+};
+
 /// Which of the alternatives is meant is the JSON object's only key: `{ "circuit_breaker": { "failure_ratio": 0.5 } }`.
-using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_spec,
-                                 rate_limiter_options, client_throttle_options, adaptive_limiter_options>;
+using policy_spec =
+    std::variant<timeout_spec, retry_spec, hedging_spec, circuit_breaker_options, bulkhead_spec, rate_limiter_options,
+                 client_throttle_options, adaptive_limiter_options, priority_shedder_spec, nesting_guard_spec>;
 
 /// "timeout", "retry", ...: the key of each alternative, in their order.
 [[nodiscard]] const std::vector<std::string>& policy_kinds();
@@ -75,11 +90,18 @@ using policy_spec = std::variant<timeout_spec, retry_spec, hedging_spec, circuit
 /// As above, for a budget.
 [[nodiscard]] nlohmann::json budget_schema();
 
+/// Whether a priority shedder outside of this policy can go by its load.
+[[nodiscard]] bool tells_load(const policy_spec& spec) noexcept;
+[[nodiscard]] bool tells_load(const policy& made) noexcept;
+
 /// Finds the budget that a policy names; must not return null.
 using budget_finder = std::function<std::shared_ptr<retry_budget>(const budget_spec&)>;
-/// @param name  of the policy, for errors and events. The policy keeps its budget alive.
+/// @param name   of the policy, for errors and events. The policy keeps its budget alive, and what it watches.
+/// @param below  the policies below it, which a priority shedder watches.
+/// Errors: `invalid_options_error` for a priority shedder with nothing below it that tells its load.
 [[nodiscard]] std::shared_ptr<policy> make_policy(const std::string& name, const policy_spec& spec,
-                                                  const budget_finder& find_budget);
+                                                  const budget_finder& find_budget,
+                                                  std::span<const std::shared_ptr<policy>> below = {});
 
 namespace detail {
 

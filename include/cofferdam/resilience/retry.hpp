@@ -1,8 +1,8 @@
 // Retry: starts the task again when trying again may help, and stops when it would only add load.
 #pragma once
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
-#include <cofferdam/resilience/backoff.hpp>
 #include <cofferdam/resilience/outcome_class.hpp>
 #include <cofferdam/resilience/pipeline.hpp>
 #include <cofferdam/resilience/retry_budget.hpp>

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,8 @@ struct saga_history {
 
 struct saga_filter {
   std::optional<saga_state> state;
+  std::string_view definition{};  ///< its name; empty: any. Refers to the caller's text
+  duration unchanged_for{};       ///< those to which nothing has happened for so long
   std::size_t limit = 100;
 };
 
@@ -72,6 +75,8 @@ class admin {
   [[nodiscard]] awaitable<void> retry_now(std::string id, decision d);
   /// Makes a saga go back, also one whose code has changed: its body is not asked.
   [[nodiscard]] awaitable<void> compensate(std::string id, decision d);
+  /// As `engine::cancel`: a saga that runs or waits goes back.
+  [[nodiscard]] awaitable<void> cancel(std::string id, decision d);
   /// Says that a step has happened, with this result, however its action ended.
   [[nodiscard]] awaitable<void> skip(std::string id, std::string key, nlohmann::json result, decision d);
   /// Says that a step is undone: somebody has done it by hand. `why` is the evidence.
@@ -95,6 +100,8 @@ class admin {
  private:
   struct verb;
   awaitable<void> operate(std::string id, verb what);
+  static batch batch_of(const std::string& id, const verb& what, std::uint64_t epoch, std::int64_t now);
+  [[noreturn]] static void raise_refusal(const saga_info& info, const verb& what);
   database* db_;
 };
 

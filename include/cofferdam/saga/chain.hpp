@@ -104,7 +104,7 @@ template <class In, class List, class... Links> class chain {
   /// What the chain had when the step with this key ran, or later, as its journal tells.
   static std::shared_ptr<typed_run> restore(const detail::journal_view& journal, const std::vector<detail::link>& links,
                                             const std::string& key) {
-    auto run = std::make_shared<typed_run>(journal.input().get<In>());
+    auto run = std::make_shared<typed_run>(detail::read_stored<In>(journal.input(), "input"));
     nlohmann::json found = nlohmann::json::object();
     detail::collect(journal, links, {}, key, found);
     from_json(found, run->results());

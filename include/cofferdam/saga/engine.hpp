@@ -9,8 +9,9 @@
 //     const receipt r = co_await order.result();
 #pragma once
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
-#include <cofferdam/resilience/backoff.hpp>
+#include <cofferdam/saga/check.hpp>
 #include <cofferdam/saga/detail/child.hpp>
 #include <cofferdam/storage/database.hpp>
 
@@ -234,6 +235,13 @@ class engine {
   [[nodiscard]] awaitable<void> run();
   /// As `run`, but returns when nothing runs here and nothing is due. Returns how many sagas it took up.
   [[nodiscard]] awaitable<std::size_t> run_due();
+
+  /// Whether the definitions given so far would continue every saga that is on its way as it began. Replays each as far
+  /// as its journal goes; performs nothing, writes nothing.
+  [[nodiscard]] awaitable<check_report> check();
+  /// The same of one history as `admin::export_history` makes it, also of a saga that has ended: then its body must end
+  /// in the same way. Needs no database. Nothing: they agree. Errors: `saga_error` (`saga_undecodable`).
+  [[nodiscard]] awaitable<std::optional<saga_drift>> check(nlohmann::json history);
 
   [[nodiscard]] event_channel<saga_event>& events() noexcept;
   /// Sagas in memory here.

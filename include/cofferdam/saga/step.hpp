@@ -112,6 +112,15 @@ concept storable = std::is_void_v<T> || requires(const T& value, const nlohmann:
 template <class Tuple> inline constexpr bool all_storable = false;
 template <class... T> inline constexpr bool all_storable<std::tuple<T...>> = (storable<T> && ...);
 
+/// What the journal has of a step. Errors: `fatal`: to try again would not help.
+template <class T> T read_stored(const nlohmann::json& stored, const char* what) {
+  try {
+    return stored.get<T>();
+  } catch (const nlohmann::json::exception& e) {
+    throw fatal(std::string("its ") + what + " cannot be read from the journal: " + e.what());
+  }
+}
+
 /// Where an undo finds what the journal knows.
 class journal_view {
  public:
@@ -225,18 +234,18 @@ template <fixed_string Name, step_kind Kind, auto Act, auto Undo> class bound_st
   }
   static awaitable<void> undo_from_journal(step_context& context, const detail::journal_view&,
                                            const nlohmann::json& stored, const nlohmann::json* result_text) {
-    auto args = stored.get<arguments>();
+    auto args = detail::read_stored<arguments>(stored, "arguments");
     if constexpr (std::is_void_v<result>) {
       co_await undo<std::monostate>(context, nullptr, args);
     } else {
       std::optional<result> known;
-      if (result_text != nullptr) known.emplace(result_text->get<result>());
+      if (result_text != nullptr) known.emplace(detail::read_stored<result>(*result_text, "result"));
       co_await undo<result>(context, known ? &*known : nullptr, args);
     }
   }
   static awaitable<nlohmann::json> act_from_journal(step_context& context, const detail::journal_view&,
                                                     const nlohmann::json& stored) {
-    auto args = stored.get<arguments>();
+    auto args = detail::read_stored<arguments>(stored, "arguments");
     if constexpr (std::is_void_v<result>) {
       co_await act(context, nullptr, args);
       co_return nlohmann::json();

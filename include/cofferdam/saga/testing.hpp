@@ -1,4 +1,5 @@
-// For tests of your own sagas: let the process die at every point at which it can, and see that the saga ends well.
+// For tests of your own sagas: let the process die at every point at which it can, and see that the saga ends well;
+// replay histories that older builds have written.
 //
 //     saga::crash_explorer explorer;
 //     explorer.prepare([&](saga::engine& e) { e.provide(shop); e.define(place_order); });
@@ -18,6 +19,19 @@ namespace cofferdam::inline COFFERDAM_ABI::saga {
 
 /// From now on the engine writes nothing and begins nothing, as if its process had been killed.
 void kill(engine& e);
+/// As `kill`, but at the n-th point from now on at which a process may die.
+void kill_at(engine& e, std::size_t point);
+[[nodiscard]] bool is_dead(const engine& e);
+
+/// Replays recorded histories against the definitions of `e`, which needs no database and performs nothing.
+/// @param path  a file of `admin::export_history` (or `cofferdam-saga export`), or a directory of such files, *.json.
+/// Returns how many there were. Errors: std::runtime_error naming the file and what is wrong, or what this build does
+/// in another way.
+[[nodiscard]] awaitable<std::size_t> replay_histories(engine& e, std::string path);
+
+/// Asked at every point at which a process may die: before and after every commit, action and undo. True kills it
+/// there.
+void kill_when(engine& e, std::function<bool(const char* where)> is_time);
 
 /// Runs a scenario on a database in memory, in virtual time, once for every point at which a process may die: before
 /// and after every commit, action and undo. Another engine takes over what the dead one left.

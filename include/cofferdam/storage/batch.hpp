@@ -8,12 +8,17 @@
 //     co_await db.commit(std::move(b));
 #pragma once
 
+#include <cofferdam/storage/detail/stored.hpp>
 #include <cofferdam/storage/rows.hpp>
 #include <cofferdam/storage/value.hpp>
 
 #include <cstddef>
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -23,6 +28,15 @@ namespace cofferdam::inline COFFERDAM_ABI {
 namespace sqlite {
 class connection;
 }
+namespace postgres {
+/// What the server says against a statement.
+struct complaint {
+  std::string state, message;  ///< the SQLSTATE, and the text
+  std::string detail;          ///< more of it, if there is
+  std::string constraint;      ///< which one, if it is about one
+  bool is_stale_plan = false;  ///< the schema changed under a prepared statement
+};
+}  // namespace postgres
 
 /// What a feature of this library does beyond plain statements: inside a batch (append events, say) or on a snapshot
 /// (read many). One object serves one call; what it found out stays in it for whoever kept a pointer.
@@ -30,10 +44,23 @@ class connection;
 class operation {
  public:
   virtual ~operation() = default;
-  /// On the writer's thread, inside the batch's savepoint, or on a reader's. May run again from the start: forget an
-  /// earlier run.
+  /// SQLite. On the writer's thread, inside the batch's savepoint, or on a reader's. May run again from the start:
+  /// forget an earlier run.
   virtual void run(sqlite::connection& connection) = 0;
+
+  // --- PostgreSQL, where a batch goes out in one flight
+  /// The statements that do the same, in its place; may be asked for again. Unless overridden: `invalid_statement`.
+  [[nodiscard]] virtual std::vector<statement> statements();
+  /// Their rows, once the batch is committed, or the read done.
+  virtual void answered(std::vector<rows> found);
+  /// Asked after the batch was rolled back over a complaint about one of them; nothing: no need to ask.
+  [[nodiscard]] virtual std::optional<statement> question(const postgres::complaint& why) const;
+  /// Throws what the commit reports. Returning leaves that to the driver. @param found  rows of the question.
+  virtual void refused(const postgres::complaint& why, const rows& found) const;
 };
+
+/// Whether batches that lock the same name exclude each other.
+enum class lock_mode : std::uint8_t { exclusive, shared };
 
 /// Thread safety: as a value. Cheap to move; may be committed once.
 class batch {
@@ -59,6 +86,14 @@ class batch {
     return statements_++;
   }
 
+  /// Batches that lock the same name follow each other, and a `require` sees what the one before wrote; `shared` ones
+  /// wait only for exclusive ones. For conditions that two batches could otherwise both find met. All locks of a batch
+  /// are taken before anything else happens, in one order, so nobody waits in a circle. Nothing to do for SQLite, where
+  /// one writes. More than 100 names count as `lock_everything`.
+  batch& lock(std::string_view name, lock_mode mode = lock_mode::exclusive);
+  /// As locking every name.
+  batch& lock_everything() { return locks_everything_ = true, *this; }
+
   void add(std::shared_ptr<operation> o) { steps_.emplace_back(std::move(o)); }
   /// All of `other`, after what is here; the indexes of its statements are then those of this batch, further on.
   batch& add(batch other);
@@ -73,17 +108,18 @@ class batch {
   };
   using step = std::variant<statement, requirement, std::shared_ptr<operation>>;
   [[nodiscard]] const std::vector<step>& steps() const noexcept { return steps_; }
+  /// By the hash of their names.
+  [[nodiscard]] const std::map<std::int64_t, lock_mode>& locks() const noexcept { return locks_; }
+  [[nodiscard]] bool locks_everything() const noexcept { return locks_everything_; }
 
  private:
+  void lock_key(std::int64_t key, lock_mode mode);
+
   std::vector<step> steps_;
   std::size_t statements_ = 0;
+  std::map<std::int64_t, lock_mode> locks_;
+  bool locks_everything_ = false;
 };
-
-inline batch& batch::add(batch other) {
-  for (auto& each : other.steps_) steps_.push_back(std::move(each));
-  statements_ += other.statements_;
-  return *this;
-}
 
 /// What a commit brought back.
 class receipt {

@@ -30,6 +30,7 @@ namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
 class storage_driver;
 class storage_cursor;
+struct database_access;
 }  // namespace detail
 
 struct database_options {
@@ -42,6 +43,9 @@ struct database_options {
   bool create = true;                                  ///< make the file when it is not there
   std::size_t connections = 4;                         ///< PostgreSQL: connections that write; `readers` others read
   duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
+  /// PostgreSQL: how long a statement may take; then it ends with `database_busy`, and where the server does not even
+  /// say so, its connection counts as lost. Raise it for migrations that take longer. At least a millisecond.
+  duration statement_limit = std::chrono::minutes(1);
 };
 
 /// One step of a schema's history: statements that lead from the version before to this one.
@@ -57,10 +61,15 @@ struct database_stats {
   std::uint64_t refused_batches = 0;  ///< conditions, constraints, invalid statements
   std::uint64_t failed_commits = 0;   ///< transactions that the database could not write
   std::uint64_t queries = 0;
-  std::size_t waiting_batches = 0;  ///< right now
-  std::size_t open_cursors = 0;     ///< right now
-  std::size_t connections = 0;      ///< right now
-  std::uint64_t log_bytes = 0;      ///< size of the write-ahead log
+  std::size_t waiting_batches = 0;     ///< right now
+  std::size_t open_cursors = 0;        ///< right now
+  std::size_t connections = 0;         ///< right now; PostgreSQL: that may be opened
+  std::size_t open_connections = 0;    ///< right now, PostgreSQL
+  std::size_t busy_connections = 0;    ///< right now, PostgreSQL: waiting for an answer
+  std::uint64_t connects = 0;          ///< PostgreSQL: connections opened, again or for the first time
+  std::uint64_t failed_connects = 0;   ///< PostgreSQL
+  std::uint64_t lost_connections = 0;  ///< PostgreSQL: that broke, or did not answer within `statement_limit`
+  std::uint64_t log_bytes = 0;         ///< size of the write-ahead log
 };
 
 struct database_event {
@@ -101,7 +110,7 @@ class [[nodiscard]] cursor {
 /// PostgreSQL: one thread serves a pool of connections; a batch is one transaction, sent in one round trip. Batches of
 /// one caller that did not wait for each other may commit in any order. The types of parameters are those that the
 /// server infers, so `$1` in two places of different types needs a cast; numeric and times come back as text; text may
-/// not hold a zero byte. `commit` of a batch with an `operation` is refused: those there are speak SQLite.
+/// not hold a zero byte. An `operation` that does not say its statements is refused. Transactions are "read committed".
 class database {
  public:
   /// @param url  `sqlite:PATH`, `sqlite::memory:`, or `postgresql://user@host/name?sslmode=...`, all of which libpq
@@ -164,6 +173,7 @@ class database {
   [[nodiscard]] event_channel<database_event>& events() noexcept;
 
  private:
+  friend struct detail::database_access;
   explicit database(std::shared_ptr<detail::storage_driver> driver) noexcept;
   std::shared_ptr<detail::storage_driver> driver_;
 };

@@ -18,6 +18,7 @@ namespace {
 
 constexpr const char* usage =
     "usage: cofferdam-chaos run FILE... [--seed N] [--variant NAME] [--format text|json|junit] [--out DIRECTORY]\n"
+    "                           [--real]   in real time, against a nats-server of its own\n"
     "       cofferdam-chaos check FILE...      only reads the files\n"
     "       cofferdam-chaos demo [DIRECTORY]   runs every scenario of a directory (default examples/chaos)\n";
 
@@ -29,6 +30,7 @@ struct request {
   std::vector<std::string> files;
   std::optional<std::uint64_t> seed;
   std::string variant, format = "text", out;
+  bool real = false;
 };
 
 request parse(const std::vector<std::string>& words) {
@@ -50,6 +52,8 @@ request parse(const std::vector<std::string>& words) {
     } else if (words[i] == "--format") {
       r.format = value();
       if (r.format != "text" && r.format != "json" && r.format != "junit") throw misuse("unknown format " + r.format);
+    } else if (words[i] == "--real") {
+      r.real = true;
     } else if (words[i] == "--out") {
       r.out = value();
     } else if (words[i].starts_with("-")) {
@@ -73,6 +77,8 @@ void keep_only(chaos::scenario& s, const std::string& variant) {
 bool run(const request& r, const std::string& file) {
   auto scenario = chaos::load_scenario(file);
   if (r.seed) scenario.seeds = {*r.seed};
+  if (r.real && scenario.kind != chaos::scenario_kind::outbox) throw misuse("only outbox scenarios run in real time");
+  scenario.real = scenario.real || r.real;
   keep_only(scenario, r.variant);
   const auto results = chaos::run_scenario(scenario);
   const auto verdicts = chaos::judge(scenario, results);

@@ -30,6 +30,7 @@ struct child_options {
   on_timeout mode = on_timeout::cancel;
   const net::any_io_executor* on = nullptr;  // another executor's strand to run on; null: the caller's executor
   shared_name name;                          // for the timeout's error
+  call_marks marks;                          // what it is within; null: what the caller is within
 };
 
 /// All but the types. Every member runs on the child's home executor, except those that the timer service and the
@@ -63,6 +64,7 @@ class child_base : public counted, private timer_entry {
   timer_service& timers_;
   time_point limit_ = never;      // our own
   time_point inherited_ = never;  // of the caller's executor
+  call_marks marks_;
   shared_name name_;
   net::cancellation_signal signal_;
   on_timeout mode_;

@@ -55,37 +55,25 @@ class circuit_core {
   [[nodiscard]] bool wants_end() const noexcept { return wants_end_.load(std::memory_order_relaxed); }
   /// Counts a success of an ordinary call whose end needs no time. False when `record` must do it.
   [[nodiscard]] bool record_clean_success(const circuit_permit& permit) noexcept {
-    auto* memory = memory_.load(std::memory_order_acquire);
-    if (memory == nullptr || !permit.recorded || permit.probe != 0 || wants_end() || !is_current(permit.word))
-      return false;
-    if (memory->by_time) {
-      if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) {
-        // Once a slice was found sound, further good calls in it cannot trip; but they end a row of failures.
-        if (memory->by_time->slice_of(permit.started) != sound_slice_.load(std::memory_order_relaxed)) return false;
-        if (options().consecutive_failures > 0) return false;
-      }
-      if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
-    } else {
+    // Read before the word: where that is still the one of the admission, the content is of its epoch.
+    const auto content = content_.load(std::memory_order_acquire);
+    if (content != window_content::some && (permit.word & plain_flag) != 0 &&
+        state_.load(std::memory_order_acquire) == permit.word) [[likely]] {
+      auto& memory = *memory_.load(std::memory_order_acquire);
       // A good call into a window full of good calls changes nothing, so nothing shared is written.
-      const auto content = content_.load(std::memory_order_relaxed);
-      if (content == window_content::some) return false;
-      if (content == window_content::sound && !memory->good->keep(generation_of(permit.word))) return false;
+      if (content != window_content::clean && !memory.good->keep(generation_of(permit.word))) return false;
+      memory.successes.add_one();
+      return true;
     }
-    memory->successes.add_one();
-    return true;
+    return record_good(permit);
   }
   /// Counts a result. `ended` may equal `started` for a success of an ordinary call unless `wants_end`.
   /// True when `evaluate` must follow.
   [[nodiscard]] bool record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept;
 
-  /// True when a lagging clock suffices to refuse: open, and `coarse` is well before the end of the break.
-  [[nodiscard]] bool surely_open(time_point coarse) const noexcept {
-    return coarse.time_since_epoch().count() < refuses_until_.load(std::memory_order_relaxed);
-  }
-
   /// Most refusals: those of an open circuit, far from the end of its break, where the cheap clock is good enough.
   /// Empty when it is not like that any more and `admit` must be asked.
-  [[nodiscard]] failure refuse_while_open(time_point coarse);
+  [[nodiscard]] failure refuse_while_open(time_point coarse) noexcept;
 
   // --- cold; these queue events, `drain_events` delivers them
   /// Empty when the call may go; otherwise why not.
@@ -134,14 +122,17 @@ class circuit_core {
   /// Puts other options in force; see `circuit_breaker::reconfigure`.
   void reconfigure(const circuit_breaker_options& changed);
   [[nodiscard]] event_channel<circuit_event>& events() noexcept { return events_; }
-  void count_rejection() noexcept { tally(&working_memory::rejected); }
+  void count_rejection() noexcept {
+    if (auto* memory = ensure_memory()) memory->rejected.add_one();
+  }
   void count_timeout() noexcept { tally(&working_memory::timeouts); }
   void count_fallback() noexcept { tally(&working_memory::fallbacks); }
 
  private:
   static constexpr std::int64_t nothing_bad = INT64_MIN;
-  // epoch : 56 | generation : 1 | - : 2 | ramps : 1 | passes : 1 | disabled : 1 | state : 2
-  static constexpr std::uint64_t state_mask = 3, disabled_flag = 4, passes_flag = 8, ramps_flag = 16,
+  // epoch : 56 | generation : 1 | - : 1 | plain : 1 | ramps : 1 | passes : 1 | disabled : 1 | state : 2
+  // plain: calls count into a count window, and the time of their end does not matter.
+  static constexpr std::uint64_t state_mask = 3, disabled_flag = 4, passes_flag = 8, ramps_flag = 16, plain_flag = 32,
                                  generation_flag = 128;
   static constexpr unsigned epoch_shift = 8;
 
@@ -163,11 +154,11 @@ class circuit_core {
     std::optional<count_window> by_count;  // guarded by the mutex
     std::optional<good_calls> good;        // that go into it
     std::unique_ptr<latency_histogram> latency;
-    sharded_counter successes;
+    sharded_counter successes, rejected;
     std::vector<probe> probes;  // in flight; guarded by the mutex
     counter in_a_row{0};        // failures; counted only if somebody wants to know
     std::atomic<std::int64_t> warm_until{INT64_MIN};
-    counter failed{0}, slow{0}, ignored{0}, abandoned{0}, rejected{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
+    counter failed{0}, slow{0}, ignored{0}, abandoned{0}, late{0}, timeouts{0}, fallbacks{0}, opens{0};
     std::optional<time_window> abandoned_by_time;  // for abandoned_policy::by_share
   };
 
@@ -191,6 +182,7 @@ class circuit_core {
   [[nodiscard]] circuit_cause judge_probes_locked() const noexcept;
   [[nodiscard]] duration next_break_locked(time_point now, const window_counts& counts, std::exception_ptr failure,
                                            std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] bool record_good(const circuit_permit& permit) noexcept;
   /// How a result goes into the window.
   struct mark {
     bool failed, slow, abandoned;
@@ -226,11 +218,23 @@ class circuit_core {
   void note_late(working_memory& memory) noexcept;
   void forget_probes_locked() noexcept;
   [[nodiscard]] duration probe_deadline() const noexcept;
+  /// The newest time that anybody told of.
+  [[nodiscard]] time_point newest() const noexcept {
+    return time_point(duration(newest_.load(std::memory_order_relaxed)));
+  }
+  void note_time(time_point now) noexcept {
+    std::int64_t seen = newest_.load(std::memory_order_relaxed);
+    const std::int64_t told = now.time_since_epoch().count();
+    while (seen < told && !newest_.compare_exchange_weak(seen, told, std::memory_order_relaxed)) {
+    }
+  }
 
   // Read by every call, written by transitions.
   std::atomic<std::uint64_t> state_;
   std::atomic<working_memory*> memory_{nullptr};        // owned
-  std::atomic<std::int64_t> refuses_until_{INT64_MIN};  // a little before the end of the break, while open
+  std::atomic<std::int64_t> refuses_until_{INT64_MIN};  // `coarse_lag` before the end of the break, while open
+  std::atomic<bool> has_last_failure_{false};
+  std::atomic<std::int64_t> newest_{0};
   enum class window_content : std::uint8_t {
     some,
     sound,  // full, and good calls cannot trip it
@@ -264,7 +268,7 @@ class circuit_core {
   struct {
     std::uint32_t successes = 0, failures = 0, slow = 0, abandoned = 0;  // a slow one is one of the first two as well
   } probed_;
-  time_point opened_at_{}, newest_{};
+  time_point opened_at_{};
   duration break_duration_{};
 };
 

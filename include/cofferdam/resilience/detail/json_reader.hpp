@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -41,6 +42,7 @@ class json_reader {
   std::optional<double> as_rate() const;
   std::optional<double> as_number(double least, double most) const;
   std::optional<std::size_t> as_count(std::size_t least) const;
+  std::optional<std::int64_t> as_integer(std::int64_t least, std::int64_t most) const;
   std::optional<bool> as_bool() const;
   /// The index of the word among `words`.
   std::optional<std::size_t> as_word(const std::vector<std::string>& words) const;

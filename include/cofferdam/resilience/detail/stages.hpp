@@ -33,13 +33,15 @@ class scope {
   bool hedges_;
 };
 
-/// The time limit a timeout policy puts on everything below it.
+/// The time limit a policy puts on everything below it, or what it marks it with.
 class timeout_scope : public scope {
  public:
   /// Anything not positive, or `duration::max()`: no limit for this call.
   [[nodiscard]] virtual duration limit(call& c) const = 0;
   [[nodiscard]] virtual on_timeout mode() const noexcept = 0;
   [[nodiscard]] virtual const shared_name& name() const noexcept = 0;
+  /// What everything below is within while it runs; nothing for a mere time limit.
+  [[nodiscard]] virtual detail::passage enter(const net::any_io_executor&) const { return {}; }
 
  protected:
   timeout_scope() noexcept : scope(false) {}
@@ -267,15 +269,31 @@ template <std::size_t Begin, class... Holders> using static_stages = unrolled_st
 
 // ------------------------------------------------------------------------------------------------- made at run time
 
-struct policy_list {
-  std::vector<std::shared_ptr<policy>> policies;
+/// Which policies, and what a walk asks of each: found out once, not by every call.
+class policy_list {
+ public:
+  struct member {
+    policy* object;
+    cofferdam::scope* scope;  // null for most
+    std::size_t end;          // of the stretch that begins here: behind the next scope
+  };
+  explicit policy_list(std::vector<std::shared_ptr<policy>> policies);
+
+  [[nodiscard]] const std::vector<std::shared_ptr<policy>>& policies() const noexcept { return policies_; }
+  [[nodiscard]] const member& operator[](std::size_t index) const noexcept { return members_[index]; }
+  [[nodiscard]] std::size_t size() const noexcept { return members_.size(); }
+
+ private:
+  std::vector<std::shared_ptr<policy>> policies_;
+  std::vector<member> members_;
 };
 
 class dynamic_stages {
  public:
   static constexpr bool may_limit_time = true, may_hedge = true, may_repeat = true;  // nobody knows at compile time
 
-  dynamic_stages(std::shared_ptr<const policy_list> list, std::size_t begin) noexcept;
+  dynamic_stages(std::shared_ptr<const policy_list> list, std::size_t begin) noexcept
+      : list_(std::move(list)), begin_(begin), end_(begin < list_->size() ? (*list_)[begin].end : begin) {}
 
   class slots {
    public:
@@ -291,7 +309,7 @@ class dynamic_stages {
   };
 
   [[nodiscard]] std::size_t begin() const noexcept { return begin_; }
-  [[nodiscard]] cofferdam::scope* scope() const noexcept { return scope_; }
+  [[nodiscard]] cofferdam::scope* scope() const noexcept { return end_ == begin_ ? nullptr : (*list_)[end_ - 1].scope; }
   [[nodiscard]] dynamic_stages below() const noexcept { return {list_, end_}; }
 
   template <class Walk> admission descend(Walk& walk, call& c) const noexcept {
@@ -319,11 +337,10 @@ class dynamic_stages {
   [[nodiscard]] std::string describe(std::size_t index) const { return at(index).describe(); }
 
  private:
-  [[nodiscard]] policy& at(std::size_t index) const noexcept { return *list_->policies[index]; }
+  [[nodiscard]] policy& at(std::size_t index) const noexcept { return *(*list_)[index].object; }
 
   std::shared_ptr<const policy_list> list_;
   std::size_t begin_, end_;
-  cofferdam::scope* scope_ = nullptr;
 };
 
 }  // namespace detail

@@ -142,7 +142,9 @@ template <class Report, class Stages, class Work, class Info> class walk {
       if (next == step::done) break;
       // A coroutine that was cancelled and goes on throws at its next co_await: that is the failure of this step.
       try {
-        if (next != step::task) {
+        if (next == step::wait) {
+          here.waited_for_ = co_await here.stages_.wait(here.admitted_.top, here.call_, here.waiting_slot());
+        } else if (next != step::task) {
           co_await here.detour(next);
         } else if constexpr (reports && Work::plain) {
           here.keep(work.invoke());
@@ -238,8 +240,6 @@ template <class Report, class Stages, class Work, class Info> class walk {
 
   awaitable<void> detour(step which) {
     switch (which) {
-      case step::wait:
-        return wait();
       case step::below:
         return run_below();
       case step::substitute:
@@ -249,7 +249,7 @@ template <class Report, class Stages, class Work, class Info> class walk {
     }
   }
 
-  awaitable<void> wait() { waited_for_ = co_await stages_.wait(admitted_.top, call_, admitted_.slot(admitted_.top)); }
+  policy_slot& waiting_slot() noexcept { return admitted_.slot(admitted_.top); }
 
   awaitable<void> substitute() {
     const void* found = stages_.substitution(substituting_, typeid(value));
@@ -283,10 +283,12 @@ template <class Report, class Stages, class Work, class Info> class walk {
 
   awaitable<void> run_limited(const timeout_scope& limits) {
     const duration limit = limits.limit(call_);
-    if (limit <= duration::zero() || limit == duration::max()) {
+    const passage within = limits.enter(call_.executor());
+    if ((limit <= duration::zero() || limit == duration::max()) && !within.marks()) {
       keep(co_await below(false));
     } else {
       auto options = limit_after(limit, limits.mode(), limits.name());
+      options.marks = within.marks();
       const bool detach = limits.mode() == on_timeout::detach;
       auto limited = co_await run_child<outcome<value>, reporting>(std::move(options), below(detach));
       limited ? keep(*std::move(limited)) : call_.fail(std::move(limited).why());

@@ -197,7 +197,7 @@ template <class Node, class View, class R> class link_step final : public step_w
       if constexpr (std::is_void_v<R>) {
         slot_of(*run_).emplace();
       } else {
-        slot_of(*run_).emplace(known->get<R>());
+        slot_of(*run_).emplace(read_stored<R>(*known, "result"));
       }
     }
     [[nodiscard]] nlohmann::json result() const {

@@ -58,6 +58,14 @@ class storage_driver {
   storage_driver() = default;
 };
 
+/// For views of a database.
+struct database_access {
+  [[nodiscard]] static database of(std::shared_ptr<storage_driver> driver) { return database(std::move(driver)); }
+  [[nodiscard]] static const std::shared_ptr<storage_driver>& driver_of(const database& db) noexcept {
+    return db.driver_;
+  }
+};
+
 /// Errors: throw `storage_error`.
 awaitable<std::shared_ptr<storage_driver>> open_sqlite(std::string url, database_options options);
 awaitable<std::shared_ptr<storage_driver>> open_postgres(std::string url, database_options options);

@@ -3,6 +3,7 @@
 
 #include <cofferdam/core/config.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <string_view>
@@ -14,8 +15,9 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
   return std::chrono::floor<std::chrono::microseconds>(date.time_since_epoch()).count();
 }
 [[nodiscard]] inline std::chrono::system_clock::time_point date_from(std::int64_t microseconds) noexcept {
-  return std::chrono::system_clock::time_point(
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(std::chrono::microseconds(microseconds)));
+  constexpr std::int64_t farthest = 9'223'372'036'854'775;  // what a date of nanoseconds can hold
+  const std::chrono::microseconds since(std::clamp(microseconds, -farthest, farthest));
+  return std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(since));
 }
 
 /// FNV-1a, 64 bits, as a column holds it: against mistakes and for spreading, not against attacks.

@@ -1,7 +1,7 @@
 // Backoff: exact without jitter, within its bounds with it, never beyond the cap.
 #include "catch.hpp"
 
-#include <cofferdam/resilience/backoff.hpp>
+#include <cofferdam/core/backoff.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include <cofferdam/resilience/backoff.hpp>
+#include <cofferdam/core/backoff.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,0 +1,197 @@
+// The dry run of journals against a build: what would it do with sagas on their way, and with those that ended?
+#include "async_test.hpp"
+#include "error_of.hpp"
+#include "temporary_directory.hpp"
+
+#include <cofferdam/core/sleep.hpp>
+#include <cofferdam/saga/admin.hpp>
+#include <cofferdam/saga/chain.hpp>
+#include <cofferdam/saga/testing.hpp>
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+using namespace cofferdam;
+using namespace std::chrono_literals;
+
+namespace dry {
+
+int performed = 0;
+
+awaitable<int> act(saga::step_context&, int n) {
+  ++performed;
+  if (n == 13) throw saga::refused("unlucky");
+  co_return n;
+}
+awaitable<void> unact(saga::step_context&, int) {
+  ++performed;
+  co_return;
+}
+constexpr auto a = saga::step<"a", &act, &unact>;
+constexpr auto b = saga::step<"b", &act, &unact>;
+constexpr auto c = saga::step<"c", &act, &unact>;
+
+saga::task<int> side(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  co_await s.sleep(1h);
+  co_return first + co_await s.run(b, n);
+}
+saga::task<int> side_changed(saga::scope& s, int n) {
+  const int first = co_await s.run(c, n);
+  co_await s.sleep(1h);
+  co_return first + co_await s.run(b, n);
+}
+
+/// Waits with a step, and two branches in the middle of their ways, behind it.
+saga::task<int> original(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  const auto pair = co_await s.all(s.branch<"left">(side, 1), s.branch<"right">(side, 2));
+  co_return first + std::get<0>(pair) + std::get<1>(pair) + co_await s.run(b, n);
+}
+saga::task<int> with_other_arguments(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n + 1);
+  const auto pair = co_await s.all(s.branch<"left">(side, 1), s.branch<"right">(side, 2));
+  co_return first + std::get<0>(pair);
+}
+saga::task<int> with_another_branch(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  const auto pair = co_await s.all(s.branch<"left">(side, 1), s.branch<"right">(side_changed, 2));
+  co_return first + std::get<0>(pair);
+}
+saga::task<int> without_branches(saga::scope& s, int n) { co_return co_await s.run(a, n); }
+saga::task<int> with_more_behind(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  const auto pair = co_await s.all(s.branch<"left">(side, 1), s.branch<"right">(side, 2));
+  const bool is_new = co_await s.patched("more");
+  if (is_new) (void)co_await s.run(c, n);
+  co_return first + std::get<0>(pair);
+}
+saga::task<int> with_text(saga::scope& s, std::string text) {
+  co_return co_await s.run(a, static_cast<int>(text.size()));
+}
+
+using body = saga::task<int> (*)(saga::scope&, int);
+
+/// What a build with this body says of a saga that the original one began.
+awaitable<std::string> verdict(database& db, body changed) {
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.define("dry", changed, a, b, c);
+  const auto report = co_await engine.check();
+  CHECK(report.checked == 1);
+  co_return report.drifts.empty() ? "agrees" : report.drifts.front().message();
+}
+
+awaitable<void> begin(database& db, int n) {
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.define("dry", original, a, b);
+  (void)co_await engine.start("d-1", original, n);
+  co_await sleep_for(1s);
+}
+
+/// A history of a saga that ended.
+awaitable<nlohmann::json> recorded(int n) {
+  database db = co_await database::open("sqlite::memory:");
+  co_await begin(db, n);
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.define("dry", original, a, b);
+  co_await sleep_for(2h);
+  (void)co_await engine.run_due();
+  saga::admin desk(db);
+  co_return co_await desk.export_history("d-1");
+}
+
+}  // namespace dry
+
+ASYNC_TEST("a build that goes on as sagas began is told so, and nothing is performed or written") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7);
+  saga::admin desk(db);
+  const auto before = co_await desk.export_history("d-1");
+  dry::performed = 0;
+  const auto same = co_await dry::verdict(db, dry::original);
+  CHECK(same == "agrees");
+  const auto more = co_await dry::verdict(db, dry::with_more_behind);
+  CHECK(more == "agrees");
+  CHECK(dry::performed == 0);
+  const auto after = co_await desk.export_history("d-1");
+  CHECK(after == before);
+}
+
+ASYNC_TEST("what a changed build would do is told with the saga, the place and both versions") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7);
+  const std::string head = "the saga 'd-1' ('dry', version 1)";
+  const auto arguments = co_await dry::verdict(db, dry::with_other_arguments);
+  CHECK(arguments == head + " at 'a#1': its journal has 'a' with [7], this build does 'a' with [8]");
+  const auto branch = co_await dry::verdict(db, dry::with_another_branch);
+  CHECK(branch == head + ": its journal has 'right#1/a#1', 'right#1/sleep#1', this build does 'right#1/c#1'");
+  const auto shorter = co_await dry::verdict(db, dry::without_branches);
+  CHECK(shorter == head + ": its journal has 'left#1/a#1', 'left#1/sleep#1', this build ends before that");
+}
+
+ASYNC_TEST("sagas whose definition, step or input this build does not know are told") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7);
+  const std::string head = "the saga 'd-1' ('dry', version 1)";
+  saga::engine none = co_await saga::engine::open(db);
+  const auto unknown = co_await none.check();
+  REQUIRE(unknown.drifts.size() == 1);
+  CHECK(unknown.drifts[0].message() == head + ": its journal has this definition, this build does not define it");
+  saga::engine fewer = co_await saga::engine::open(db);
+  fewer.define("dry", dry::original, dry::b);
+  const auto no_step = co_await fewer.check();
+  REQUIRE(no_step.drifts.size() == 1);
+  CHECK(no_step.drifts[0].message() ==
+        head + " at 'a#1': its journal has the step 'a', this build has no such step in this definition");
+  saga::engine other = co_await saga::engine::open(db);
+  other.define("dry", dry::with_text, dry::a, dry::b);
+  const auto no_input = co_await other.check();
+  REQUIRE(no_input.drifts.size() == 1);
+  CHECK(no_input.drifts[0].message().find(head + ": its journal has the input 7, this build cannot read it: ") == 0);
+}
+
+ASYNC_TEST("a saga that goes back is checked for its steps only: its body is not asked") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7);
+  saga::engine engine = co_await saga::engine::open(db);
+  batch b;
+  b.execute("update cofferdam_sagas set state = 2, seq = seq + 1");
+  b.execute(
+      "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) select id, seq, 7, '', '', "
+      "'{\"why\":\"no\"}', 1, 1 from cofferdam_sagas");
+  co_await db.commit(std::move(b));
+  const auto changed = co_await dry::verdict(db, dry::with_other_arguments);
+  CHECK(changed == "agrees");
+}
+
+ASYNC_TEST("recorded histories are replayed against definitions, without a database") {
+  const auto history = co_await dry::recorded(7);
+  CHECK(history["state"] == static_cast<int>(saga::saga_state::completed));
+  dry::performed = 0;
+  saga::engine engine;
+  engine.define("dry", dry::original, dry::a, dry::b);
+  const auto same = co_await engine.check(history);
+  CHECK(!same.has_value());
+  CHECK(dry::performed == 0);
+  saga::engine changed;
+  changed.define("dry", dry::with_more_behind, dry::a, dry::b, dry::c);
+  const auto drift = co_await changed.check(history);
+  REQUIRE(drift.has_value());
+  CHECK(drift->message() == "the saga 'd-1' ('dry', version 1): its journal has 'b#1', this build ends before that");
+
+  const test::temporary_directory directory;
+  std::ofstream(directory.file("first.json")) << history.dump();
+  const auto refused = co_await dry::recorded(13);
+  CHECK(refused["state"] == static_cast<int>(saga::saga_state::compensated));
+  std::ofstream(directory.file("second.json")) << refused.dump();
+  const auto replayed = co_await saga::replay_histories(engine, directory.file(""));
+  CHECK(replayed == 2);
+  const auto why = co_await test::error_of(saga::replay_histories(changed, directory.file("first.json")));
+  CHECK(why == directory.file("first.json") + ": " + drift->message());
+  std::ofstream(directory.file("third.json")) << "{";
+  const auto damaged = co_await test::error_of(saga::replay_histories(engine, directory.file("")));
+  CHECK(damaged == directory.file("third.json") + ": is no JSON");
+  const auto missing = co_await test::error_of(saga::replay_histories(engine, directory.file("nowhere")));
+  CHECK(missing == directory.file("nowhere") + ": there is no history here, no file and no directory with *.json");
+}
