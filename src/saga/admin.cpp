@@ -3,11 +3,14 @@
 
 #include "history.hpp"
 
+#include <algorithm>
+#include <vector>
+
 namespace cofferdam::inline COFFERDAM_ABI::saga {
 namespace {
 
 constexpr const char* info_columns =
-    "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at";
+    "id, definition, version, state, reason, epoch, owner, pivoted, wake_at, created_at, updated_at, deadline, parent";
 
 saga_info info_from(const row& r) {
   saga_info info;
@@ -22,6 +25,10 @@ saga_info info_from(const row& r) {
   constexpr std::int64_t for_ever = 9'000'000'000'000'000;  // the year 2255
   const auto wake_at = r.get<std::optional<std::int64_t>>("wake_at");
   if (wake_at && *wake_at < for_ever) info.wake_at = cofferdam::detail::date_from(*wake_at);
+  if (const auto deadline = r.get<std::optional<std::int64_t>>("deadline")) {
+    info.deadline = cofferdam::detail::date_from(*deadline);
+  }
+  info.parent = r.get<std::optional<std::string>>("parent").value_or("");
   info.created_at = cofferdam::detail::date_from(r.get<std::int64_t>("created_at"));
   info.updated_at = cofferdam::detail::date_from(r.get<std::int64_t>("updated_at"));
   return info;
@@ -42,6 +49,7 @@ struct admin::verb {
   bool needs_way_back = false;
   std::string key{};
   nlohmann::json result{};
+  bool ends = false;
 };
 
 awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
@@ -103,9 +111,9 @@ batch admin::batch_of(const std::string& id, const verb& what, std::uint64_t epo
                   "$2, ") +
           what.set + " where id = $1 and epoch = $5 and state in (" + what.allowed + ")" +
           (what.needs_way_back ? " and pivoted = 0" : "") +
-          (!what.key.empty()
-               ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 and j.kind = 1)"
-               : " and cast($3 as text) is not null") +
+          (!what.key.empty() ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 "
+                               "and j.kind in (1, 13))"
+                             : " and cast($3 as text) is not null") +
           " and cast($4 as text) is not null",
       id, now, what.key, what.by.why.empty() ? std::string(what.name) + " by an operator" : what.by.why, epoch);
   // Only where the update has found it: nobody else makes this epoch and this date of it.
@@ -119,6 +127,15 @@ batch admin::batch_of(const std::string& id, const verb& what, std::uint64_t epo
       "select count(*) > 0 from cofferdam_saga_journal j join cofferdam_sagas s on s.id = j.saga and s.seq = j.seq "
       "where j.saga = $1 and j.kind = 12 and j.at = $2 and j.epoch = $3",
       id, now, epoch + 1);
+  if (what.ends) {  // those that wait for it go on
+    detail::let_go_of_locks(b, id);
+    b.execute(
+        "update cofferdam_sagas set signals = signals + 1, wake_at = case when owner is null and state in (1, 2) then "
+        "0 "
+        "else wake_at end where id = (select parent from cofferdam_sagas c where c.id = $1) and state in (0, 1, 2, 5, "
+        "6)",
+        id);
+  }
   return b;
 }
 
@@ -186,8 +203,47 @@ awaitable<void> admin::pause(std::string id, decision d) {
   return operate(std::move(id), {"pause", std::move(d), "0, 1, 2, 5", "wake_at = null, state = 6"});
 }
 awaitable<void> admin::abandon(std::string id, decision d) {
-  return operate(std::move(id), {"abandon", std::move(d), "0, 1, 2, 5, 6",
-                                 "wake_at = null, state = 7, reason = 'abandoned by an operator'"});
+  verb what{"abandon", std::move(d), "0, 1, 2, 5, 6", "wake_at = null, state = 7, reason = 'abandoned by an operator'"};
+  what.ends = true;
+  return operate(std::move(id), std::move(what));
+}
+
+// ---------------------------------------------------------------------------------------------------------- forgetting
+
+awaitable<std::size_t> admin::forget_before(std::chrono::system_clock::time_point then) {
+  const auto executor = co_await net::this_coro::executor;
+  const std::int64_t before = detail::to_microseconds(then);
+  // A child stays as long as its parent: it may have to be undone.
+  const std::string is_over =
+      "s.state in (3, 4, 7) and s.updated_at < $1 and (s.parent is null or not exists(select 1 from cofferdam_sagas p "
+      "where p.id = s.parent))";
+  constexpr std::size_t at_once = 200;
+  std::size_t forgotten = 0;
+  for (;;) {
+    const rows over =
+        co_await db_->query("select s.id from cofferdam_sagas s where " + is_over + " limit $2", before, at_once);
+    if (over.empty()) break;
+    batch b;
+    std::vector<std::size_t> deleted;
+    for (const row r : over) {
+      const auto id = r.get<std::string>(0);
+      const std::string it = "(select s.id from cofferdam_sagas s where s.id = $2 and " + is_over + ")";
+      b.execute("delete from cofferdam_saga_journal where saga in " + it, before, id);
+      b.execute("delete from cofferdam_saga_inbox where saga in " + it, before, id);
+      deleted.push_back(b.execute("delete from cofferdam_sagas where id in " + it, before, id));
+    }
+    const receipt done = co_await db_->commit(std::move(b));
+    for (const std::size_t each : deleted) forgotten += static_cast<std::size_t>(done[each].affected());
+  }
+  // Workers that are alive show it far more often than once an hour.
+  const std::int64_t long_dead = detail::to_microseconds(timers_of(executor).date() - std::chrono::hours(1));
+  batch b;
+  b.execute(
+      "delete from cofferdam_saga_workers where beat_at < $1 and not exists(select 1 from cofferdam_sagas s where "
+      "s.owner = cofferdam_saga_workers.id)",
+      std::min(before, long_dead));
+  co_await db_->commit(std::move(b));
+  co_return forgotten;
 }
 
 // -------------------------------------------------------------------------------------------------------------- files
@@ -220,10 +276,10 @@ awaitable<void> admin::import_history(nlohmann::json history) {
   }
   batch b;
   b.execute(std::string("insert into cofferdam_sagas(") + detail::saga_columns +
-                ") values($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14, $15)",
+                ") values($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14, $15, $16, $17)",
             h.id, saga["definition"], saga["version"], saga["state"], saga["reason"], saga["epoch"], saga["seq"],
             wake_at, saga["signals"], saga["pivoted"], saga["cancel_reason"], saga["input"], saga["output"],
-            saga["created_at"], saga["updated_at"]);
+            saga["created_at"], saga["updated_at"], saga["deadline"], saga["parent"]);
   for (const row r : h.journal) {
     b.execute(std::string("insert into cofferdam_saga_journal(saga, ") + detail::journal_columns +
                   ") values($1, $2, $3, $4, $5, $6, $7, $8)",

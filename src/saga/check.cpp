@@ -45,7 +45,7 @@ awaitable<std::optional<saga_drift>> instance::rehearse(rows journal, saga_state
   std::unique_ptr<branch_base> root;
   std::string broken;
   try {
-    root = definition_->begin(*this, input_);
+    root = definition_->begin(*this, {}, input_);
   } catch (const std::exception& e) {
     broken = e.what();
   }

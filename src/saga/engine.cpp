@@ -16,6 +16,14 @@ bool engine_state::enter(const std::shared_ptr<instance>& saga) {
   const std::lock_guard lock(mutex_);
   return active_.emplace(saga->id(), saga).second;
 }
+const definition* engine_state::newest(plain_function body, std::string_view chain) const {
+  const definition* found = nullptr;
+  for (const auto& [key, what] : definitions) {
+    const bool is_it = body != nullptr ? what.body == body : what.body == nullptr && key.first == chain;
+    if (is_it && (found == nullptr || found->version < what.version)) found = &what;
+  }
+  return found;
+}
 void engine_state::exit(const instance& saga) {
   const std::lock_guard lock(mutex_);
   const auto it = active_.find(saga.id());
@@ -42,6 +50,10 @@ std::vector<std::shared_ptr<instance>> engine_state::all() {
 
 std::shared_ptr<completion> engine_state::completion_of(const std::string& id) {
   const std::lock_guard lock(mutex_);
+  if (completions_.size() >= sweep_at_) {  // those that nobody waits for
+    std::erase_if(completions_, [](const auto& each) { return each.second.expired(); });
+    sweep_at_ = std::max<std::size_t>(64, 2 * completions_.size());
+  }
   auto& kept = completions_[id];
   auto found = kept.lock();
   if (!found) kept = found = std::make_shared<completion>();
@@ -75,6 +87,11 @@ void engine_state::beaten(bool is_written) {
 
 // ----------------------------------------------------------------------------------------------------------- endings
 
+namespace {
+/// Without a hint that the database has changed: should one be lost, it is looked at all the same.
+constexpr duration longest_sleep = std::chrono::minutes(1);
+}  // namespace
+
 void raise(const std::string& id, ending how) {
   const std::string reason = how.reason.empty() ? "" : ": " + how.reason;
   switch (how.state) {
@@ -89,9 +106,13 @@ void raise(const std::string& id, ending how) {
 
 awaitable<ending> wait_for_end(std::shared_ptr<engine_state> engine, std::string id, std::shared_ptr<completion> done) {
   if (!done) done = engine->completion_of(id);
+  constexpr duration longest = std::chrono::milliseconds(250);
+  duration pause = std::chrono::milliseconds(5);  // a saga that is elsewhere: between two looks at a busy database
   for (bool is_first = true;; is_first = false) {
     if (auto known = done->get()) co_return *std::move(known);
-    if (!is_first || engine->find(id) == nullptr) {
+    const std::uint64_t seen = engine->db->changes();
+    const bool is_here = engine->find(id) != nullptr;
+    if (!is_here || !is_first) {
       const rows found =
           co_await engine->db->query("select state, reason, output from cofferdam_sagas where id = $1", id);
       if (found.empty()) throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
@@ -102,44 +123,75 @@ awaitable<ending> wait_for_end(std::shared_ptr<engine_state> engine, std::string
                          output ? parse_stored(id, "its output", *output) : nlohmann::json(), nullptr};
       }
     }
-    // Other processes do not tell, so look again.
-    const auto woken = co_await done->wait(saturating_add(engine->timers->now(), std::chrono::seconds(1)));
-    if (woken == wake_reason::cancelled) failure::cancelled().raise();
+    // What ends here tells; what ends elsewhere changes the database.
+    bool is_cancelled = false;
+    if (is_here) {
+      const auto woken = co_await done->wait(saturating_add(engine->timers->now(), std::chrono::seconds(1)));
+      is_cancelled = woken == wake_reason::cancelled;
+    } else {
+      (void)co_await engine->db->wait_for_change(seen, longest_sleep);
+      const auto woken = co_await done->wait(saturating_add(engine->timers->now(), pause));
+      is_cancelled = woken == wake_reason::cancelled;
+      pause = std::min(pause * 2, longest);
+    }
+    if (is_cancelled) failure::cancelled().raise();
   }
 }
 
-saga_here::saga_here(std::shared_ptr<engine_state> engine, std::string id)
-    : saga_(std::make_shared<instance>(std::move(engine), std::move(id))) {}
+saga_here::saga_here(std::shared_ptr<engine_state> engine, std::string id, duration deadline)
+    : saga_(std::make_shared<instance>(std::move(engine), std::move(id), deadline)) {}
 saga_here::~saga_here() = default;
 const std::string& saga_here::id() const noexcept { return saga_->id(); }
 awaitable<ending> saga_here::run(branch_base& root) { return saga_->live_here(root); }
 
 namespace {
 
-/// Sagas that are due and nobody's, or whose worker gave no sign of life, of definitions that are known here.
-std::string due_sql(const engine_state& engine) {
+/// That a saga `s` is of a definition that is known here, with the parameters after the first `count`.
+std::string is_known_sql(const engine_state& engine, int count) {
   std::string definitions;
-  int parameter = 3;
-  for (std::size_t i = 0; i < engine.definitions.size(); ++i, parameter += 2) {
+  for (std::size_t i = 0; i < engine.definitions.size(); ++i, count += 2) {
     definitions += definitions.empty() ? "" : " or ";
-    definitions += "(s.definition = $" + std::to_string(parameter + 1) + " and s.version = $" +
-                   std::to_string(parameter + 2) + ")";
+    definitions +=
+        "(s.definition = $" + std::to_string(count + 1) + " and s.version = $" + std::to_string(count + 2) + ")";
   }
-  return "select s.id, s.epoch from cofferdam_sagas s where ((s.owner is null and s.wake_at is not null and s.wake_at "
-         "<= $1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from cofferdam_saga_workers "
-         "w where w.id = s.owner and w.beat_at >= $2))) and (" +
-         (definitions.empty() ? "1 = 0" : definitions) + ") order by s.wake_at limit $3";
+  return " and (" + (definitions.empty() ? "1 = 0" : definitions) + ")";
 }
-statement due_sagas(engine_state& engine, std::int64_t now, std::size_t limit) {
-  statement made(engine.due_sql, now, now - std::chrono::floor<std::chrono::microseconds>(engine.options.lease).count(),
-                 limit);
-  for (const auto& [name, what] : engine.definitions) made.bind(name.first).bind(name.second);
+void bind_known(const engine_state& engine, statement& to) {
+  for (const auto& [name, what] : engine.definitions) to.bind(name.first).bind(name.second);
+}
+
+/// Sagas that are due and nobody's, or whose worker gave no sign of life.
+statement due_sagas(const engine_state& engine, std::int64_t now, std::size_t limit) {
+  statement made(
+      "select s.id, s.epoch from cofferdam_sagas s where ((s.owner is null and s.wake_at is not null and "
+      "s.wake_at <= $1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from "
+      "cofferdam_saga_workers w where w.id = s.owner and w.beat_at >= $2)))" +
+          is_known_sql(engine, 3) + " order by s.wake_at limit $3",
+      now, now - std::chrono::floor<std::chrono::microseconds>(engine.options.lease).count(), limit);
+  bind_known(engine, made);
+  return made;
+}
+/// When the next one is due.
+statement next_due(const engine_state& engine) {
+  statement made("select s.wake_at from cofferdam_sagas s where s.owner is null and s.wake_at is not null" +
+                 is_known_sql(engine, 0) + " order by s.wake_at limit 1");
+  bind_known(engine, made);
+  return made;
+}
+/// The oldest sign of life of another worker that has sagas.
+statement oldest_beat(const engine_state& engine) {
+  statement made(
+      "select min(w.beat_at) from cofferdam_saga_workers w where w.id <> $1 and exists(select 1 from "
+      "cofferdam_sagas s where s.owner = w.id and s.state in (0, 1, 2)" +
+          is_known_sql(engine, 1) + ")",
+      engine.worker);
+  bind_known(engine, made);
   return made;
 }
 
 struct look_around {
   std::size_t taken = 0;
-  std::optional<std::int64_t> next;  // when the next one is due
+  std::optional<std::int64_t> next;  // when the next one is due, or another worker may be dead
 };
 
 /// A row that nobody can read must not keep others from being taken up.
@@ -156,10 +208,10 @@ awaitable<void> set_damaged_aside(engine_state& engine, std::string id, std::str
 /// Takes up what is due.
 awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   look_around result;
-  if (engine->due_sql.empty()) engine->due_sql = due_sql(*engine);
   const std::size_t active = engine->active();
   const std::size_t room = engine->options.max_active - std::min(active, engine->options.max_active);
   const std::int64_t now = to_microseconds(engine->timers->date());
+  if (room == 0) co_return result;  // one that ends changes the database
   const rows due = co_await engine->db->query(due_sagas(*engine, now, std::min<std::size_t>(room, 256)));
   for (const row r : due) {
     const auto id = r.get<std::string>(0);
@@ -177,8 +229,8 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
     batch b;
     const std::size_t claimed = b.execute(
         "update cofferdam_sagas set owner = $1, epoch = epoch + 1, claims = claims + 1, wake_at = null where id = $2 "
-        "and epoch = $3 returning id, definition, version, state, epoch, seq, signals, claims, pivoted, reason, "
-        "cancel_reason, input",
+        "and epoch = $3 returning id, definition, version, state, epoch, seq, claims, pivoted, reason, cancel_reason, "
+        "parent, deadline, input",
         engine->worker, id, r.get<std::uint64_t>(1));
     engine->beat(b);
     const auto done = co_await engine->db->try_commit(std::move(b));
@@ -204,9 +256,12 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
         {saga_event::kind::claimed, id, what->first.first, {}, found.get<std::uint32_t>("claims"), {}});
     saga->start(engine->executor);
   }
-  const rows next = co_await engine->db->query(
-      "select min(wake_at) from cofferdam_sagas where owner is null and wake_at is not null");
-  result.next = next.front().get<std::optional<std::int64_t>>(0);
+  const rows next = co_await engine->db->query(next_due(*engine));
+  if (!next.empty()) result.next = next.front().get<std::int64_t>(0);
+  const rows others = co_await engine->db->query(oldest_beat(*engine));
+  if (const auto beat = others.front().get<std::optional<std::int64_t>>(0)) {
+    result.next = std::min(result.next.value_or(for_ever), time_after(*beat, engine->options.lease) + 1);
+  }
   if (due.size() == 256) result.next = now;
   co_return result;
 }
@@ -251,40 +306,45 @@ void engine::add(detail::definition made) {
 }
 
 const detail::definition& engine::known(detail::plain_function body) const {
-  const detail::definition* newest = nullptr;
-  for (const auto& [name, what] : state_->definitions) {
-    if (what.body == body && (newest == nullptr || newest->version < what.version)) newest = &what;
-  }
-  if (newest == nullptr) throw std::logic_error("this saga was not defined: call define() before starting it");
-  return *newest;
+  const auto* found = state_->newest(body, {});
+  if (found == nullptr) throw std::logic_error("this saga was not defined: call define() before starting it");
+  return *found;
 }
-const detail::definition& engine::known(std::string_view name) const {
-  const detail::definition* newest = nullptr;
-  for (const auto& [key, what] : state_->definitions) {
-    if (key.first == name) newest = &what;
+const detail::definition& engine::known(std::string_view chain) const {
+  const auto* found = state_->newest(nullptr, chain);
+  if (found == nullptr) {
+    throw std::logic_error("the saga '" + std::string(chain) + "' was not defined: call define() before starting it");
   }
-  if (newest == nullptr) {
-    throw std::logic_error("the saga '" + std::string(name) + "' was not defined: call define() before starting it");
-  }
-  return *newest;
+  return *found;
 }
 
 awaitable<std::shared_ptr<detail::completion>> engine::start_saga(std::shared_ptr<detail::engine_state> state,
                                                                   std::string id, const detail::definition& what,
-                                                                  nlohmann::json input) {
+                                                                  nlohmann::json input, start_options options) {
   if (state->db == nullptr) throw std::logic_error("an engine without a journal runs sagas with execute()");
   if (id.empty()) throw saga_error(errc::saga_conflict, "a saga needs an id");
   if (input.dump().size() > state->options.max_payload) {
     throw saga_error(errc::saga_conflict, "the input of the saga '" + id + "' has more than max_payload bytes");
   }
   auto done = state->completion_of(id);
-  const auto saga = std::make_shared<detail::instance>(state, id, what, input);
+  const std::int64_t now = detail::to_microseconds(state->timers->date());
+  const std::int64_t deadline =
+      options.deadline < duration::max() ? detail::time_after(now, options.deadline) : detail::for_ever;
   bool is_new = false;
-  if (state->enter(saga)) {
-    saga->start(state->executor);
-    is_new = co_await saga->wait_until_born();
-  } else if (const auto present = state->find(id)) {
-    (void)co_await present->wait_until_born();
+  if (!state->has_room() && state->find(id) == nullptr) {  // it waits in the database until somebody has room
+    batch b;
+    detail::insert_saga(b, {id, what, input.dump(), deadline, {}}, std::nullopt, now);
+    const auto written = co_await state->db->try_commit(std::move(b));
+    if (!written && written.code() != errc::constraint_violated) written.why().raise();
+    is_new = written.has_value();
+  } else {
+    const auto saga = std::make_shared<detail::instance>(state, id, what, input, deadline);
+    if (state->enter(saga)) {
+      saga->start(state->executor);
+      is_new = co_await saga->wait_until_born();
+    } else if (const auto present = state->find(id)) {
+      (void)co_await present->wait_until_born();
+    }
   }
   if (is_new) co_return done;
   const rows found =
@@ -378,10 +438,13 @@ awaitable<void> engine::run() {
   for (;;) {
     const std::uint64_t seen = state->db->changes();
     failure why;
-    duration next = state->options.lease / 3;
+    duration next = detail::longest_sleep;
     try {
-      co_await detail::give_sign_of_life(*state);
       const auto found = co_await detail::take_up(state);
+      if (state->active() > 0) {
+        next = state->options.lease / 3;
+        co_await detail::give_sign_of_life(*state);
+      }
       if (found.next) {
         const std::int64_t now = detail::to_microseconds(state->timers->date());
         // Compared as dates: one that waits for ever has a date that no duration reaches.

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -57,12 +58,15 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   net::any_io_executor executor;
   const timer_service* timers = nullptr;
   std::string worker;
-  std::string due_sql;  // made with the first look, of all definitions
 
   // --- definitions: before anything is started
   std::map<std::pair<std::string, std::uint32_t>, definition> definitions;
 
+  /// The newest version of a coroutine, or of a chain with this name; null when it is not defined.
+  [[nodiscard]] const definition* newest(plain_function body, std::string_view chain) const;
+
   // --- sagas in memory
+  [[nodiscard]] bool has_room() { return active() < options.max_active; }
   /// False: one with this id is there already.
   bool enter(const std::shared_ptr<instance>& saga);
   void exit(const instance& saga);
@@ -89,6 +93,7 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   std::mutex mutex_;
   std::unordered_map<std::string, std::weak_ptr<instance>> active_;  // kept by the coroutines they live in
   std::unordered_map<std::string, std::weak_ptr<completion>> completions_;
+  std::size_t sweep_at_ = 64;  // completions
   std::optional<time_point> beat_at_;
 };
 

@@ -12,7 +12,7 @@ struct column {
   bool is_text;
   bool may_be_null = false;
 };
-constexpr std::array<column, 16> of_saga{{{"id", true},
+constexpr std::array<column, 18> of_saga{{{"id", true},
                                           {"definition", true},
                                           {"version", false},
                                           {"state", false},
@@ -27,7 +27,9 @@ constexpr std::array<column, 16> of_saga{{{"id", true},
                                           {"input", true},
                                           {"output", true, true},
                                           {"created_at", false},
-                                          {"updated_at", false}}};
+                                          {"updated_at", false},
+                                          {"deadline", false, true},
+                                          {"parent", true, true}}};
 constexpr std::array<column, 7> of_journal{{{"seq", false},
                                             {"kind", false},
                                             {"key", true},

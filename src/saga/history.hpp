@@ -14,7 +14,7 @@ struct history {
 
 inline constexpr const char* saga_columns =
     "id, definition, version, state, reason, epoch, seq, wake_at, signals, claims, pivoted, cancel_reason, input, "
-    "output, created_at, updated_at";
+    "output, created_at, updated_at, deadline, parent";
 inline constexpr const char* journal_columns = "seq, kind, key, step, payload, epoch, at";
 inline constexpr const char* inbox_columns = "message_id, name, payload, nr, at";
 

@@ -16,11 +16,24 @@ std::string reason_of(const std::exception_ptr& error) {
 
 }  // namespace
 
-instance::instance(std::shared_ptr<engine_state> engine, std::string id)
-    : engine_(std::move(engine)), id_(std::move(id)) {}
+instance::instance(std::shared_ptr<engine_state> engine, std::string id, duration limit)
+    : engine_(std::move(engine)), id_(std::move(id)), limit_(limit) {}
 
-instance::instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input)
-    : engine_(std::move(engine)), id_(std::move(id)), definition_(&what), input_(std::move(input)) {}
+instance::instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input,
+                   std::int64_t deadline)
+    : engine_(std::move(engine)),
+      id_(std::move(id)),
+      definition_(&what),
+      input_(std::move(input)),
+      deadline_(deadline) {}
+
+instance::instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input,
+                   std::int64_t deadline, std::string parent)
+    : instance(std::move(engine), std::move(id), what, std::move(input), deadline) {
+  parent_ = std::move(parent);
+  is_inserted_ = true;
+  report_birth(true);
+}
 
 instance::instance(std::shared_ptr<engine_state> engine, const definition& what, const row& found)
     : engine_(std::move(engine)),
@@ -28,12 +41,14 @@ instance::instance(std::shared_ptr<engine_state> engine, const definition& what,
       definition_(&what),
       seq_(found.get<std::uint64_t>("seq")),
       epoch_(found.get<std::uint64_t>("epoch")),
-      signals_(found.get<std::int64_t>("signals")),
       is_inserted_(true),
+      is_to_load_(true),
       has_pivoted_(found.get<std::int64_t>("pivoted") != 0),
       claims_(found.get<std::uint32_t>("claims")),
       reason_(found.get<std::optional<std::string>>("reason").value_or("")),
-      cancel_reason_(found.get<std::optional<std::string>>("cancel_reason").value_or("")) {
+      cancel_reason_(found.get<std::optional<std::string>>("cancel_reason").value_or("")),
+      parent_(found.get<std::optional<std::string>>("parent").value_or("")),
+      deadline_(found.get<std::optional<std::int64_t>>("deadline").value_or(for_ever)) {
   input_ = found.get<std::string>("input");  // parsed by load(), where an error can be reported
   report_birth(true);
 }
@@ -114,6 +129,15 @@ awaitable<void> instance::rest(duration d) {
 
 // --------------------------------------------------------------------------------------------------------------- life
 
+/// True where the saga was cancelled, or its deadline is over, and it can still go back: then it does.
+bool instance::must_go_back() {
+  if (is_rehearsal_) return false;  // also a recorded history, whose deadline is long over, is compared
+  const bool is_wanted = !cancel_reason_.empty() || (deadline_ != for_ever && now() >= deadline_);
+  if (!is_wanted || has_aborted_ || has_pivoted_ || is_pivot_in_doubt()) return false;
+  leave(leave_reason::goes_back, cancel_reason_.empty() ? "its deadline is over" : cancel_reason_);
+  return true;
+}
+
 bool instance::is_pivot_in_doubt() const {
   return std::ranges::any_of(records_, [this](const record& r) {
     const auto* step = r.is_step ? definition_->find(r.step) : nullptr;
@@ -126,7 +150,7 @@ awaitable<bool> instance::go_forward() {
   std::unique_ptr<branch_base> root;
   std::string broken;
   try {
-    root = definition_->begin(*this, input_);
+    root = definition_->begin(*this, {}, input_);
   } catch (const std::exception& e) {
     broken = "its input cannot be read: " + std::string(e.what());
   }
@@ -191,7 +215,7 @@ awaitable<void> instance::live() {
   const auto self = shared_from_this();
   std::string broken;
   try {
-    if (is_inserted_) co_await load();
+    if (is_to_load_) co_await load();
   } catch (const saga_error& e) {
     broken = e.what();
   } catch (const std::exception& e) {
@@ -214,11 +238,7 @@ awaitable<void> instance::live() {
     co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
     co_await set_aside(saga_state::stuck, broken, std::nullopt);
   } else {
-    bool goes_back = has_aborted_;
-    if (!goes_back && !cancel_reason_.empty() && !has_pivoted_ && !is_pivot_in_doubt()) {
-      goes_back = true;
-      leave(leave_reason::goes_back, cancel_reason_);
-    }
+    bool goes_back = has_aborted_ || must_go_back();
     if (!goes_back) {
       const bool is_over = co_await go_forward();
       goes_back = !is_over;
@@ -241,15 +261,19 @@ awaitable<void> instance::go_back() {
     note({entry_kind::aborted, "", "", {{"why", reason_}}});
     publish(saga_event::kind::aborted, {}, 0, reason_);
     leaving_ = leave_reason::none;
+    busy_ = 1;  // the fibers of the body are gone
+    waits_ = 0;
+    signals_seen_ = for_ever;
     const bool is_durable = co_await flush();
     if (!is_durable) co_return;
   }
   state_ = saga_state::compensating;
-  const bool is_back = co_await unwind({});
+  const bool is_back = co_await unwind(everything());
   if (is_back) {
     co_await finish(saga_state::compensated, reason_, nullptr, cause_);
     co_return;
   }
+  if (leaving_ == leave_reason::parked) co_await set_aside(saga_state::compensating, reason_, next_wake_);
   if (leaving_ == leave_reason::stuck) co_await set_aside(saga_state::stuck, leaving_text_, std::nullopt);
   if (leaving_ == leave_reason::handed_back) co_await set_aside(saga_state::compensating, reason_, 0);
 }
@@ -258,6 +282,7 @@ awaitable<ending> instance::live_here(branch_base& root) {
   const auto executor = co_await net::this_coro::executor;
   if (engine_->timers == nullptr) engine_->timers = &timers_of(executor);
   strand_ = executor;
+  if (limit_ < duration::max()) deadline_ = time_after(now(), limit_);
   bool has_ended = false;
   std::exception_ptr error;
   try {
@@ -278,7 +303,7 @@ awaitable<ending> instance::live_here(branch_base& root) {
     leaving_ = leave_reason::none;
     has_aborted_ = true;
     publish(saga_event::kind::aborted, {}, 0, how.reason);
-    const bool is_back = co_await unwind({});
+    const bool is_back = co_await unwind(everything());
     if (!is_back) how.state = saga_state::stuck;
     if (!is_back) how.reason += "; and then: " + leaving_text_;
     if (is_back) publish(saga_event::kind::compensated, {}, 0, how.reason);

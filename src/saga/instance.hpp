@@ -34,8 +34,13 @@ struct record {
   std::optional<step_failed> why;
   nlohmann::json progress;
   std::int64_t wake_at = 0;   // of a wait
-  std::string nested_reason;  // of a part
-  bool is_step = false, is_undone = false, is_visited = false;
+  std::string nested_reason;  // of a part, or of a race that nobody won
+  std::string winner;         // of a race: the path of a branch
+  struct tries {
+    std::uint32_t failed = 0;
+    std::int64_t next_at = 0;
+  } attempts, undo_attempts;
+  bool is_step = false, is_child = false, is_race = false, is_undone = false, is_visited = false;
 };
 
 /// The part of a key before the name: "prepare#1/" of "prepare#1/label#2".
@@ -57,12 +62,22 @@ struct attempt_end {
 /// Of a step that failed.
 [[nodiscard]] entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end);
 
+/// An action that runs in a race, and may be cancelled when the race is over.
+struct racing_attempt {
+  const fiber* by;
+  std::function<void()> cancel;
+};
+
 class instance final : public journal_view, public std::enable_shared_from_this<instance> {
  public:
   /// Without a journal.
-  instance(std::shared_ptr<engine_state> engine, std::string id);
+  instance(std::shared_ptr<engine_state> engine, std::string id, duration limit);
   /// A new one.
-  instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input);
+  instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input,
+           std::int64_t deadline);
+  /// A new one whose row is written by its parent.
+  instance(std::shared_ptr<engine_state> engine, std::string id, const definition& what, nlohmann::json input,
+           std::int64_t deadline, std::string parent);
   /// One that was claimed; its journal is to be loaded.
   instance(std::shared_ptr<engine_state> engine, const definition& what, const row& found);
 
@@ -90,14 +105,21 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> run_step(step_work& work);
   bool replay(wait_operation& wait);
   awaitable<bool> run_wait(wait_operation& wait);
+  bool replay(lock_operation& lock);
+  awaitable<bool> run_lock(lock_operation& lock);
   bool replay_mark(const std::string& key, bool& answer);
   awaitable<bool> run_mark(const std::string& key);
-  awaitable<bool> run_all(std::span<branch_base* const> branches, std::exception_ptr& failed);
+  awaitable<bool> run_all(const fiber& by, std::span<branch_base* const> branches, bool is_undone_in_parallel,
+                          std::exception_ptr& failed);
+  awaitable<bool> run_race(race_work& race);
+  bool replay(child_work& child);
+  awaitable<bool> run_child(child_work& child);
   bool replay_nested(const branch_base& branch, std::optional<aborted>& failed);
-  awaitable<bool> run_nested(branch_base& branch, std::optional<aborted>& failed);
+  awaitable<bool> run_nested(const fiber& by, branch_base& branch, std::optional<aborted>& failed);
   awaitable<void> heartbeat(const std::string& key, nlohmann::json progress);
   [[nodiscard]] nlohmann::json progress_of(const std::string& key) const;
   [[nodiscard]] const nlohmann::json* result_of(const std::string& key) const override;
+  [[nodiscard]] bool has_any(const std::string& prefix) const override;
 
  private:
   [[nodiscard]] bool has_journal() const noexcept { return definition_ != nullptr; }
@@ -108,12 +130,18 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void visit_part(record& part);
   [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;
   [[nodiscard]] bool diverges(const std::string& key);
+  [[nodiscard]] bool has_lost_race(const std::string& key) const;
   void leave_changed(std::string place, std::string journal, std::string build, const std::string& advice = {});
   void note(entry e);
   void settle(entry e);
   [[nodiscard]] bool is_pivot_in_doubt() const;
+  bool must_go_back();
   void leave(leave_reason why, std::string text = {});
   void wake_waits();
+  awaitable<bool> wait_until(std::int64_t wake_at, std::int64_t signals_seen);
+  awaitable<bool> back_off(entry_kind what, const std::string& key, std::uint32_t attempt, const std::string& message,
+                           duration delay);
+  awaitable<bool> wait_for_turn_of(std::int64_t next_at);
 
   enum class written : std::uint8_t { yes, lost, refused };
   awaitable<bool> flush();
@@ -135,14 +163,34 @@ class instance final : public journal_view, public std::enable_shared_from_this<
 
   awaitable<bool> go_forward();
   awaitable<void> go_back();
-  awaitable<bool> unwind(const std::string& prefix);
+  /// The prefixes of keys that are undone side by side: of the branches of one `all`.
+  using group = std::vector<std::string>;
+  [[nodiscard]] static group everything() { return {std::string()}; }
+  awaitable<bool> unwind(group prefixes);
+  awaitable<bool> unwind_together(const group& prefixes);
+  awaitable<void> unwind_branch(const std::string& prefix, std::size_t& undone);
+  [[nodiscard]] const group* group_of(const std::string& key, const group& within) const;
+  awaitable<bool> undo_record(const record& r);
+  awaitable<bool> undo_child(const record& r);
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
+  [[nodiscard]] duration until_deadline() const;
+  [[nodiscard]] time_point attempt_ends_at(duration limit) const;
+  awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
+  awaitable<attempt_end> attempt_in_race(const fiber& by, duration limit, std::function<awaitable<void>()> call);
   awaitable<attempt_end> commit_together(step_work& work, batch own);
-  awaitable<void> run_branch(std::span<branch_base* const> branches, std::size_t i,
-                             std::vector<std::exception_ptr>& errors, std::size_t& ended);
+  struct running_branches;
+  awaitable<bool> run_side_by_side(const fiber& by, running_branches& all);
+  awaitable<void> run_branch(running_branches& all, std::size_t i);
+  void stop(branch_base& branch);
+  void branch_ends();
+  void settle_race(race_work& race, std::span<branch_base* const> branches, std::optional<std::size_t> winner,
+                   const std::string& why = {});
+  void visit_race(record& race, std::span<branch_base* const> branches, std::optional<std::size_t> winner);
+  awaitable<bool> run_child_here(child_work& child);
+  awaitable<bool> begin_child(child_work& child);
   awaitable<void> rest(duration d);
-  awaitable<std::optional<nlohmann::json>> take_signal(const std::string& name);
+  awaitable<std::optional<nlohmann::json>> take_signal(const std::string& name, std::int64_t& seen);
   void publish(saga_event::kind what, std::string key = {}, std::uint32_t attempt = 0, std::string message = {});
   void report_birth(std::optional<bool> is_new, failure why = {});
   [[nodiscard]] std::int64_t now() const;
@@ -161,24 +209,29 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
   std::vector<entry> buffer_;                                  // outcomes that go with the next commit
   std::uint64_t seq_ = 0, epoch_ = 1;
-  std::int64_t signals_ = 0;
   saga_state state_ = saga_state::running;
-  bool is_inserted_ = false, is_writing_ = false, has_pivoted_ = false, has_aborted_ = false;
+  bool is_inserted_ = false, is_to_load_ = false, is_writing_ = false, has_pivoted_ = false, has_aborted_ = false;
   std::uint32_t claims_ = 0;  // takeovers without progress
-  std::string reason_, cancel_reason_;
+  std::string reason_, cancel_reason_, parent_;
+  std::int64_t deadline_ = for_ever;
+  duration limit_ = duration::max();  // without a journal: from its start to its deadline
+  std::vector<group> together_;
+  bool has_locks_ = false;
+  std::vector<std::string> lost_races_;  // prefixes of keys
   std::exception_ptr cause_;
   std::uint64_t noted_ = 0, durable_ = 0;  // entries
+  receipt received_;                       // of the last commit
 
   // control
   bool is_rehearsal_ = false;
   std::optional<saga_drift> drift_;
   leave_reason leaving_ = leave_reason::none;
   std::string leaving_text_;
-  std::size_t busy_ = 1, waits_ = 0;  // fibers
-  std::int64_t next_wake_ = 0;
+  std::size_t busy_ = 1, waits_ = 0;                      // fibers
+  std::int64_t next_wake_ = 0, signals_seen_ = for_ever;  // by those who wait: the earliest, the fewest
+  std::vector<racing_attempt*> racing_;
   std::vector<cofferdam::detail::parked_reference> waiting_;  // fibers, for a signal, time or turn
-  std::vector<std::unique_ptr<past_step>> past_;              // without a journal
-  std::size_t part_begins_ = 0;                               // in past_, of a nested part
+  std::vector<std::unique_ptr<past_step>> past_;              // without a journal; null: undone
 
   std::mutex birth_mutex_;
   std::optional<outcome<bool>> birth_;

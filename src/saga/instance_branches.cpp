@@ -4,39 +4,47 @@
 #include "engine_state.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 
-awaitable<bool> instance::run_all(std::span<branch_base* const> branches, std::exception_ptr& failed) {
-  if (branches.empty()) co_return leaving_ == leave_reason::none;
-  busy_ += branches.size() - 1;
+struct instance::running_branches {
+  std::span<branch_base* const> branches;
+  race_work* race;  // null: all of them are wanted
+  std::vector<std::exception_ptr> errors{branches.size()};
   std::size_t next = 0, ended = 0;
-  std::vector<std::exception_ptr> errors(branches.size());
-  const auto work = [&]() { return run_branch(branches, next++, errors, ended); };
-  co_await cofferdam::detail::run_workers(branches.size(), work);
-  ++busy_;
-  if (leaving_ != leave_reason::none || ended < branches.size()) co_return false;
-  // The first failure in the order of branches; those that were only stopped come after the one that stopped them.
-  for (const bool wants_stopped : {false, true}) {
-    for (const auto& error : errors) {
-      if (!error || failed) continue;
-      bool was_stopped = false;
-      try {
-        std::rethrow_exception(error);
-      } catch (const step_failed& e) {
-        was_stopped = e.why() == step_failed::reason::stopped;
-      } catch (...) {
-      }
-      if (was_stopped == wants_stopped) failed = error;
-    }
+  std::optional<std::size_t> winner{};
+};
+
+/// Lets a branch begin nothing more. What it does at the moment goes on, but in a race, where it is cancelled.
+void instance::stop(branch_base& branch) {
+  branch.control().was_stopped = true;
+  for (const racing_attempt* each : racing_) {
+    if (each->by->is_within(branch.control()) && each->cancel) each->cancel();
   }
-  co_return true;
 }
 
-awaitable<void> instance::run_branch(std::span<branch_base* const> branches, std::size_t i,
-                                     std::vector<std::exception_ptr>& errors, std::size_t& ended) {
-  branch_base& branch = *branches[i];
+void instance::branch_ends() {
+  --busy_;
+  // Every other branch waits: so does the saga.
+  if (busy_ == 0 && waits_ > 0 && has_journal()) leave(leave_reason::parked);
+}
+
+awaitable<bool> instance::run_side_by_side(const fiber& by, running_branches& all) {
+  for (branch_base* each : all.branches) {
+    each->control().outer = &by;
+    each->control().races = all.race != nullptr;
+  }
+  busy_ += all.branches.size() - 1;
+  const auto work = [this, &all]() { return run_branch(all, all.next++); };
+  co_await cofferdam::detail::run_workers(all.branches.size(), work);
+  ++busy_;
+  co_return leaving_ == leave_reason::none&& all.ended == all.branches.size();
+}
+
+awaitable<void> instance::run_branch(running_branches& all, std::size_t i) {
+  branch_base& branch = *all.branches[i];
   bool has_ended = false;
   failure why;
   try {
@@ -45,20 +53,145 @@ awaitable<void> instance::run_branch(std::span<branch_base* const> branches, std
     why = failure::current();
   }
   if (has_ended) {
-    ++ended;
-    errors[i] = branch.take();
-    if (errors[i]) {
-      for (branch_base* each : branches) each->control().is_stopped = true;
-      wake_waits();
+    ++all.ended;
+    all.errors[i] = branch.take();
+    const bool decides = (all.race != nullptr) == (all.errors[i] == nullptr) && !branch.control().is_stopped();
+    if (decides && all.race != nullptr) {
+      all.winner = i;
+      settle_race(*all.race, all.branches, i);
     }
+    for (branch_base* each : all.branches) {
+      if (decides && each != &branch) stop(*each);
+    }
+    if (decides) wake_waits();
   } else if (why.is_cancellation()) {
     leave(has_journal() ? leave_reason::handed_back : leave_reason::goes_back, "cancelled by the caller");
   } else if (why) {
     leave(leave_reason::stuck, why.message());
   }
-  --busy_;
-  // Every other branch waits: so does the saga.
-  if (busy_ == 0 && waits_ > 0 && has_journal()) leave(leave_reason::parked);
+  branch_ends();
+}
+
+namespace {
+
+/// The first failure in the order of branches; those that were only stopped come after the one that stopped them.
+std::exception_ptr first_of(const std::vector<std::exception_ptr>& errors) {
+  for (const bool wants_stopped : {false, true}) {
+    for (const auto& error : errors) {
+      if (!error) continue;
+      bool was_stopped = false;
+      try {
+        std::rethrow_exception(error);
+      } catch (const step_failed& e) {
+        was_stopped = e.why() == step_failed::reason::stopped;
+      } catch (...) {
+      }
+      if (was_stopped == wants_stopped) return error;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+awaitable<bool> instance::run_all(const fiber& by, std::span<branch_base* const> branches, bool is_undone_in_parallel,
+                                  std::exception_ptr& failed) {
+  if (branches.empty()) co_return leaving_ == leave_reason::none;
+  if (is_undone_in_parallel) {
+    group prefixes;
+    for (const branch_base* each : branches) prefixes.push_back(each->prefix());
+    const bool is_known = std::ranges::find(together_, prefixes) != together_.end();
+    entry branched(entry_kind::branched, {}, {}, {{"undone_together", prefixes}});
+    if (!is_known && has_journal()) settle(std::move(branched));
+    if (!is_known && !has_journal()) together_.push_back(std::move(prefixes));
+  }
+  running_branches all{branches, nullptr};
+  const bool has_ended = co_await run_side_by_side(by, all);
+  if (has_ended) failed = first_of(all.errors);
+  co_return has_ended;
+}
+
+// --------------------------------------------------------------------------------------------------------------- races
+
+/// Writes down who won, or that nobody did, before anything of the others is undone.
+void instance::settle_race(race_work& race, std::span<branch_base* const> branches, std::optional<std::size_t> winner,
+                           const std::string& why) {
+  if (winner) race.settle(*winner);
+  std::vector<std::string> losers;
+  for (std::size_t i = 0; i < branches.size(); ++i) {
+    if (winner != i) losers.push_back(branches[i]->path());
+  }
+  entry won(entry_kind::won, race.key(), "any",
+            {{"winner", winner ? branches[*winner]->path() : std::string()}, {"losers", losers}, {"why", why}});
+  if (has_journal()) add(std::move(won));
+}
+
+awaitable<bool> instance::run_race(race_work& race) {
+  if (leaving_ != leave_reason::none) co_return false;
+  const auto branches = race.branches();
+  const record* r = has_journal() ? find(race.key()) : nullptr;
+  std::optional<std::size_t> winner;
+  std::string why;
+  if (r != nullptr) {  // it is decided: the winner has its results in the journal, the others do not run again
+    for (std::size_t i = 0; i < branches.size(); ++i) {
+      if (branches[i]->path() == r->winner) winner = i;
+    }
+    if (!winner && !r->winner.empty()) {
+      std::string paths;
+      for (const branch_base* each : branches) paths += (paths.empty() ? "'" : ", '") + each->path() + "'";
+      leave_changed(race.key(), "'" + r->winner + "', which won", "a race of " + paths);
+      co_return false;
+    }
+    why = r->nested_reason;
+    visit_race(*find(race.key()), branches, winner);
+    if (winner) {
+      branch_base& branch = *branches[*winner];
+      branch.control().outer = &race.by();
+      branch.control().races = true;
+      const bool has_ended = co_await drive(branch.control(), branch.start());
+      if (!has_ended) co_return false;
+      if (branch.take() != nullptr) {
+        leave(leave_reason::stuck, "the body has changed: '" + r->winner + "', which won its race, now fails");
+        co_return false;
+      }
+      race.settle(*winner);
+    }
+  } else {
+    running_branches all{branches, &race};
+    const bool has_ended = co_await run_side_by_side(race.by(), all);
+    if (!has_ended) co_return false;
+    winner = all.winner;
+    if (!winner) {
+      const auto first = first_of(all.errors);
+      why = first ? failure::thrown(first).message() : std::string("every branch was stopped");
+      if (has_pivoted_) {
+        leave(leave_reason::stuck, "failed past its pivot: " + why);
+        co_return false;
+      }
+      settle_race(race, branches, std::nullopt, why);
+    }
+  }
+  if (!winner) race.fail(why);
+  if (r != nullptr && r->ended != record::outcome::open) co_return true;
+  if (is_rehearsal_) co_return false;
+  group losers;
+  for (std::size_t i = 0; i < branches.size(); ++i) {
+    if (winner != i) losers.push_back(branches[i]->prefix());
+  }
+  const bool is_back = co_await unwind(std::move(losers));
+  if (!is_back) co_return false;
+  if (has_journal()) settle({entry_kind::race_over, race.key(), {}, nullptr});
+  co_return true;
+}
+
+void instance::visit_race(record& race, std::span<branch_base* const> branches, std::optional<std::size_t> winner) {
+  visit(race);
+  for (std::size_t i = 0; i < branches.size(); ++i) {
+    if (winner == i) continue;
+    for (record& each : records_) {
+      if (each.key.starts_with(branches[i]->prefix())) visit(each);
+    }
+  }
 }
 
 // --------------------------------------------------------------------------------------------------------------- parts
@@ -80,20 +213,17 @@ bool instance::replay_nested(const branch_base& branch, std::optional<aborted>& 
   return true;
 }
 
-awaitable<bool> instance::run_nested(branch_base& branch, std::optional<aborted>& failed) {
+awaitable<bool> instance::run_nested(const fiber& by, branch_base& branch, std::optional<aborted>& failed) {
   if (leaving_ != leave_reason::none) co_return false;
+  branch.control().outer = &by;
   record* r = has_journal() ? find(branch.path()) : nullptr;
   if (r != nullptr) visit_part(*r);
-  const std::size_t outer_begins = std::exchange(part_begins_, past_.size());
   std::string reason = r != nullptr ? r->nested_reason : std::string();
   if (r == nullptr) {
     const bool has_ended = co_await drive(branch.control(), branch.start());
     if (!has_ended) co_return false;
     const auto error = branch.take();
-    if (!error) {
-      part_begins_ = outer_begins;
-      co_return true;
-    }
+    if (!error) co_return true;
     reason = failure::thrown(error).message();
     if (has_pivoted_) {
       leave(leave_reason::stuck, "failed past its pivot: " + reason);
@@ -107,8 +237,7 @@ awaitable<bool> instance::run_nested(branch_base& branch, std::optional<aborted>
     }
   }
   if (is_rehearsal_) co_return false;
-  const bool is_back = co_await unwind(branch.prefix());
-  part_begins_ = outer_begins;
+  const bool is_back = co_await unwind({1, branch.prefix()});
   if (!is_back) co_return false;
   if (has_journal()) settle({entry_kind::nested_failed, branch.path(), {}, nullptr});
   failed.emplace(reason);

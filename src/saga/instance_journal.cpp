@@ -16,6 +16,13 @@ bool is_key_of(std::string_view key, std::string_view step) noexcept {
   return mark != std::string_view::npos && key.substr(0, mark).ends_with(step);
 }
 
+/// A wait for a lock, not for a signal with such a name.
+bool is_lock(const record& r) noexcept {
+  if (!r.step.starts_with(lock_prefix) || !is_key_of(r.key, r.step)) return false;
+  const std::size_t at = r.key.rfind('#') - r.step.size();
+  return at == 0 || r.key[at - 1] == '/';
+}
+
 }  // namespace
 
 record* instance::find(const std::string& key) {
@@ -25,8 +32,14 @@ record* instance::find(const std::string& key) {
 
 const nlohmann::json* instance::result_of(const std::string& key) const {
   const auto it = index_.find(key);
-  if (it == index_.end() || records_[it->second].ended != record::outcome::succeeded) return nullptr;
-  return &records_[it->second].result;
+  if (it == index_.end()) return nullptr;
+  const record& r = records_[it->second];
+  const bool is_there = r.ended == record::outcome::succeeded && !has_lost_race(key);
+  return is_there ? &r.result : nullptr;
+}
+
+bool instance::has_any(const std::string& prefix) const {
+  return std::ranges::any_of(records_, [&prefix](const record& r) { return r.key.starts_with(prefix); });
 }
 
 nlohmann::json instance::progress_of(const std::string& key) const {
@@ -41,8 +54,12 @@ std::string_view scope_of(std::string_view key) noexcept {
 
 /// Errors: std::invalid_argument, or one of nlohmann::json, where the journal is damaged.
 void instance::apply(const entry& e) {
-  const bool begins =
-      e.kind == entry_kind::intent || e.kind == entry_kind::waiting || e.kind == entry_kind::nested_aborted;
+  const bool begins = e.kind == entry_kind::intent || e.kind == entry_kind::waiting ||
+                      e.kind == entry_kind::nested_aborted || e.kind == entry_kind::called || e.kind == entry_kind::won;
+  if (e.kind == entry_kind::branched) {
+    together_.push_back(e.payload.at("undone_together").get<group>());
+    return;
+  }
   record* r = find(e.key);
   if (begins) {
     if (r != nullptr) throw std::invalid_argument("it began before");
@@ -56,11 +73,19 @@ void instance::apply(const entry& e) {
     reason_ = e.payload.value("why", "");
     return;
   }
+  if (e.kind == entry_kind::operated && e.payload.value("verb", "") == "retry") {
+    for (record& each : records_) each.attempts.next_at = each.undo_attempts.next_at = 0;
+  }
   if (e.kind == entry_kind::operated && r == nullptr) return;
   if (r == nullptr) throw std::invalid_argument("it never began");
-  const auto require_step = [&r](bool is_step) {
-    if (r->is_step != is_step) throw std::invalid_argument(r->is_step ? "that is a step" : "that is no step");
+  const auto require = [&r](bool holds) {
+    if (holds) return;
+    throw std::invalid_argument(r->is_step    ? "that is a step"
+                                : r->is_child ? "that is a child saga"
+                                              : "that is no step");
   };
+  // With `succeeded` or `failed`; other waits and parts end in their own ways.
+  const bool may_fail = r->is_step || r->is_child || is_lock(*r);
   switch (e.kind) {
     case entry_kind::intent:
       if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
@@ -71,21 +96,42 @@ void instance::apply(const entry& e) {
         r->settings.undo_timeout = duration(e.payload["undo"].value("timeout_ns", std::int64_t{0}));
       }
       break;
+    case entry_kind::called:
+      r->is_child = true;
+      r->arguments = e.payload.at("input").dump();
+      break;
+    case entry_kind::won:
+      r->is_race = true;
+      r->winner = e.payload.at("winner").get<std::string>();
+      r->nested_reason = e.payload.value("why", "");
+      for (const auto& each : e.payload.at("losers")) lost_races_.push_back(each.get<std::string>() + '/');
+      break;
+    case entry_kind::race_over:
+      require(r->is_race);
+      r->ended = record::outcome::succeeded;
+      break;
+    case entry_kind::attempted:
+    case entry_kind::undo_attempted: {
+      require(r->is_step);
+      auto& tries = e.kind == entry_kind::attempted ? r->attempts : r->undo_attempts;
+      tries = {e.payload.at("attempt").get<std::uint32_t>(), e.payload.at("next_at").get<std::int64_t>()};
+      break;
+    }
     case entry_kind::succeeded:
-      require_step(true);
+      require(may_fail);
       r->ended = record::outcome::succeeded;
       r->why.reset();
       r->result = e.payload;
       break;
     case entry_kind::signalled:
-      require_step(false);
+      require(!may_fail);
       (void)e.payload.at("payload");
       (void)e.payload.at("message_id").get_ref<const std::string&>();
       r->ended = record::outcome::succeeded;
       r->result = e.payload;
       break;
     case entry_kind::failed: {
-      require_step(true);
+      require(may_fail);
       const int why = e.payload.at("reason").get<int>();
       if (why != static_cast<int>(step_failed::reason::refused) &&
           why != static_cast<int>(step_failed::reason::exhausted)) {
@@ -97,19 +143,20 @@ void instance::apply(const entry& e) {
       break;
     }
     case entry_kind::waiting:
+      has_locks_ = has_locks_ || is_lock(*r);
       r->wake_at = e.payload.at("wake_at").get<std::int64_t>();
       break;
     case entry_kind::timed_out:
     case entry_kind::nested_failed:
-      require_step(false);
+      require(!may_fail);
       r->ended = record::outcome::failed;
       break;
     case entry_kind::undone:
-      require_step(true);
+      require(r->is_step || r->is_child);
       r->is_undone = true;
       break;
     case entry_kind::progress:
-      require_step(true);
+      require(r->is_step);
       r->progress = e.payload;
       break;
     case entry_kind::nested_aborted:
@@ -118,14 +165,19 @@ void instance::apply(const entry& e) {
     case entry_kind::operated:
       if (e.payload.value("verb", "") == "mark_undone") r->is_undone = true;
       if (e.payload.value("verb", "") == "skip") {
-        require_step(true);
+        require(r->is_step || r->is_child);
         r->ended = record::outcome::succeeded;
         r->result = e.payload.at("result");
       }
       break;
     case entry_kind::aborted:
+    case entry_kind::branched:
       break;
   }
+}
+
+bool instance::has_lost_race(const std::string& key) const {
+  return std::ranges::any_of(lost_races_, [&key](const std::string& prefix) { return key.starts_with(prefix); });
 }
 
 awaitable<void> instance::load() {
@@ -286,7 +338,14 @@ void instance::add_guard(batch& b, std::uint64_t after) const {
 }
 void instance::add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const {
   std::uint64_t seq = seq_;
-  for (const entry& e : entries) insert_entry(b, id_, ++seq, epoch_, at, e);
+  for (const entry& e : entries) {
+    insert_entry(b, id_, ++seq, epoch_, at, e);
+    const bool replaces =
+        e.kind == entry_kind::progress || e.kind == entry_kind::attempted || e.kind == entry_kind::undo_attempted;
+    if (!replaces) continue;  // else the journal of an action that is tried for days would grow for days
+    b.execute("delete from cofferdam_saga_journal where saga = $1 and key = $2 and kind = $3 and seq < $4", id_, e.key,
+              static_cast<std::int64_t>(e.kind), seq);
+  }
 }
 
 awaitable<instance::written> instance::write(std::vector<entry> entries, batch own) {
@@ -311,9 +370,9 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
     } else {
       b.execute(
           "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
-          "input, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $10)",
+          "input, deadline, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $9, $10, $11, $11)",
           id_, definition_->name, definition_->version, state, epoch_, engine_->worker, after, pivoted, input_.dump(),
-          at);
+          time_or_null(deadline_), at);
     }
     add_entries(b, entries, at);
     if (has_own) b.add(own);
@@ -321,7 +380,7 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
     return b;
   };
   const std::function<batch()> again = std::cref(make);
-  const written how = co_await commit(again, after);
+  written how = co_await commit(again, after);
   engine_->beaten(how == written::yes);
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
@@ -329,11 +388,16 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
     report_birth(true);
   }
   if (how == written::yes) seq_ = after;
-  const bool is_users = how == written::refused && has_own;
-  if (how == written::refused && !has_own && !is_inserted_) report_birth(false);
+  bool is_users = how == written::refused && has_own;
+  if (is_users && !is_inserted_) {  // or it was the saga's own row: it was started before
+    const rows there = co_await engine_->db->query("select count(*) from cofferdam_sagas where id = $1", id_);
+    is_users = there.front().get<std::int64_t>(0) == 0;
+  }
+  if (how == written::refused && !is_users && !is_inserted_) report_birth(false);
   if (how != written::yes && !is_users) {
     publish(saga_event::kind::lost);
     leave(leave_reason::lost);
+    how = written::lost;
   }
   if (engine_->is_dead("after a commit")) {
     leave(leave_reason::lost);
@@ -348,8 +412,11 @@ awaitable<instance::written> instance::commit(const std::function<batch()>& make
   duration pause = std::chrono::milliseconds(50);
   for (;;) {
     batch b = make();
-    const auto done = co_await engine_->db->try_commit(std::move(b));
-    if (done) co_return written::yes;
+    auto done = co_await engine_->db->try_commit(std::move(b));
+    if (done) {
+      received_ = *std::move(done);
+      co_return written::yes;
+    }
     const auto code = done.code();
     const bool is_refusal = code == errc::condition_failed || code == errc::constraint_violated ||
                             code == errc::invalid_statement || code == errc::type_mismatch;
@@ -404,6 +471,9 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
         input_.dump(), output.dump(), at);
   }
   add_entries(b, entries, at);
+  if (!parent_.empty()) wake_saga(b, parent_);
+  std::optional<std::size_t> next;
+  if (has_locks_) next = let_go_of_locks(b, id_);
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);
   if (how != written::yes) {
@@ -417,6 +487,11 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
   report_birth(true);
   publish(state == saga_state::completed ? saga_event::kind::completed : saga_event::kind::compensated, {}, 0, reason);
   engine_->complete(id_, {state, std::move(reason), std::move(output), std::move(cause)});
+  if (const auto parent = parent_.empty() ? nullptr : engine_->find(parent_)) parent->look_again();
+  if (!next || received_.size() <= *next) co_return;
+  for (const row r : received_[*next]) {
+    if (const auto waiting = engine_->find(r.get<std::string>(0))) waiting->look_again();
+  }
 }
 
 /// Lets the saga go from this process: to wait, or for another owner.
@@ -433,9 +508,11 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   batch b;
   // A signal that came since the saga looked makes it due at once.
   b.execute(
-      "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals = $7 "
-      "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0 where id = $1 and epoch = $2 and seq = $3",
-      id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_, wake_at, at);
+      "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals <= $7 "
+      "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0, pivoted = $10 where id = $1 and epoch = $2 and "
+      "seq = $3",
+      id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_seen_, wake_at, at,
+      has_pivoted_ ? 1 : 0);
   add_guard(b, after);
   add_entries(b, entries, at);
   const std::function<batch()> again = [&b] { return b; };

@@ -1,5 +1,6 @@
 // What a saga does: its steps.
 #include <cofferdam/core/timeout.hpp>
+#include <cofferdam/core/workers.hpp>
 
 #include "engine_state.hpp"
 
@@ -7,6 +8,10 @@
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
+
+namespace {
+constexpr duration never_ends = duration::max();
+}
 
 entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end) {
   return {
@@ -56,6 +61,15 @@ duration instance::limit_of(duration own) const {
   return has_journal() ? engine_->options.step_timeout : duration();
 }
 
+duration instance::until_deadline() const {
+  if (deadline_ == for_ever) return duration::max();
+  return std::chrono::microseconds(std::max<std::int64_t>(deadline_ - now(), 0));
+}
+
+time_point instance::attempt_ends_at(duration limit) const {
+  return limit > duration() ? saturating_add(engine_->timers->now(), limit) : never;
+}
+
 attempt_end end_of_attempt() {
   failure why;
   try {
@@ -76,11 +90,64 @@ attempt_end end_of_attempt() {
   return {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
 }
 
+awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call) {
+  try {
+    if (limit > duration()) {
+      co_await with_timeout(limit, call);
+    } else {
+      co_await call();
+    }
+  } catch (...) {
+    end = end_of_attempt();
+  }
+}
+
+/// Ends early when another branch wins the race.
+awaitable<attempt_end> instance::attempt_in_race(const fiber& by, duration limit,
+                                                 std::function<awaitable<void>()> call) {
+  attempt_end end;
+  racing_attempt racing{&by, {}};
+  racing_.push_back(&racing);
+  const auto work = [&] { return attempt_into(end, limit, call); };
+  co_await cofferdam::detail::run_workers(1, work, &racing.cancel);
+  std::erase(racing_, &racing);
+  co_return end;
+}
+
+/// Rests before the next attempt: a short while here, else in the journal. False: the saga leaves.
+awaitable<bool> instance::back_off(entry_kind what, const std::string& key, std::uint32_t attempt,
+                                   const std::string& message, duration delay) {
+  if (has_journal()) {
+    const std::int64_t next_at = time_after(now(), delay);
+    settle({what, key, {}, {{"attempt", attempt}, {"message", message}, {"next_at", next_at}}});
+    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at);
+    const bool is_ours = co_await flush();
+    if (!is_ours) co_return false;
+  }
+  co_await rest(std::min(delay, until_deadline()));
+  co_return leaving_ == leave_reason::none;
+}
+
+awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at) {
+  while (now() < next_at) {
+    const bool goes_on = co_await wait_until(next_at, for_ever);
+    if (!goes_on) co_return false;
+  }
+  co_return true;
+}
+
 awaitable<bool> instance::run_step(step_work& work) {
-  if (leaving_ != leave_reason::none) co_return false;
-  if (work.is_stopped()) {
+  if (leaving_ != leave_reason::none || must_go_back()) co_return false;
+  if (work.by().is_stopped()) {
     work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
     co_return true;
+  }
+  const bool is_racing = work.by().is_racing();
+  if (is_racing && work.kind() == step_kind::pivot) {
+    leave(leave_reason::stuck, "'" + work.key() +
+                                   "' is a pivot, and cannot be undone when another branch of its race "
+                                   "wins: let it follow the race");
+    co_return false;
   }
   if (has_pivoted_ && work.kind() != step_kind::retriable) {
     leave(leave_reason::stuck, "'" + work.key() + "' comes after the pivot, so it must be a retriable step");
@@ -120,25 +187,43 @@ awaitable<bool> instance::run_step(step_work& work) {
   const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
                              : work.kind() == step_kind::compensatable ? options.max_attempts
                                                                        : 0;
-  const duration limit = limit_of(work.settings().timeout);
+  const bool can_go_back = work.kind() == step_kind::compensatable && !has_pivoted_;
   backoff_state delays;
   attempt_end end;
-  for (std::uint32_t n = 1;;) {
+  std::uint32_t n = 1;
+  if (const record* known = has_journal() ? find(work.key()) : nullptr) {
+    n = known->attempts.failed + 1;
+    const bool goes_on = co_await wait_for_turn_of(known->attempts.next_at);
+    if (!goes_on) co_return false;
+  }
+  for (;;) {
     if (engine_->is_dead("before an action")) leave(leave_reason::lost);
-    if (leaving_ != leave_reason::none) co_return false;
-    step_context context(*this, engine_->registry, work.key(), n, false);
+    if (leaving_ != leave_reason::none || (can_go_back && must_go_back())) co_return false;
+    if (work.by().is_stopped()) {  // what was begun is undone, if it is to be
+      work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
+      if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
+      co_return true;
+    }
+    duration limit = limit_of(work.settings().timeout);
+    if (can_go_back && deadline_ != for_ever)
+      limit = std::min(limit > duration() ? limit : never_ends, until_deadline());
+    step_context context(*this, engine_->registry, work.key(), n, false, attempt_ends_at(limit));
     batch own;
     batch* const transaction = work.is_transactional() ? &own : nullptr;
     const auto call = [&work, &context, transaction] { return work.attempt(context, transaction); };
     end = {};
-    try {
-      if (limit > duration()) {
-        co_await with_timeout(limit, call);
-      } else {
-        co_await call();
+    if (is_racing) {
+      end = co_await attempt_in_race(work.by(), limit, call);
+    } else {
+      try {  // without a frame of its own: many sagas may be in the middle of an action
+        if (limit > duration()) {
+          co_await with_timeout(limit, call);
+        } else {
+          co_await call();
+        }
+      } catch (...) {
+        end = end_of_attempt();
       }
-    } catch (...) {
-      end = end_of_attempt();
     }
     if (engine_->is_dead("after an action")) leave(leave_reason::lost);
     if (leaving_ == leave_reason::lost) co_return false;
@@ -147,6 +232,7 @@ awaitable<bool> instance::run_step(step_work& work) {
       if (leaving_ == leave_reason::lost) co_return false;
       if (end.how == attempt_end::kind::succeeded) break;
     }
+    if (end.how == attempt_end::kind::cancelled && work.by().is_stopped()) continue;
     if (end.how == attempt_end::kind::cancelled) {
       // What was cancelled may have happened. Cancelled by its caller, a saga without a journal goes back.
       if (!has_journal()) leave(leave_reason::goes_back, "cancelled by the caller");
@@ -159,14 +245,19 @@ awaitable<bool> instance::run_step(step_work& work) {
       co_return false;
     }
     if (end.how == attempt_end::kind::ongoing) {
-      co_await rest(end.after);
+      const bool is_long = has_journal() && end.after >= engine_->options.park_after;
+      const bool goes_on = is_long && co_await back_off(entry_kind::attempted, work.key(), n - 1, "ongoing", end.after);
+      if (is_long && !goes_on) co_return false;
+      if (!is_long) co_await rest(std::min(end.after, until_deadline()));
       continue;
     }
     if (end.how != attempt_end::kind::unsure && end.how != attempt_end::kind::impossible) break;
     publish(saga_event::kind::attempt_failed, work.key(), n, end.message);
     if (most != 0 && n >= most) break;
     if (n == options.attention_after) publish(saga_event::kind::attention, work.key(), n, end.message);
-    co_await rest(backoff_delay(options.backoff, n, delays, random()));
+    const duration delay = backoff_delay(options.backoff, n, delays, random());
+    const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), n, end.message, delay);
+    if (!goes_on) co_return false;
     ++n;
   }
 

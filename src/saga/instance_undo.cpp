@@ -1,9 +1,12 @@
 // How what a saga did is undone: last first, from the journal alone.
 #include <cofferdam/core/timeout.hpp>
+#include <cofferdam/core/workers.hpp>
 
 #include "engine_state.hpp"
 
 #include <algorithm>
+#include <optional>
+#include <set>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
@@ -37,42 +40,97 @@ class journaled_step final : public past_step {
 
 }  // namespace
 
-/// Undoes what began under `prefix`, last first.
-awaitable<bool> instance::unwind(const std::string& prefix) {
-  if (!has_journal()) {
-    while (past_.size() > part_begins_) {
-      const auto step = std::move(past_.back());
-      past_.pop_back();
-      const bool is_undone = co_await undo(*step);
-      if (!is_undone) co_return false;
-    }
-    co_return true;
+namespace {
+
+/// The length of the prefix that `key` begins with.
+std::optional<std::size_t> depth_of(const std::string& key, const std::vector<std::string>& prefixes) {
+  for (const auto& each : prefixes) {
+    if (key.starts_with(each)) return each.size();
   }
-  for (std::size_t i = records_.size(); i-- > 0;) {
-    const record& r = records_[i];
-    const bool is_refused = r.ended == record::outcome::failed && r.why && r.why->why() == step_failed::reason::refused;
-    if (!r.is_step || r.is_undone || is_refused || !r.key.starts_with(prefix)) continue;
-    const step_descriptor* what = definition_->find(r.step);
-    if (what == nullptr) {
-      leave(leave_reason::stuck, "'" + r.key + "' cannot be undone: the step '" + r.step + "' is not among those '" +
-                                     definition_->name + "' is defined with");
-      co_return false;
+  return std::nullopt;
+}
+
+}  // namespace
+
+/// The outermost branches, further in than `within`, that are undone side by side and have `key`.
+const instance::group* instance::group_of(const std::string& key, const group& within) const {
+  const std::size_t outer = depth_of(key, within).value_or(0);
+  for (const group& each : together_) {
+    const auto depth = depth_of(key, each);
+    if (depth && *depth > outer) return &each;
+  }
+  return nullptr;
+}
+
+/// Undoes what began under `prefixes`, last first.
+awaitable<bool> instance::unwind(group prefixes) {
+  std::set<const group*> undone;
+  for (std::size_t i = has_journal() ? records_.size() : past_.size(); i-- > 0;) {
+    if (!has_journal() && !past_[i]) continue;
+    const std::string& key = has_journal() ? records_[i].key : past_[i]->key;
+    if (!depth_of(key, prefixes)) continue;
+    bool is_undone = true;
+    if (const group* branches = group_of(key, prefixes)) {
+      if (undone.insert(branches).second) is_undone = co_await unwind_together(*branches);
+    } else if (has_journal()) {
+      is_undone = co_await undo_record(records_[i]);
+    } else {
+      const auto step = std::move(past_[i]);
+      is_undone = co_await undo(*step);
     }
-    // What was not written together with its outcome has not happened.
-    const bool is_void = !what->act && r.ended != record::outcome::succeeded;
-    if (what->undo_wants == undo_kind::none || is_void) continue;
-    journaled_step step(r, *what, *this);
-    const bool is_undone = co_await undo(step);
     if (!is_undone) co_return false;
   }
   co_return true;
+}
+
+awaitable<bool> instance::unwind_together(const group& prefixes) {
+  busy_ += prefixes.size() - 1;
+  std::size_t next = 0, undone = 0;
+  const auto work = [&]() { return unwind_branch(prefixes[next++], undone); };
+  co_await cofferdam::detail::run_workers(prefixes.size(), work);
+  ++busy_;
+  co_return undone == prefixes.size();
+}
+
+awaitable<void> instance::unwind_branch(const std::string& prefix, std::size_t& undone) {
+  try {
+    const bool is_undone = co_await unwind({1, prefix});
+    if (is_undone) ++undone;
+  } catch (const std::exception& e) {
+    leave(leave_reason::stuck, e.what());
+  }
+  branch_ends();
+}
+
+awaitable<bool> instance::undo_record(const record& r) {
+  if (r.is_undone) co_return true;
+  if (r.is_child && r.ended != record::outcome::failed) co_return co_await undo_child(r);
+  const bool is_refused = r.ended == record::outcome::failed && r.why && r.why->why() == step_failed::reason::refused;
+  if (!r.is_step || is_refused) co_return true;
+  const step_descriptor* what = definition_->find(r.step);
+  if (what == nullptr) {
+    leave(leave_reason::stuck, "'" + r.key + "' cannot be undone: the step '" + r.step + "' is not among those '" +
+                                   definition_->name + "' is defined with");
+    co_return false;
+  }
+  // What was not written together with its outcome has not happened.
+  const bool is_void = !what->act && r.ended != record::outcome::succeeded;
+  if (what->undo_wants == undo_kind::none || is_void) co_return true;
+  journaled_step step(r, *what, *this);
+  co_return co_await undo(step);
 }
 
 awaitable<bool> instance::undo(past_step& step) {
   const auto& options = engine_->options;
   const duration limit = limit_of(step.settings.undo_timeout);
   backoff_state delays;
-  for (std::uint32_t n = 1;;) {
+  std::uint32_t n = 1;
+  if (const record* known = has_journal() ? find(step.key) : nullptr) {
+    n = known->undo_attempts.failed + 1;
+    const bool goes_on = co_await wait_for_turn_of(known->undo_attempts.next_at);
+    if (!goes_on) co_return false;
+  }
+  for (;;) {
     if (has_journal() && !buffer_.empty()) {
       const bool is_ours = co_await flush();
       if (!is_ours) co_return false;
@@ -81,7 +139,7 @@ awaitable<bool> instance::undo(past_step& step) {
     if (leaving_ != leave_reason::none) co_return false;
     // First what the undo needs to know: whether the action happened, and what came of it.
     const bool resolves = step.undo_wants == undo_kind::known && !step.is_known;
-    step_context context(*this, engine_->registry, step.key, n, !resolves);
+    step_context context(*this, engine_->registry, step.key, n, !resolves, attempt_ends_at(limit));
     const auto call = [&step, &context, resolves] { return resolves ? step.act(context) : step.undo(context); };
     attempt_end end;
     try {
@@ -112,7 +170,11 @@ awaitable<bool> instance::undo(past_step& step) {
       co_return true;
     }
     if (end.how == attempt_end::kind::ongoing) {
-      co_await rest(end.after);
+      const bool is_long = has_journal() && end.after >= options.park_after;
+      const bool goes_on =
+          is_long && co_await back_off(entry_kind::undo_attempted, step.key, n - 1, "ongoing", end.after);
+      if (is_long && !goes_on) co_return false;
+      if (!is_long) co_await rest(end.after);
       continue;
     }
     publish(saga_event::kind::undo_failed, step.key, n, end.message);
@@ -122,7 +184,9 @@ awaitable<bool> instance::undo(past_step& step) {
       co_return false;
     }
     if (n == options.attention_after) publish(saga_event::kind::attention, step.key, n, end.message);
-    co_await rest(backoff_delay(options.undo_backoff, n, delays, random()));
+    const duration delay = backoff_delay(options.undo_backoff, n, delays, random());
+    const bool goes_on = co_await back_off(entry_kind::undo_attempted, step.key, n, end.message, delay);
+    if (!goes_on) co_return false;
     ++n;
   }
 }

@@ -2,7 +2,6 @@
 #include "engine_state.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
@@ -17,19 +16,43 @@ bool instance::replay(wait_operation& wait) {
   return true;
 }
 
-awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string& name) {
+/// Waits for a time, or to be woken: durably, when nothing else goes on here. False: the saga leaves.
+/// @param signals_seen  how many there were when the caller looked: more make a saga that parks due at once.
+awaitable<bool> instance::wait_until(std::int64_t wake_at, std::int64_t signals_seen) {
+  if (leaving_ != leave_reason::none || must_go_back()) co_return false;
+  const bool heeds_deadline = deadline_ != for_ever && !has_aborted_ && !has_pivoted_ && !is_pivot_in_doubt();
+  const std::int64_t until = heeds_deadline ? std::min(wake_at, deadline_) : wake_at;
+  const bool is_first = waits_++ == 0;
+  next_wake_ = is_first ? until : std::min(next_wake_, until);
+  signals_seen_ = is_first ? signals_seen : std::min(signals_seen_, signals_seen);
+  if (--busy_ == 0 && has_journal()) leave(leave_reason::parked);
+  if (leaving_ != leave_reason::none) co_return false;
+  constexpr std::int64_t longest = std::chrono::floor<std::chrono::microseconds>(duration::max()).count();
+  const std::int64_t left = until - now();
+  const auto woken =
+      co_await park(left >= longest ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(left)),
+                    [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
+  ++busy_;
+  --waits_;
+  if (woken == wake_reason::cancelled) {
+    leave(has_journal() ? leave_reason::handed_back : leave_reason::goes_back, "cancelled by the caller");
+  }
+  co_return leaving_ == leave_reason::none && !must_go_back();
+}
+
+awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string& name, std::int64_t& seen) {
   // One query: the count must not tell of a signal that is not among the messages, or the saga would park over it.
   const statement question(
       "select i.message_id, i.payload, s.signals from cofferdam_sagas s left join cofferdam_saga_inbox i on i.saga = "
       "s.id and i.name = $2 where s.id = $1 order by i.nr",
       id_, name);
   const rows found = co_await look_up(question);
-  if (!found.empty()) signals_ = found.front().get<std::int64_t>(2);
+  if (!found.empty()) seen = found.front().get<std::int64_t>(2);
   for (const row r : found) {
     if (r[0].is_null()) continue;  // there are none
     const auto message_id = r.get<std::string>(0);
     const bool is_taken = std::ranges::any_of(records_, [&](const record& each) {
-      return !each.is_step && each.ended == record::outcome::succeeded &&
+      return !each.is_step && !each.is_child && each.ended == record::outcome::succeeded && each.result.is_object() &&
              each.result.value("message_id", "") == message_id;
     });
     if (is_taken) continue;
@@ -40,8 +63,8 @@ awaitable<std::optional<nlohmann::json>> instance::take_signal(const std::string
 }
 
 awaitable<bool> instance::run_wait(wait_operation& wait) {
-  if (leaving_ != leave_reason::none) co_return false;
-  if (wait.is_stopped()) {
+  if (leaving_ != leave_reason::none || must_go_back()) co_return false;
+  if (wait.by().is_stopped()) {
     wait.stop();
     co_return true;
   }
@@ -49,10 +72,8 @@ awaitable<bool> instance::run_wait(wait_operation& wait) {
     if (find(wait.key()) == nullptr) (void)diverges(wait.key());
     co_return false;
   }
-  constexpr std::int64_t for_ever = std::numeric_limits<std::int64_t>::max();
   const bool is_limited = wait.limit() < duration::max();
-  std::int64_t wake_at = for_ever;
-  if (is_limited) wake_at = now() + std::chrono::ceil<std::chrono::microseconds>(wait.limit()).count();
+  std::int64_t wake_at = is_limited ? time_after(now(), wait.limit()) : for_ever;
   if (has_journal()) {
     record* r = find(wait.key());
     if (r == nullptr) {
@@ -66,12 +87,13 @@ awaitable<bool> instance::run_wait(wait_operation& wait) {
   }
   for (;;) {
     if (leaving_ != leave_reason::none) co_return false;
-    if (wait.is_stopped()) {
+    if (wait.by().is_stopped()) {
       wait.stop();
       co_return true;
     }
+    std::int64_t seen = for_ever;
     if (has_journal() && !wait.signal().empty()) {
-      auto message = co_await take_signal(wait.signal());
+      auto message = co_await take_signal(wait.signal(), seen);
       if (leaving_ != leave_reason::none) co_return false;
       if (message) {
         wait.settle(message->at("payload"));
@@ -83,21 +105,8 @@ awaitable<bool> instance::run_wait(wait_operation& wait) {
       if (has_journal()) settle({entry_kind::timed_out, wait.key(), {}, nullptr});
       co_return true;
     }
-    --busy_;
-    next_wake_ = waits_++ == 0 ? wake_at : std::min(next_wake_, wake_at);
-    if (busy_ == 0 && has_journal()) leave(leave_reason::parked);
-    if (leaving_ != leave_reason::none) co_return false;
-    constexpr std::int64_t longest = std::chrono::floor<std::chrono::microseconds>(duration::max()).count();
-    const std::int64_t left = wake_at - now();
-    const auto woken =
-        co_await park(left >= longest ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(left)),
-                      [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
-    ++busy_;
-    --waits_;
-    if (woken == wake_reason::cancelled) {
-      leave(has_journal() ? leave_reason::handed_back : leave_reason::goes_back, "cancelled by the caller");
-      co_return false;
-    }
+    const bool goes_on = co_await wait_until(wake_at, seen);
+    if (!goes_on) co_return false;
   }
 }
 

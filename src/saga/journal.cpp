@@ -27,9 +27,10 @@ std::string_view to_string(saga_state s) noexcept {
 namespace detail {
 
 std::string_view to_string(entry_kind k) noexcept {
-  constexpr std::array<std::string_view, 13> names{
-      "?",       "intent", "succeeded", "failed",         "waiting",       "signalled", "timed out",
-      "aborted", "undone", "progress",  "nested aborted", "nested failed", "operated"};
+  constexpr std::array<std::string_view, 19> names{
+      "?",       "intent",    "succeeded", "failed",         "waiting",       "signalled", "timed out",
+      "aborted", "undone",    "progress",  "nested aborted", "nested failed", "operated",  "called",
+      "won",     "race over", "attempted", "undo attempted", "branched"};
   const auto i = static_cast<std::size_t>(k);
   return i < names.size() ? names[i] : names[0];
 }
@@ -52,7 +53,47 @@ std::vector<migration> saga_schema() {
                "create table cofferdam_saga_inbox(saga text not null, message_id text not null, name text not null, "
                "payload text not null, nr bigint not null, at bigint not null, primary key(saga, message_id))",
                "create table cofferdam_saga_workers(id text primary key, beat_at bigint not null)",
+           }},
+          {2,
+           "deadlines, children, locks",
+           {
+               "alter table cofferdam_sagas add column deadline bigint",
+               "alter table cofferdam_sagas add column parent text",
+               "create index cofferdam_sagas_parent on cofferdam_sagas(parent) where parent is not null",
+               // In the order of their numbers; the first one has it.
+               "create table cofferdam_saga_locks(resource text not null, saga text not null, nr bigint not null, "
+               "primary key(resource, saga))",
+               "create unique index cofferdam_saga_locks_turn on cofferdam_saga_locks(resource, nr)",
+               "create index cofferdam_saga_locks_saga on cofferdam_saga_locks(saga)",
            }}};
+}
+
+void insert_saga(batch& b, const birth& made, const std::optional<std::string>& owner, std::int64_t at) {
+  b.execute(
+      "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, wake_at, signals, claims, "
+      "pivoted, input, deadline, parent, created_at, updated_at) values($1, $2, $3, 0, 1, $4, 0, $5, 0, 0, 0, $6, $7, "
+      "$8, $9, $9)",
+      made.id, made.what.name, made.what.version, owner, owner ? std::optional<std::int64_t>() : 0, made.input,
+      time_or_null(made.deadline), made.parent.empty() ? std::nullopt : std::optional(made.parent), at);
+}
+
+std::size_t wake_saga(batch& b, const std::string& id) {
+  return b.execute(
+      "update cofferdam_sagas set signals = signals + 1, wake_at = case when owner is null and state in (1, 2) then 0 "
+      "else wake_at end where id = $1 and state in (0, 1, 2, 5, 6)",
+      id);
+}
+
+std::size_t let_go_of_locks(batch& b, const std::string& id) {
+  const std::size_t woken = b.execute(
+      "update cofferdam_sagas set signals = signals + 1, wake_at = case when owner is null and state in (1, 2) then 0 "
+      "else wake_at end where state in (0, 1, 2, 5, 6) and id in (select o.saga from cofferdam_saga_locks o join "
+      "cofferdam_saga_locks m on m.resource = o.resource and m.saga = $1 where o.nr > m.nr and not exists(select 1 "
+      "from "
+      "cofferdam_saga_locks e where e.resource = o.resource and e.nr < o.nr and e.nr > m.nr)) returning id",
+      id);
+  b.execute("delete from cofferdam_saga_locks where saga = $1", id);
+  return woken;
 }
 
 void insert_entry(batch& b, const std::string& saga, std::uint64_t seq, std::uint64_t epoch, std::int64_t at,
@@ -74,7 +115,7 @@ nlohmann::json parse_stored(const std::string& saga, const std::string& what, co
 entry parse_entry(const std::string& saga, std::uint64_t seq, std::int64_t kind, std::string key, std::string step,
                   const std::string& payload) {
   const std::string where = "entry " + std::to_string(seq);
-  if (kind < static_cast<std::int64_t>(entry_kind::intent) || kind > static_cast<std::int64_t>(entry_kind::operated)) {
+  if (kind < static_cast<std::int64_t>(entry_kind::intent) || kind > static_cast<std::int64_t>(last_entry_kind)) {
     throw saga_error(errc::saga_undecodable, "the saga '" + saga + "': " + where + " is of kind " +
                                                  std::to_string(kind) + ", which is unknown");
   }

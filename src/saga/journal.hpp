@@ -7,7 +7,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -31,7 +34,14 @@ enum class entry_kind : std::uint8_t {
   nested_aborted = 10,  // a part goes back
   nested_failed = 11,   // and has gone back
   operated = 12,        // what an operator did, why, and who
+  called = 13,          // a child saga: its input
+  won = 14,             // a branch of a race, or none; what the others did is undone
+  race_over = 15,       // it is undone
+  attempted = 16,       // an action failed and is tried again; the last one of a key counts
+  undo_attempted = 17,  // as `attempted`
+  branched = 18,        // branches whose steps are undone side by side
 };
+constexpr auto last_entry_kind = entry_kind::branched;
 [[nodiscard]] std::string_view to_string(entry_kind k) noexcept;
 
 struct entry {
@@ -45,6 +55,38 @@ struct entry {
 };
 
 [[nodiscard]] std::vector<migration> saga_schema();
+
+/// What the steps of waits for locks begin with.
+constexpr std::string_view lock_prefix = "lock:";
+
+/// For times that never come.
+constexpr std::int64_t for_ever = std::numeric_limits<std::int64_t>::max();
+
+/// `d` after `at`, both in microseconds.
+[[nodiscard]] inline std::int64_t time_after(std::int64_t at, duration d) {
+  const std::int64_t in = std::chrono::ceil<std::chrono::microseconds>(std::min(d, duration::max() / 2)).count();
+  return at > for_ever - in ? for_ever : at + in;
+}
+
+/// A saga's row.
+struct birth {
+  const std::string& id;
+  const definition& what;
+  const std::string& input;  // as JSON text
+  std::int64_t deadline = for_ever;
+  const std::string& parent;
+};
+/// Adds the row of a saga that nobody runs yet, or `owner` does.
+void insert_saga(batch& b, const birth& made, const std::optional<std::string>& owner, std::int64_t at);
+/// A time, or null where there is none.
+[[nodiscard]] inline std::optional<std::int64_t> time_or_null(std::int64_t at) {
+  return at == for_ever ? std::nullopt : std::optional(at);
+}
+/// Lets a saga that waits look again: what it waits for may be there. Returns the statement's index.
+std::size_t wake_saga(batch& b, const std::string& id);
+
+/// Lets the next one have what this saga had. Returns the statement's index: its rows are the ids of those.
+std::size_t let_go_of_locks(batch& b, const std::string& id);
 
 /// Adds an entry to a batch.
 void insert_entry(batch& b, const std::string& saga, std::uint64_t seq, std::uint64_t epoch, std::int64_t at,

@@ -33,14 +33,19 @@ bool step_work::await_ready() { return saga_->replay(*this); }
 awaitable<bool> step_work::perform() { return saga_->run_step(*this); }
 bool wait_operation::await_ready() { return saga_->replay(*this); }
 awaitable<bool> wait_operation::perform() { return saga_->run_wait(*this); }
+bool lock_operation::await_ready() { return saga().replay(*this); }
+awaitable<bool> lock_operation::perform() { return saga().run_lock(*this); }
 bool mark_operation::await_ready() { return saga_->replay_mark(key_, answer_); }
 awaitable<bool> mark_operation::perform() {
   answer_ = true;
   return saga_->run_mark(key_);
 }
-awaitable<bool> all_work::perform() { return saga_->run_all(branches(), failed_); }
+awaitable<bool> all_work::perform() { return saga_->run_all(by(), branches(), is_undone_in_parallel_, failed_); }
+awaitable<bool> race_work::perform() { return saga_->run_race(*this); }
+bool child_work::await_ready() { return saga_->replay(*this); }
+awaitable<bool> child_work::perform() { return saga_->run_child(*this); }
 bool nested_work::await_ready() { return saga_->replay_nested(branch(), failed_); }
-awaitable<bool> nested_work::perform() { return saga_->run_nested(branch(), failed_); }
+awaitable<bool> nested_work::perform() { return saga_->run_nested(by(), branch(), failed_); }
 
 }  // namespace detail
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga

@@ -101,12 +101,55 @@ constexpr auto links =
     saga::pivot<"give">([](const auto& s) { return move(s.context(), s.input().amount, s.input().refused == 5); }) |
     tell.with([](const auto& s) { return std::tuple(s["left"_s] - 1, false); });
 
-awaitable<void> start(saga::engine& e, bool is_chain, transfer t) {
-  if (is_chain) {
-    (void)co_await e.start("t-1", links, t);
-  } else {
-    (void)co_await e.start("t-1", body, t);
-  }
+saga::task<int> slow_part(saga::scope& s, int amount) {
+  (void)co_await s.run(take, 1, false);
+  co_await s.sleep(1min);
+  co_return co_await s.run(take, amount, false);
+}
+saga::task<int> child(saga::scope& s, transfer t) {
+  const int moved = co_await s.run(take, 3, false);
+  co_await s.sleep(1min);
+  (void)co_await s.run(lend, 0, t.refused == 2);
+  co_return moved;
+}
+/// Everything that has a way of its own to be undone.
+saga::task<int> flow(saga::scope& s, transfer t) {
+  co_await s.lock("account");
+  (void)co_await s.run(take, -t.amount, false);
+  const auto won = co_await s.any(s.branch<"slow">(slow_part, 9), s.branch<"fast">(part, 2, t.refused == 1));
+  const int moved = won.index() == 0 ? std::get<0>(won) + 1 : std::get<1>(won);
+  (void)co_await s.run(take, -moved, false);
+  const int called = co_await s.call<"child">(child, t);
+  (void)co_await s.run(take, -called, false);
+  (void)co_await s.all(s.branch<"left">(part, 1, false), s.branch<"right">(part, -1, t.refused == 3))
+      .undo_in_parallel();
+  co_return co_await s.run(give, t.amount, t.refused == 4);
+}
+constexpr auto looping =
+    saga::start<transfer>("transfer.loop") |
+    saga::any<"race">(saga::step<"dear">([](const auto& s) { return move(s.context(), 9, true); }),
+                      saga::step<"cheap">([](const auto& s) {
+                        return move(s.context(), 1, false);
+                      }).undo([](const auto& s, const std::optional<int>& moved) {
+                        return move_back(s.context(), moved, 0, false);
+                      })) |
+    saga::repeat<"round">(
+        [](const auto& s) { return s["round"_s] < 3; },
+        saga::step<"again">([](const auto& s) {
+          return move(s.context(), int(s["round"_s]), false);
+        }).undo([](const auto& s) { return move_back_known(s.context(), s["again"_s], int(s["round"_s]), false); }),
+        saga::pause(1min)) |
+    saga::call<"child">(&child, [](const auto& s) { return s.input(); }) |
+    saga::pivot<"give">([](const auto& s) { return move(s.context(), -10, s.input().refused == 4); });
+
+enum class way { body, chain, flow, loop };
+
+awaitable<void> start(saga::engine& e, way how, transfer t) {
+  if (how == way::chain) (void)co_await e.start("t-1", links, t);
+  if (how == way::body) (void)co_await e.start("t-1", body, t);
+  if (how == way::flow) (void)co_await e.start("t-1", flow, t);
+  if (how == way::loop) (void)co_await e.start("t-1", looping, t);
+  if (how == way::flow || how == way::loop) co_return;
   const int word = 7;
   try {
     co_await e.signal("t-1", "go", word, "message-1");
@@ -115,7 +158,7 @@ awaitable<void> start(saga::engine& e, bool is_chain, transfer t) {
   }
 }
 
-awaitable<std::size_t> explore(bool is_chain, int refused, bool twice) {
+awaitable<std::size_t> explore(way how, int refused, bool twice) {
   world w;
   const transfer t{100, refused};
   saga::crash_explorer explorer;
@@ -123,12 +166,17 @@ awaitable<std::size_t> explore(bool is_chain, int refused, bool twice) {
     e.provide(w);
     e.define("transfer", body, take, lend, give, tell);
     e.define(links);
+    e.define("flow", flow, take, lend, give);
+    e.define("child", child, take, lend);
+    e.define(looping);
   });
   explorer.reset([&w] { w = world(); });
-  explorer.begin([is_chain, t](saga::engine& e) { return start(e, is_chain, t); });
+  explorer.begin([how, t](saga::engine& e) { return start(e, how, t); });
   std::set<std::string> ends;
   explorer.check([&](database& db, const std::string& where) -> awaitable<void> {
-    const rows found = co_await db.query("select state from cofferdam_sagas");
+    const rows found = co_await db.query("select state from cofferdam_sagas where id = 't-1'");
+    const rows locked = co_await db.query("select count(*) from cofferdam_saga_locks");
+    CHECK(locked.front().get<int>(0) == 0);
     const auto state = static_cast<saga::saga_state>(found.front().get<int>(0));
     ends.insert(std::string(to_string(state)));
     INFO("killed " << where << ", ended " << to_string(state));
@@ -139,7 +187,8 @@ awaitable<std::size_t> explore(bool is_chain, int refused, bool twice) {
   });
   explorer.twice(twice);
   const auto explored = co_await explorer.run();
-  const bool goes_back = refused != 0 && refused != 4;
+  const bool survives = (how == way::body && refused == 4) || (how == way::flow && refused == 1);
+  const bool goes_back = refused != 0 && !survives;
   CHECK(ends == std::set<std::string>{goes_back ? "compensated" : "completed"});
   CHECK(explored.points >= 8);
   co_return explored.runs;
@@ -149,21 +198,35 @@ awaitable<std::size_t> explore(bool is_chain, int refused, bool twice) {
 
 ASYNC_TEST("a coroutine saga killed at any point ends well, and money is neither made nor lost") {
   for (int refused = 0; refused <= 5; ++refused) {
-    const auto runs = co_await ledger::explore(false, refused, false);
+    const auto runs = co_await ledger::explore(ledger::way::body, refused, false);
     CHECK(runs >= 9);
   }
 }
 
 ASYNC_TEST("a chain killed at any point ends well, and money is neither made nor lost") {
   for (const int refused : {0, 1, 2, 3, 5}) {
-    const auto runs = co_await ledger::explore(true, refused, false);
+    const auto runs = co_await ledger::explore(ledger::way::chain, refused, false);
     CHECK(runs >= 9);
   }
 }
 
 ASYNC_TEST("a saga killed at any two points ends well") {
-  const auto coroutine = co_await ledger::explore(false, 3, true);
+  const auto coroutine = co_await ledger::explore(ledger::way::body, 3, true);
   CHECK(coroutine > 100);
-  const auto chain = co_await ledger::explore(true, 2, true);
+  const auto chain = co_await ledger::explore(ledger::way::chain, 2, true);
   CHECK(chain > 100);
+}
+
+ASYNC_TEST("races, calls, locks and branches undone side by side, killed at any point, end well") {
+  for (int refused = 0; refused <= 4; ++refused) {
+    const auto runs = co_await ledger::explore(ledger::way::flow, refused, false);
+    CHECK(runs >= 9);
+  }
+}
+
+ASYNC_TEST("a chain that races, repeats and calls, killed at any point, ends well") {
+  for (const int refused : {0, 2, 4}) {
+    const auto runs = co_await ledger::explore(ledger::way::loop, refused, false);
+    CHECK(runs >= 9);
+  }
 }

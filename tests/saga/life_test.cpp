@@ -201,10 +201,13 @@ ASYNC_TEST("what comes after the pivot is tried until it succeeds") {
   const auto listening = engine.events().subscribe([&attention](const saga::saga_event& e) {
     if (e.what == saga::saga_event::kind::attention) ++attention;
   });
+  const auto executor = co_await net::this_coro::executor;
+  test::working worker(executor, [&engine] { return engine.run(); });
   const auto result = co_await engine.execute("s-1", lives::all_kinds, std::string("x"));
   CHECK(result == "x!");
   CHECK(d.lines.size() == 53);
   CHECK(attention == 1);
+  co_await worker.stop();
 }
 
 ASYNC_TEST("a saga that is cancelled while it waits, or acts, goes back; past its pivot it cannot") {

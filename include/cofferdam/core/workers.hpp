@@ -5,6 +5,7 @@
 #include <cofferdam/core/net.hpp>
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -16,12 +17,14 @@ template <class Handler> class worker_group final : public counted {
   worker_group(Handler handler, std::size_t count)
       : handler_(std::move(handler)), running_(count), signals_(new net::cancellation_signal[count]), count_(count) {}
 
+  void cancel(net::cancellation_type type) {
+    for (std::size_t i = 0; i < count_; ++i) signals_[i].emit(type);
+  }
+
   template <class Make> void start(Make& make) {
     const net::any_io_executor executor = net::get_associated_executor(*handler_);
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
-      slot.assign([self = reference<worker_group>::share(*this)](net::cancellation_type type) {
-        for (std::size_t i = 0; i < self->count_; ++i) self->signals_[i].emit(type);
-      });
+      slot.assign([self = reference<worker_group>::share(*this)](net::cancellation_type type) { self->cancel(type); });
     }
     for (std::size_t i = 0; i < count_; ++i) {
       net::co_spawn(executor, make(), net::bind_cancellation_slot(signals_[i].slot(), completion(*this)));
@@ -57,17 +60,21 @@ template <class Handler> class worker_group final : public counted {
 };
 
 struct initiate_workers {
-  template <class Handler, class Make> void operator()(Handler handler, std::size_t count, Make make) const {
+  template <class Handler, class Make>
+  void operator()(Handler handler, std::size_t count, Make make, std::function<void()>* cancel) const {
     const reference<worker_group<Handler>> group(new worker_group<Handler>(std::move(handler), count));
+    if (cancel != nullptr) *cancel = [group] { group->cancel(net::cancellation_type::terminal); };
     group->start(make);
   }
 };
 
 /// Runs `count` (at least one) coroutines made by `make()` on the caller's executor, which must order its handlers.
 /// What they throw is dropped: they report otherwise. Cancellation: forwarded to each; all are waited for.
-template <class Make> awaitable<void> run_workers(std::size_t count, Make make) {
-  return net::async_initiate<const net::use_awaitable_t<>&, void()>(initiate_workers{}, net::use_awaitable, count,
-                                                                    make);
+/// @param cancel  set to what cancels them from elsewhere on that executor; must outlive the call.
+template <class Make>
+awaitable<void> run_workers(std::size_t count, Make make, std::function<void()>* cancel = nullptr) {
+  return net::async_initiate<const net::use_awaitable_t<>&, void()>(initiate_workers{}, net::use_awaitable, count, make,
+                                                                    cancel);
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

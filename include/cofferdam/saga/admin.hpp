@@ -29,7 +29,8 @@ struct saga_info {
   std::uint64_t epoch = 0;
   bool is_owned = false;  ///< in the memory of a worker
   bool has_pivoted = false;
-  std::optional<std::chrono::system_clock::time_point> wake_at;
+  std::string parent;  ///< the saga that called it
+  std::optional<std::chrono::system_clock::time_point> wake_at, deadline;
   std::chrono::system_clock::time_point created_at, updated_at;
 };
 
@@ -85,6 +86,10 @@ class admin {
   [[nodiscard]] awaitable<void> resume(std::string id, decision d);
   /// Gives the saga up as it is. What it did stays.
   [[nodiscard]] awaitable<void> abandon(std::string id, decision d);
+
+  /// Deletes the sagas that ended before `then`, with their journals and signals, and workers that are long dead; the
+  /// children of a saga go after it. Returns how many sagas it were. A saga that is forgotten can be started again.
+  [[nodiscard]] awaitable<std::size_t> forget_before(std::chrono::system_clock::time_point then);
 
   /// All of a saga as one JSON object.
   [[nodiscard]] awaitable<nlohmann::json> export_history(std::string id);

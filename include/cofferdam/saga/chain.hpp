@@ -36,6 +36,7 @@ template <class In, class List, class... Links> class chain {
     constexpr bool has_pivot = (detail::has_kind<step_kind::pivot, Links>::value || ... || false);
     static_assert(!detail::has_double_name<Links..., Link>(), "saga: two steps of this chain have the same name");
     static_assert(!(has_pivot && detail::has_kind<step_kind::pivot, Link>::value), "saga: a chain has one pivot");
+    static_assert(!detail::repeats_pivot<Link>::value, "saga: a pivot happens once: it cannot be in a repeat");
     static_assert(!(has_pivot && detail::has_kind<step_kind::compensatable, Link>::value),
                   "saga: after the pivot there is no way back: make this step retriable");
     using after = typename Link::template slots_after<In, List>;
@@ -57,17 +58,19 @@ template <class In, class List, class... Links> class chain {
     made.name = name_;
     made.version = version;
     const auto links = std::make_shared<const std::vector<detail::link>>(all_links());
-    made.begin = [links](detail::instance& saga, const nlohmann::json& stored) -> std::unique_ptr<detail::branch_base> {
-      return std::make_unique<body>(saga, stored.get<In>(), links);
+    made.begin = [links](detail::instance& saga, std::string path,
+                         const nlohmann::json& stored) -> std::unique_ptr<detail::branch_base> {
+      return std::make_unique<body>(saga, std::move(path), stored.get<In>(), links);
     };
     made.output = [](detail::branch_base& ended) { return nlohmann::json(static_cast<body&>(ended).run().results()); };
     describe<detail::slot_list<>, 0>(made, links);
     return made;
   }
-  awaitable<results> run_here(std::shared_ptr<detail::engine_state> state, std::string id, In in) const {
+  awaitable<results> run_here(std::shared_ptr<detail::engine_state> state, std::string id, In in,
+                              duration deadline) const {
     const auto links = std::make_shared<const std::vector<detail::link>>(all_links());
-    detail::saga_here saga(std::move(state), std::move(id));
-    body root(saga.saga(), std::move(in), links);
+    detail::saga_here saga(std::move(state), std::move(id), deadline);
+    body root(saga.saga(), {}, std::move(in), links);
     auto how = co_await saga.run(root);
     if (how.state != saga_state::completed) detail::raise(saga.id(), std::move(how));
     co_return std::move(root.run().results());
@@ -80,13 +83,13 @@ template <class In, class List, class... Links> class chain {
   /// Keeps what it runs.
   class body final : public detail::links_branch {
    public:
-    body(detail::instance& saga, In in, shared_links links)
-        : body(saga, std::make_shared<typed_run>(std::move(in)), std::move(links)) {}
+    body(detail::instance& saga, std::string path, In in, shared_links links)
+        : body(saga, std::move(path), std::make_shared<typed_run>(std::move(in)), std::move(links)) {}
     [[nodiscard]] typed_run& run() noexcept { return *run_; }
 
    private:
-    body(detail::instance& saga, std::shared_ptr<typed_run> run, shared_links links)
-        : links_branch(saga, {}, *links, run), links_(std::move(links)), run_(std::move(run)) {}
+    body(detail::instance& saga, std::string path, std::shared_ptr<typed_run> run, shared_links links)
+        : links_branch(saga, std::move(path), *links, run), links_(std::move(links)), run_(std::move(run)) {}
     shared_links links_;
     std::shared_ptr<typed_run> run_;
   };
@@ -98,27 +101,15 @@ template <class In, class List, class... Links> class chain {
     return made;
   }
 
-  /// What the chain had when it was interrupted, as its journal tells.
-  static std::shared_ptr<typed_run> restore(const detail::journal_view& journal,
-                                            const std::vector<detail::link>& links) {
+  /// What the chain had when the step with this key ran, or later, as its journal tells.
+  static std::shared_ptr<typed_run> restore(const detail::journal_view& journal, const std::vector<detail::link>& links,
+                                            const std::string& key) {
     auto run = std::make_shared<typed_run>(detail::read_stored<In>(journal.input(), "input"));
     nlohmann::json found = nlohmann::json::object();
-    collect(journal, links, found);
+    detail::collect(journal, links, {}, key, found);
     from_json(found, run->results());
     return run;
   }
-  static void collect(const detail::journal_view& journal, const std::vector<detail::link>& links,
-                      nlohmann::json& found) {
-    for (const detail::link& each : links) {
-      collect(journal, each.inner, found);
-      const std::string key = each.what == detail::link::kind::wait ? "signal:" + each.key() : each.key();
-      const nlohmann::json* result = journal.result_of(key);
-      const bool is_wait = each.what == detail::link::kind::wait;
-      if (is_wait) found[std::string(each.name)] = result != nullptr ? result->at("payload") : nlohmann::json();
-      if (!is_wait && result != nullptr) found[std::string(each.name)] = *result;
-    }
-  }
-
   template <class Before, std::size_t I> void describe(detail::definition& made, const shared_links& links) const {
     if constexpr (I < sizeof...(Links)) {
       using present = std::tuple_element_t<I, std::tuple<Links...>>;
@@ -131,7 +122,7 @@ template <class In, class List, class... Links> class chain {
     if constexpr (Link::is_step) {
       made.add(descriptor<Before, Link>(links));
     } else if constexpr (requires { each.links; }) {
-      describe_inner<Before, 0>(each.links, made, links);
+      describe_inner<typename detail::inner_slots<Link, Before>::type, 0>(each.links, made, links);
     }
   }
   template <class Before, std::size_t I, class... Inner>
@@ -154,12 +145,12 @@ template <class In, class List, class... Links> class chain {
     if constexpr (Link::template undo_wants<view, result>() != detail::undo_kind::none) {
       made.undo = [links](step_context& context, const detail::journal_view& journal, const nlohmann::json&,
                           const nlohmann::json* known) {
-        return undo_again<work, result>(restore(journal, *links), context, known);
+        return undo_again<work, result>(restore(journal, *links, context.key()), context, known);
       };
     }
     if constexpr (!Link::is_transactional) {
       made.act = [links](step_context& context, const detail::journal_view& journal, const nlohmann::json&) {
-        return act_again<work>(restore(journal, *links), context);
+        return act_again<work>(restore(journal, *links, context.key()), context);
       };
     }
     return made;
@@ -190,6 +181,35 @@ template <class In> [[nodiscard]] constexpr chain<In, detail::slot_list<>> start
 template <fixed_string Name, class... Links>
 [[nodiscard]] constexpr detail::all_link<Name, Links...> all(const Links&... links) {
   return {{links...}};
+}
+/// Steps side by side until one succeeds; what the others did is undone. `s.has("name"_s)` says which it was: the
+/// others have no result. When every step fails, the saga does.
+template <fixed_string Name, class... Links>
+[[nodiscard]] constexpr detail::any_link<Name, Links...> any(const Links&... links) {
+  return {{links...}};
+}
+/// Links that run again as long as `(const auto& s) -> bool` holds, which is asked before every round: captureless, and
+/// of nothing but what it sees, the links' results of the round before among it. Its own result is the number of
+/// rounds.
+template <fixed_string Name, class Condition, class... Links>
+[[nodiscard]] constexpr detail::repeat_link<Name, Condition, Links...> repeat(Condition, const Links&... links) {
+  return {{links...}};
+}
+/// Runs another saga, a coroutine or a chain, and waits for its end: see `scope::call`.
+/// The second argument is captureless, `(const auto& s)` to the child's input.
+template <fixed_string Name, class Child, class Input>
+[[nodiscard]] constexpr detail::call_link<Name, Child, Input> call(const Child& child, Input) {
+  return {child};
+}
+template <fixed_string Name, class Out, class In, class Input>
+[[nodiscard]] constexpr detail::call_link<Name, task<Out> (*)(scope&, In), Input> call(task<Out> (*child)(scope&, In),
+                                                                                       Input) {
+  return {child};
+}
+/// Locks what `(const auto& s)` names until the saga has ended: see `scope::lock`. Captureless.
+template <class Resource>
+[[nodiscard]] constexpr detail::lock_link<Resource> lock(Resource, duration limit = duration::max()) {
+  return {limit};
 }
 /// Links that are passed by unless `(const auto& s) -> bool` holds: captureless, and of nothing but what it sees.
 template <class Condition, class... Links>

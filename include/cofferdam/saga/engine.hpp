@@ -12,7 +12,7 @@
 #include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/saga/check.hpp>
-#include <cofferdam/saga/detail/definition.hpp>
+#include <cofferdam/saga/detail/child.hpp>
 #include <cofferdam/storage/database.hpp>
 
 #include <nlohmann/json.hpp>
@@ -48,11 +48,16 @@ struct engine_options {
   duration step_timeout = std::chrono::seconds(30);  ///< of an attempt whose step does not say; 0: none
   backoff_options backoff{.cap = std::chrono::seconds(30)};
   backoff_options undo_backoff{.cap = std::chrono::minutes(5)};
-  std::uint32_t attention_after = 10;         ///< attempts, then an event tells
-  duration lease = std::chrono::seconds(15);  ///< without a sign of life a worker's sagas go to others
-  std::size_t max_active = 10'000;            ///< sagas that run here at once; others wait to be claimed
-  std::uint32_t max_claims = 5;               ///< takeovers without progress; then the saga is stuck
-  std::size_t max_payload = 1024 * 1024;      ///< bytes of arguments, a result, a signal
+  std::uint32_t attention_after = 10;             ///< attempts, then an event tells
+  duration lease = std::chrono::seconds(15);      ///< without a sign of life a worker's sagas go to others
+  duration park_after = std::chrono::seconds(2);  ///< a rest between attempts, from which on it leaves the memory
+  std::size_t max_active = 10'000;                ///< sagas that run here at once; others wait to be claimed
+  std::uint32_t max_claims = 5;                   ///< takeovers without progress; then the saga is stuck
+  std::size_t max_payload = 1024 * 1024;          ///< bytes of arguments, a result, a signal
+};
+
+struct start_options {
+  duration deadline = duration::max();  ///< from the start; without its pivot by then the saga goes back
 };
 
 struct saga_event {
@@ -106,7 +111,7 @@ class completion;
 /// A saga without a journal, in the coroutine of its caller.
 class saga_here {
  public:
-  saga_here(std::shared_ptr<engine_state> engine, std::string id);
+  saga_here(std::shared_ptr<engine_state> engine, std::string id, duration deadline);
   saga_here(const saga_here&) = delete;
   saga_here& operator=(const saga_here&) = delete;
   ~saga_here();
@@ -172,38 +177,44 @@ class engine {
     return *this;
   }
 
-  /// Starts a saga, unless it was started before: then it is the same one again. Durable when it returns.
+  /// Starts a saga, unless it was started before: then it is the same one again, with the deadline it has. Durable when
+  /// it returns.
   /// Errors: `saga_error` (`saga_conflict`: the id belongs to another one); `storage_error`; std::logic_error when the
   /// body was not defined.
   template <class Out, class In, class Given>
-  [[nodiscard]] awaitable<handle<Out>> start(std::string id, task<Out> (*body)(scope&, In), Given&& input) {
+  [[nodiscard]] awaitable<handle<Out>> start(std::string id, task<Out> (*body)(scope&, In), Given&& input,
+                                             start_options options = {}) {
     COFFERDAM_GUARD_TASK(Given);
     return begin<Out>(std::move(id), known(reinterpret_cast<detail::plain_function>(body)),
-                      to_json<std::decay_t<In>>(std::forward<Given>(input)));
+                      detail::stored_input<std::decay_t<In>>(std::forward<Given>(input)), options);
   }
   template <class Chain, class Given>
     requires requires(const Chain& c) { c.define(std::uint32_t{}); }
-  [[nodiscard]] awaitable<handle<typename Chain::results>> start(std::string id, const Chain& chain, Given&& input) {
+  [[nodiscard]] awaitable<handle<typename Chain::results>> start(std::string id, const Chain& chain, Given&& input,
+                                                                 start_options options = {}) {
     COFFERDAM_GUARD_TASK(Given);
     return begin<typename Chain::results>(std::move(id), known(chain.name()),
-                                          to_json<typename Chain::input>(std::forward<Given>(input)));
+                                          detail::stored_input<typename Chain::input>(std::forward<Given>(input)),
+                                          options);
   }
 
   /// Starts a saga and waits for its end. Without a journal it runs in the caller's coroutine, needs no definition, and
   /// the caller's cancellation makes it go back.
   /// Errors: `saga_error` (`saga_compensated`, ...), and those of `start`.
   template <class Out, class In, class Given>
-  [[nodiscard]] awaitable<Out> execute(std::string id, task<Out> (*body)(scope&, In), Given&& input) {
+  [[nodiscard]] awaitable<Out> execute(std::string id, task<Out> (*body)(scope&, In), Given&& input,
+                                       start_options options = {}) {
     COFFERDAM_GUARD_TASK(Given);
-    if (has_journal()) return finish(start(std::move(id), body, std::forward<Given>(input)));
-    return here<Out, In>(std::move(id), body, std::decay_t<In>(std::forward<Given>(input)));
+    if (has_journal()) return finish(start(std::move(id), body, std::forward<Given>(input), options));
+    return here<Out, In>(std::move(id), body, std::decay_t<In>(std::forward<Given>(input)), options);
   }
   template <class Chain, class Given>
     requires requires(const Chain& c) { c.define(std::uint32_t{}); }
-  [[nodiscard]] awaitable<typename Chain::results> execute(std::string id, const Chain& chain, Given&& input) {
+  [[nodiscard]] awaitable<typename Chain::results> execute(std::string id, const Chain& chain, Given&& input,
+                                                           start_options options = {}) {
     COFFERDAM_GUARD_TASK(Given);
-    if (has_journal()) return finish(start(std::move(id), chain, std::forward<Given>(input)));
-    return chain.run_here(state_, std::move(id), typename Chain::input(std::forward<Given>(input)));
+    if (has_journal()) return finish(start(std::move(id), chain, std::forward<Given>(input), options));
+    return chain.run_here(state_, std::move(id), typename Chain::input(std::forward<Given>(input)), options.deadline);
   }
   /// A saga that was started before, by anyone.
   template <class Out> [[nodiscard]] handle<Out> find(std::string id) { return {state_, std::move(id), nullptr}; }
@@ -243,22 +254,20 @@ class engine {
   template <class T> friend class handle;
   explicit engine(std::shared_ptr<detail::engine_state> state) noexcept : state_(std::move(state)) {}
 
-  template <class In, class Given> static nlohmann::json to_json(Given&& input) {
-    return nlohmann::json(static_cast<const In&>(In(std::forward<Given>(input))));
-  }
   [[nodiscard]] bool has_journal() const noexcept;
   [[nodiscard]] services& registry() noexcept;
   void add(detail::definition made);
   [[nodiscard]] const detail::definition& known(detail::plain_function body) const;
-  [[nodiscard]] const detail::definition& known(std::string_view name) const;
+  [[nodiscard]] const detail::definition& known(std::string_view chain) const;
   [[nodiscard]] static awaitable<std::shared_ptr<detail::completion>> start_saga(
-      std::shared_ptr<detail::engine_state> state, std::string id, const detail::definition& what,
-      nlohmann::json input);
+      std::shared_ptr<detail::engine_state> state, std::string id, const detail::definition& what, nlohmann::json input,
+      start_options options);
   awaitable<void> send(std::string id, std::string name, nlohmann::json payload, std::string message_id);
 
   template <class Out>
-  awaitable<handle<Out>> begin(std::string id, const detail::definition& what, nlohmann::json input) {
-    auto done = co_await start_saga(state_, id, what, std::move(input));
+  awaitable<handle<Out>> begin(std::string id, const detail::definition& what, nlohmann::json input,
+                               start_options options) {
+    auto done = co_await start_saga(state_, id, what, std::move(input), options);
     co_return handle<Out>(state_, std::move(id), std::move(done));
   }
   template <class Out> static awaitable<Out> finish(awaitable<handle<Out>> starting) {
@@ -266,8 +275,8 @@ class engine {
     co_return co_await started.result();
   }
   template <class Out, class In>
-  awaitable<Out> here(std::string id, task<Out> (*body)(scope&, In), std::decay_t<In> input) {
-    detail::saga_here saga(state_, std::move(id));
+  awaitable<Out> here(std::string id, task<Out> (*body)(scope&, In), std::decay_t<In> input, start_options options) {
+    detail::saga_here saga(state_, std::move(id), options.deadline);
     detail::typed_branch<Out, In> root(detail::branch_of<Out, In>(saga.saga(), {}, body, {std::move(input)}));
     auto how = co_await saga.run(root);
     if (how.state != saga_state::completed) detail::raise(saga.id(), std::move(how));

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
@@ -34,7 +35,9 @@ template <class R, class... Parameters> struct branch_of {
 };
 
 template <class... Branches> class all_operation;
+template <class... Branches> class race_operation;
 template <class Branch> class nested_operation;
+template <class Out> class child_operation;
 
 }  // namespace detail
 
@@ -72,6 +75,15 @@ class scope {
     return {*saga_, *fiber_, key_of("signal:" + name), name, limit};
   }
 
+  /// Marks something, "account:7" say, so that other sagas that lock it wait until this one has ended: a semantic lock,
+  /// in the order of asking, seen by all who ask `locked_by`. Held through the way back, and let go of with the saga's
+  /// last commit. Again by the same saga: no effect. Two sagas that wait for each other do so until a limit, or a
+  /// deadline.
+  /// Errors: `step_failed` (`refused`), when the time is over first.
+  detail::lock_operation lock(const std::string& resource, duration limit = duration::max()) {
+    return {*saga_, *fiber_, key_of("lock:" + resource), resource, limit};
+  }
+
   /// A part of the body, for `all` and `nested`: a function `saga::task<R>(scope&, parameters...)` and its arguments.
   template <fixed_string Name, class R, class... Parameters, class... Args>
   [[nodiscard]] detail::branch_of<R, Parameters...> branch(task<R> (*function)(scope&, Parameters...), Args&&... args) {
@@ -81,8 +93,25 @@ class scope {
   }
 
   /// Runs branches side by side and yields a tuple of what they return (std::monostate for void).
+  /// `s.all(...).undo_in_parallel()`: what the branches did is undone side by side, too; else last first.
   /// Errors: what the first branch in their order threw, when all have ended; the others begin no further step.
   template <class... Branches> detail::all_operation<Branches...> all(Branches... branches);
+
+  /// Runs branches side by side until one succeeds, and yields a variant: its index says which (std::monostate for
+  /// void). The others are stopped, attempts that run are cancelled, and all they did is undone before the body goes
+  /// on. No branch may have a pivot. Errors: `aborted`, when every branch failed and all of it is undone.
+  template <class... Branches> detail::race_operation<Branches...> any(Branches... branches);
+
+  /// Runs another saga with an id of its own, `<this id>/<name>#<n>`, its own journal and its own workers, and waits
+  /// for its end, also through the end of this process. It begins with the saga's deadline, in one commit with what
+  /// this saga did before. When this saga goes back, the child does, too, also when it has completed; past its pivot it
+  /// cannot, and this saga stops for an operator.
+  /// Errors: `step_failed` (`refused`), when the child went back or was given up.
+  template <fixed_string Name, class Out, class In, class Given>
+  detail::child_operation<Out> call(task<Out> (*body)(scope&, In), Given&& input);
+  template <fixed_string Name, class Chain, class Given>
+    requires requires(const Chain& c) { c.define(std::uint32_t{}); }
+  detail::child_operation<typename Chain::results> call(const Chain& chain, Given&& input);
 
   /// Runs a part that is undone alone when it fails. Errors: `aborted`, when all of the part is undone.
   template <fixed_string Name, class R, class... Parameters, class... Args>
@@ -154,6 +183,11 @@ template <class... Branches> class [[nodiscard]] all_operation final : public al
       : all_work(saga, f), branches_(std::move(branches)...) {
     std::apply([this](auto&... each) { pointers_ = {&each...}; }, branches_);
   }
+  /// Part of the expression that is awaited.
+  all_operation&& undo_in_parallel() && {
+    all_work::undo_in_parallel(true);
+    return std::move(*this);
+  }
   std::tuple<typename Branches::running::result...> await_resume() {
     raise_failure();
     return std::apply([](auto&... each) { return std::make_tuple(each.take_value()...); }, branches_);
@@ -161,6 +195,26 @@ template <class... Branches> class [[nodiscard]] all_operation final : public al
 
  private:
   std::span<branch_base* const> branches() noexcept override { return pointers_; }
+  std::tuple<typename Branches::running...> branches_;
+  std::array<branch_base*, sizeof...(Branches)> pointers_{};
+};
+
+template <class... Branches> class [[nodiscard]] race_operation final : public race_work {
+ public:
+  using result = std::variant<typename Branches::running::result...>;
+  race_operation(instance& saga, fiber& f, std::string key, Branches&&... branches)
+      : race_work(saga, f, std::move(key)), branches_(std::move(branches)...) {
+    std::apply([this](auto&... each) { pointers_ = {&each...}; }, branches_);
+  }
+  result await_resume() { return take(winner(), std::index_sequence_for<Branches...>()); }
+  [[nodiscard]] std::span<branch_base* const> branches() noexcept override { return pointers_; }
+
+ private:
+  template <std::size_t... I> result take(std::size_t winner, std::index_sequence<I...>) {
+    std::optional<result> won;
+    ((I == winner ? (void)won.emplace(std::in_place_index<I>, std::get<I>(branches_).take_value()) : void()), ...);
+    return *std::move(won);
+  }
   std::tuple<typename Branches::running...> branches_;
   std::array<branch_base*, sizeof...(Branches)> pointers_{};
 };
@@ -182,6 +236,9 @@ template <class Branch> class [[nodiscard]] nested_operation final : public nest
 
 template <class... Branches> detail::all_operation<Branches...> scope::all(Branches... branches) {
   return {*saga_, *fiber_, std::move(branches)...};
+}
+template <class... Branches> detail::race_operation<Branches...> scope::any(Branches... branches) {
+  return {*saga_, *fiber_, key_of("any"), std::move(branches)...};
 }
 template <fixed_string Name, class R, class... Parameters, class... Args>
 auto scope::nested(task<R> (*function)(scope&, Parameters...), Args&&... args) {

@@ -128,6 +128,8 @@ class journal_view {
   [[nodiscard]] virtual const nlohmann::json& input() const = 0;
   /// Null: not known.
   [[nodiscard]] virtual const nlohmann::json* result_of(const std::string& key) const = 0;
+  /// Whether anything began whose key begins like this.
+  [[nodiscard]] virtual bool has_any(const std::string& prefix) const = 0;
 };
 
 /// A step as the engine knows it, to undo it from its journal.

@@ -42,8 +42,14 @@ class services {
 /// One attempt of an action or undo. Lives as long as the attempt. Thread safety: none.
 class step_context {
  public:
-  step_context(detail::instance& saga, const services& available, std::string key, std::uint32_t attempt, bool is_undo)
-      : saga_(&saga), services_(&available), key_(std::move(key)), attempt_(attempt), is_undo_(is_undo) {}
+  step_context(detail::instance& saga, const services& available, std::string key, std::uint32_t attempt, bool is_undo,
+               time_point deadline)
+      : saga_(&saga),
+        services_(&available),
+        key_(std::move(key)),
+        attempt_(attempt),
+        is_undo_(is_undo),
+        deadline_(deadline) {}
 
   [[nodiscard]] const std::string& saga_id() const noexcept;
   /// The step's place in its saga, such as "reserve#1" or "prepare/label#2".
@@ -51,9 +57,12 @@ class step_context {
   /// The same for every attempt of this step of this saga, in every process, for ever: give it to those you call. An
   /// undo has one of its own.
   [[nodiscard]] std::string idempotency_key() const;
-  /// 1, 2, 3, ...; begins anew in a process that takes the saga over.
+  /// 1, 2, 3, ...; goes on in a process that takes the saga over.
   [[nodiscard]] std::uint32_t attempt() const noexcept { return attempt_; }
   [[nodiscard]] bool is_undo() const noexcept { return is_undo_; }
+  /// When this attempt is cancelled: its timeout, or before that the saga's deadline; `never` without one. A time of
+  /// the executor's timer service. The awaitables of this library inherit it.
+  [[nodiscard]] time_point deadline() const noexcept { return deadline_; }
   /// Grows whenever another owner takes the saga: give it to those you call, and let them refuse smaller ones.
   [[nodiscard]] std::uint64_t epoch() const noexcept;
   /// What was provided to the engine. Errors: std::logic_error naming the type.
@@ -71,6 +80,7 @@ class step_context {
   std::string key_;
   std::uint32_t attempt_;
   bool is_undo_;
+  time_point deadline_;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga

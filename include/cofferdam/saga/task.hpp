@@ -28,7 +28,28 @@ class operation;
 struct fiber {
   operation* pending = nullptr;
   std::coroutine_handle<> resume;
-  bool is_stopped = false;  // another branch failed: no further step begins
+  const fiber* outer = nullptr;  // of a branch: whose it is
+  bool was_stopped = false;      // another branch failed, or won: no further step begins
+  bool races = false;            // with its branches: what it does is undone when another wins
+
+  /// Whether it is, or is a part of, `other`.
+  [[nodiscard]] bool is_within(const fiber& other) const noexcept {
+    return any([&other](const fiber& f) { return &f == &other; });
+  }
+  [[nodiscard]] bool is_stopped() const noexcept {
+    return any([](const fiber& f) { return f.was_stopped; });
+  }
+  [[nodiscard]] bool is_racing() const noexcept {
+    return any([](const fiber& f) { return f.races; });
+  }
+
+ private:
+  template <class Holds> [[nodiscard]] bool any(Holds holds) const noexcept {
+    for (const fiber* f = this; f != nullptr; f = f->outer) {
+      if (holds(*f)) return true;
+    }
+    return false;
+  }
 };
 
 /// What a body may await. Lives in the body's frame until it is resumed.

@@ -35,6 +35,21 @@ template <class Condition, class... L> struct names_of<when_link<Condition, L...
   static constexpr auto value = joined_names<L...>();
 };
 
+/// Those that have a place in the journal of their own, beside those in them.
+template <fixed_string Name, class... L> consteval auto names_with() {
+  constexpr auto inner = joined_names<L...>();
+  std::array<std::string_view, inner.size() + 1> made{};
+  for (std::size_t i = 0; i < inner.size(); ++i) made[i] = inner[i];
+  made[inner.size()] = Name.view();
+  return made;
+}
+template <fixed_string Name, class... L> struct names_of<any_link<Name, L...>> {
+  static constexpr auto value = names_with<Name, L...>();
+};
+template <fixed_string Name, class Condition, class... L> struct names_of<repeat_link<Name, Condition, L...>> {
+  static constexpr auto value = names_with<Name, L...>();
+};
+
 template <class... L> consteval bool has_double_name() {
   const auto names = joined_names<L...>();
   for (std::size_t i = 0; i < names.size(); ++i) {
@@ -54,6 +69,22 @@ template <step_kind Kind, fixed_string Name, class... L>
 struct has_kind<Kind, all_link<Name, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
 template <step_kind Kind, class Condition, class... L>
 struct has_kind<Kind, when_link<Condition, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
+
+template <step_kind Kind, fixed_string Name, class... L>
+struct has_kind<Kind, any_link<Name, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
+template <step_kind Kind, fixed_string Name, class Condition, class... L>
+struct has_kind<Kind, repeat_link<Name, Condition, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
+/// A child saga may fail, and is undone with its parent.
+template <step_kind Kind, fixed_string Name, class Child, class Input>
+struct has_kind<Kind, call_link<Name, Child, Input>> : std::bool_constant<Kind == step_kind::compensatable> {};
+
+/// Whether a link is, or has in it, a repeat with a pivot.
+template <class L> struct repeats_pivot : std::false_type {};
+template <class Condition, class... L>
+struct repeats_pivot<when_link<Condition, L...>> : std::bool_constant<(repeats_pivot<L>::value || ...)> {};
+template <fixed_string Name, class Condition, class... L>
+struct repeats_pivot<repeat_link<Name, Condition, L...>>
+    : std::bool_constant<(has_kind<step_kind::pivot, L>::value || ...)> {};
 
 template <class List> struct results_of;
 template <class... Slots> struct results_of<slot_list<Slots...>> {

@@ -20,7 +20,7 @@ struct definition {
   std::uint32_t version = 1;
   plain_function body = nullptr;  // tells definitions of coroutines apart
   std::map<std::string, step_descriptor, std::less<>> steps;
-  std::function<std::unique_ptr<branch_base>(instance&, const nlohmann::json& input)> begin;
+  std::function<std::unique_ptr<branch_base>(instance&, std::string path, const nlohmann::json& input)> begin;
   std::function<nlohmann::json(branch_base&)> output;  // of a body that ended well
 
   [[nodiscard]] const step_descriptor* find(std::string_view step) const {
@@ -40,8 +40,8 @@ definition define_body(std::string name, std::uint32_t version, task<Out> (*body
   made.name = std::move(name);
   made.version = version;
   made.body = reinterpret_cast<plain_function>(body);
-  made.begin = [body](instance& saga, const nlohmann::json& stored) -> std::unique_ptr<branch_base> {
-    return std::make_unique<branch>(branch_of<Out, In>(saga, {}, body, {stored.get<input>()}));
+  made.begin = [body](instance& saga, std::string path, const nlohmann::json& stored) -> std::unique_ptr<branch_base> {
+    return std::make_unique<branch>(branch_of<Out, In>(saga, std::move(path), body, {stored.get<input>()}));
   };
   made.output = [](branch_base& ended) -> nlohmann::json {
     if constexpr (std::is_void_v<Out>) {

@@ -7,6 +7,8 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -28,6 +30,8 @@ class chain_run {
   virtual ~chain_run() = default;
   [[nodiscard]] virtual const void* input() const noexcept = 0;
   [[nodiscard]] virtual void* const* slots() const noexcept = 0;
+  /// As it is now, for the undo of a step that runs again.
+  [[nodiscard]] virtual std::shared_ptr<chain_run> snapshot() const = 0;
 };
 template <class In, class... Slots> class typed_run final : public chain_run {
  public:
@@ -36,6 +40,11 @@ template <class In, class... Slots> class typed_run final : public chain_run {
   typed_run& operator=(const typed_run&) = delete;
   [[nodiscard]] const void* input() const noexcept override { return &input_; }
   [[nodiscard]] void* const* slots() const noexcept override { return pointers_.data(); }
+  [[nodiscard]] std::shared_ptr<chain_run> snapshot() const override {
+    auto copy = std::make_shared<typed_run>(input_);
+    from_json(nlohmann::json(results_), copy->results_);
+    return copy;
+  }
   [[nodiscard]] chain_results<Slots...>& results() noexcept { return results_; }
 
  private:
@@ -47,7 +56,7 @@ using run_pointer = std::shared_ptr<chain_run>;
 
 /// One link, without its types.
 struct link {
-  enum class kind : std::uint8_t { step, wait, pause, all, when };
+  enum class kind : std::uint8_t { step, wait, pause, all, any, when, repeat, call, lock };
   struct made {
     std::unique_ptr<operation> work;
     void (*finish)(operation&) = nullptr;
@@ -60,9 +69,14 @@ struct link {
   step_settings settings;
   duration limit{};  // of a wait or pause
   made (*make)(const link& self, const run_pointer& run, scope& s) = nullptr;
-  bool (*holds)(const chain_run& run) = nullptr;  // of a when
-  std::vector<link> inner;                        // of a when, or branches of an all
-  bool is_branch = false;
+  bool (*holds)(const chain_run& run) = nullptr;   // of a when or repeat
+  void (*forget)(const chain_run& run) = nullptr;  // the result of a step
+  std::size_t rounds = 0;                          // the slot of a repeat
+  plain_function body = nullptr;                   // of a call
+  std::string_view child_name{};
+  std::function<definition()> child{};
+  std::vector<link> inner;  // of a when or repeat, or branches of an all or any
+  bool is_branch = false, is_repeated = false, is_undone_in_parallel = false;
 
   [[nodiscard]] std::string key() const {
     const std::string own = std::string(name) + "#1";
@@ -71,6 +85,8 @@ struct link {
 };
 
 [[nodiscard]] link::made make_pause(const link& self, const run_pointer& run, scope& s);
+[[nodiscard]] link::made make_lock(const link& self, const std::string& resource, scope& s);
+[[nodiscard]] link::made make_any(const link& self, const run_pointer& run, scope& s);
 [[nodiscard]] link::made make_all(const link& self, const run_pointer& run, scope& s);
 /// Links one after the other: a whole chain, or a branch of it. Refers to them.
 class links_branch : public branch_base {
@@ -85,6 +101,10 @@ class links_branch : public branch_base {
   scope scope_;
   std::optional<task<void>> task_;
 };
+/// The results that the journal has, by name. Of what is repeated: those of the round in which `key` is, or the last.
+/// @param at  what the keys of these links begin with.
+void collect(const journal_view& journal, std::span<const link> links, const std::string& at, const std::string& key,
+             nlohmann::json& found);
 [[nodiscard]] std::string to_mermaid(std::string_view name, const std::vector<link>& links);
 [[nodiscard]] std::string to_dot(std::string_view name, const std::vector<link>& links);
 
@@ -123,7 +143,8 @@ template <class Node, class View, class R> class link_step final : public step_w
   link_step(scope& s, const link& self, run_pointer run)
       : step_work(s.owner(), s.control(), self.name, self.role, Node::template undo_wants<View, R>(),
                   Node::is_transactional, self.settings, s.key_of(self.name)),
-        run_(std::move(run)) {}
+        run_(std::move(run)),
+        is_repeated_(self.is_repeated) {}
 
   static void finish(operation& work) { static_cast<link_step&>(work).raise_failure(); }
 
@@ -148,7 +169,7 @@ template <class Node, class View, class R> class link_step final : public step_w
     }
   }
   [[nodiscard]] std::unique_ptr<past_step> remember() override {
-    return std::make_unique<past>(key(), settings(), run_, is_known_);
+    return std::make_unique<past>(key(), settings(), is_repeated_ ? run_->snapshot() : run_, is_known_);
   }
 
   class past;
@@ -208,6 +229,7 @@ template <class Node, class View, class R> class link_step final : public step_w
   [[nodiscard]] std::optional<stored>& own() const { return slot_of(*run_); }
 
   run_pointer run_;
+  bool is_repeated_;
   bool is_known_ = false;
 };
 
@@ -253,6 +275,9 @@ template <class Derived, fixed_string Name, step_kind Kind> struct step_link {
     made.settings = settings;
     made.is_branch = is_branch;
     made.has_undo = Derived::template undo_wants<view, result>() != undo_kind::none;
+    made.forget = [](const chain_run& run) {
+      static_cast<std::optional<typename slot<Name, result>::stored>*>(run.slots()[slots_in<view>])->reset();
+    };
     made.make = [](const link& self, const run_pointer& run, scope& s) -> link::made {
       using work = link_step<Derived, view, result>;
       return {std::make_unique<work>(s, self, run), work::finish};
@@ -399,6 +424,27 @@ struct pause_link {
   }
 };
 
+template <class Resource> struct lock_link {
+  static constexpr std::string_view name{};
+  static constexpr bool is_step = false;
+  duration limit = duration::max();
+  static_assert(std::is_empty_v<Resource>, "saga: what names a lock is a lambda without captures");
+
+  template <class In, class List> using slots_after = List;
+  template <class In, class List> void add_links(std::vector<link>& to, bool) const {
+    using view = typename view_of<In, List>::type;
+    link made;
+    made.what = link::kind::lock;
+    made.name = "lock";
+    made.limit = limit;
+    made.make = [](const link& self, const run_pointer& run, scope& s) -> link::made {
+      const std::string resource = Resource{}(view(*static_cast<const In*>(run->input()), run->slots(), nullptr));
+      return make_lock(self, resource, s);
+    };
+    to.push_back(std::move(made));
+  }
+};
+
 /// The slots after several links, one after the other.
 template <class In, class List, class... Links> struct slots_after_all {
   using type = List;
@@ -420,16 +466,39 @@ template <fixed_string Name, class... Links> struct all_link {
   static constexpr std::string_view name = Name.view();
   static constexpr bool is_step = false;
   std::tuple<Links...> links;
+  bool is_undone_in_parallel = false;
   static_assert(((Links::is_step && Links::role == step_kind::compensatable) && ...),
                 "saga: the branches of an all are compensatable steps");
+
+  /// What the branches did is undone side by side, too; else last first.
+  [[nodiscard]] constexpr all_link undo_in_parallel() const { return {links, true}; }
 
   template <class In, class List> using slots_after = typename slots_after_all<In, List, Links...>::type;
   template <class In, class List> void add_links(std::vector<link>& to, bool) const {
     link made;
     made.what = link::kind::all;
     made.name = name;
+    made.is_undone_in_parallel = is_undone_in_parallel;
     add_each<In, List, 0>(links, made.inner, true);
     made.make = make_all;
+    to.push_back(std::move(made));
+  }
+};
+
+template <fixed_string Name, class... Links> struct any_link {
+  static constexpr std::string_view name = Name.view();
+  static constexpr bool is_step = false;
+  std::tuple<Links...> links;
+  static_assert(((Links::is_step && Links::role == step_kind::compensatable) && ...),
+                "saga: the branches of a race are compensatable steps: those that lose are undone");
+
+  template <class In, class List> using slots_after = typename slots_after_all<In, List, Links...>::type;
+  template <class In, class List> void add_links(std::vector<link>& to, bool) const {
+    link made;
+    made.what = link::kind::any;
+    made.name = name;
+    add_each<In, List, 0>(links, made.inner, true);
+    made.make = make_any;
     to.push_back(std::move(made));
   }
 };
@@ -452,6 +521,105 @@ template <class Condition, class... Links> struct when_link {
     add_each<In, List, 0>(links, made.inner, false);
     to.push_back(std::move(made));
   }
+};
+
+void mark_repeated(std::vector<link>& links);
+
+template <fixed_string Name, class Condition, class... Links> struct repeat_link {
+  static constexpr std::string_view name = Name.view();
+  static constexpr bool is_step = false;
+  std::tuple<Links...> links;
+  static_assert(std::is_empty_v<Condition>, "saga: a condition is a lambda without captures");
+
+  template <class List> using with_rounds = typename appended_slot<List, slot<Name, std::uint32_t>>::type;
+  template <class In, class List> using slots_after = typename slots_after_all<In, with_rounds<List>, Links...>::type;
+  template <class In, class List> void add_links(std::vector<link>& to, bool) const {
+    using view = typename view_of<In, slots_after<In, List>>::type;
+    link made;
+    made.what = link::kind::repeat;
+    made.name = name;
+    made.rounds = slots_in<typename view_of<In, List>::type>;
+    made.holds = [](const chain_run& run) -> bool {
+      return Condition{}(view(*static_cast<const In*>(run.input()), run.slots(), nullptr));
+    };
+    add_each<In, with_rounds<List>, 0>(links, made.inner, false);
+    mark_repeated(made.inner);
+    to.push_back(std::move(made));
+  }
+};
+
+/// What the first of the links in a link sees.
+template <class Link, class List> struct inner_slots {
+  using type = List;
+};
+template <fixed_string Name, class Condition, class... Links, class List>
+struct inner_slots<repeat_link<Name, Condition, Links...>, List> {
+  using type = typename repeat_link<Name, Condition, Links...>::template with_rounds<List>;
+};
+
+/// A saga that another one calls: a coroutine, or a chain.
+template <class Child> struct child_of {
+  using input = typename Child::input;
+  using output = typename Child::results;
+  static void describe(const Child& child, link& made) {
+    made.child_name = child.name();
+    made.child = [child] { return child.define(1); };
+  }
+};
+template <class Out, class In> struct child_of<task<Out> (*)(scope&, In)> {
+  using input = std::decay_t<In>;
+  using output = Out;
+  static void describe(task<Out> (*child)(scope&, In), link& made) {
+    made.body = reinterpret_cast<plain_function>(child);
+    made.child = [child] { return define_body<Out, In>({}, 1, child); };
+  }
+};
+
+template <fixed_string Name, class Child, class Input> struct call_link {
+  static constexpr std::string_view name = Name.view();
+  static constexpr bool is_step = false;
+  using output = typename child_of<Child>::output;
+  Child child;
+  static_assert(std::is_empty_v<Input>, "saga: what makes the input of a child saga is a lambda without captures");
+
+  template <class In, class List> using slots_after = typename appended_slot<List, slot<Name, output>>::type;
+  template <class In, class List> void add_links(std::vector<link>& to, bool) const {
+    using view = typename view_of<In, List>::type;
+    link made;
+    made.what = link::kind::call;
+    made.name = name;
+    child_of<Child>::describe(child, made);
+    made.make = [](const link& self, const run_pointer& run, scope& s) -> link::made {
+      const view seen(*static_cast<const In*>(run->input()), run->slots(), nullptr);
+      auto input = stored_input<typename child_of<Child>::input>(Input{}(seen));
+      return {std::make_unique<calling<view>>(s, self, run, std::move(input)), calling<view>::finish};
+    };
+    to.push_back(std::move(made));
+  }
+
+ private:
+  template <class View> class calling final : public child_work {
+   public:
+    calling(scope& s, const link& self, run_pointer run, nlohmann::json input)
+        : child_work(s.owner(), s.control(), s.key_of(self.name), self.body, std::string(self.child_name), self.child,
+                     std::move(input)),
+          run_(std::move(run)) {}
+    static void finish(operation& work) {
+      auto& self = static_cast<calling&>(work);
+      const auto& found = self.output();
+      auto& own =
+          *static_cast<std::optional<typename slot<Name, output_type>::stored>*>(self.run_->slots()[slots_in<View>]);
+      if constexpr (std::is_void_v<output_type>) {
+        own.emplace();
+      } else {
+        own.emplace(found.template get<output_type>());
+      }
+    }
+
+   private:
+    using output_type = typename call_link::output;
+    run_pointer run_;
+  };
 };
 
 }  // namespace detail

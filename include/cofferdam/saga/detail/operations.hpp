@@ -70,7 +70,7 @@ class step_work : public operation {
   [[nodiscard]] step_kind kind() const noexcept { return kind_; }
   [[nodiscard]] undo_kind undo_wants() const noexcept { return undo_wants_; }
   [[nodiscard]] bool is_transactional() const noexcept { return is_transactional_; }
-  [[nodiscard]] bool is_stopped() const noexcept { return by().is_stopped; }
+  using operation::by;
   void fail(step_failed why) { failed_.emplace(std::move(why)); }
 
  protected:
@@ -179,7 +179,7 @@ class wait_operation : public operation {
   /// Empty: waits for the time only.
   [[nodiscard]] const std::string& signal() const noexcept { return signal_; }
   [[nodiscard]] duration limit() const noexcept { return limit_; }
-  [[nodiscard]] bool is_stopped() const noexcept { return by().is_stopped; }
+  using operation::by;
   void stop() { failed_.emplace(key_, step_failed::reason::stopped, "", ""); }
   void settle(std::optional<nlohmann::json> message) { message_ = std::move(message); }
 
@@ -188,6 +188,7 @@ class wait_operation : public operation {
     if (failed_) throw step_failed(*failed_);
     return message_;
   }
+  [[nodiscard]] instance& saga() const noexcept { return *saga_; }
 
  private:
   instance* saga_;
@@ -210,6 +211,25 @@ template <class T> class [[nodiscard]] signal_operation final : public wait_oper
     const auto& found = message();
     return found ? std::optional<T>(found->template get<T>()) : std::nullopt;
   }
+};
+
+/// A mark on something that other sagas wait for.
+class [[nodiscard]] lock_operation final : public wait_operation {
+ public:
+  lock_operation(instance& saga, fiber& f, std::string key, std::string resource, duration limit)
+      : wait_operation(saga, f, std::move(key), {}, limit), resource_(std::move(resource)) {}
+  bool await_ready() override;
+  awaitable<bool> perform() override;
+  [[nodiscard]] const std::string& resource() const noexcept { return resource_; }
+  void fail(step_failed why) { failed_.emplace(std::move(why)); }
+  void await_resume() const {
+    if (failed_) throw step_failed(*failed_);
+    (void)message();
+  }
+
+ private:
+  std::string resource_;
+  std::optional<step_failed> failed_;
 };
 
 /// A question whose answer is written down once.
@@ -257,6 +277,7 @@ class all_work : public operation {
   all_work(instance& saga, fiber& f) noexcept : operation(f), saga_(&saga) {}
   bool await_ready() override { return false; }
   awaitable<bool> perform() override;
+  void undo_in_parallel(bool on) noexcept { is_undone_in_parallel_ = on; }
 
  protected:
   [[nodiscard]] virtual std::span<branch_base* const> branches() noexcept = 0;
@@ -267,6 +288,33 @@ class all_work : public operation {
  private:
   instance* saga_;
   std::exception_ptr failed_;
+  bool is_undone_in_parallel_ = false;
+};
+
+/// All branches side by side until one succeeds; what the others did is undone.
+class race_work : public operation {
+ public:
+  race_work(instance& saga, fiber& f, std::string key) noexcept : operation(f), saga_(&saga), key_(std::move(key)) {}
+  bool await_ready() override { return false; }
+  awaitable<bool> perform() override;
+
+  [[nodiscard]] virtual std::span<branch_base* const> branches() noexcept = 0;
+  [[nodiscard]] const std::string& key() const noexcept { return key_; }
+  using operation::by;
+  void settle(std::size_t winner) noexcept { winner_ = winner; }
+  void fail(const std::string& why) { failed_.emplace(why); }
+
+ protected:
+  [[nodiscard]] std::size_t winner() const {
+    if (failed_) throw aborted(*failed_);
+    return winner_;
+  }
+
+ private:
+  instance* saga_;
+  std::string key_;
+  std::size_t winner_ = 0;
+  std::optional<aborted> failed_;
 };
 
 /// A branch that is undone alone when it fails.
