@@ -1,8 +1,8 @@
 // Killed at any moment: what was acknowledged is there, once, whole, and the table that follows agrees.
 #include "catch.hpp"
+#include "count_from.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
-#include "rounds.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
@@ -204,14 +204,15 @@ void kill_in_a_loop(const std::string& url, int rounds, const std::function<void
 
 TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole and once, and so do its tables") {
   const test::temporary_directory directory;
-  crash::kill_in_a_loop("sqlite:" + directory.file("events.db"), test::rounds("COFFERDAM_KILLS", 40), [](int) {});
+  crash::kill_in_a_loop("sqlite:" + directory.file("events.db"),
+                        static_cast<int>(test::count_from("COFFERDAM_KILLS", 40)), [](int) {});
 }
 
 TEST_CASE("so does one on PostgreSQL, whose server falls over as well") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();
-  crash::kill_in_a_loop(server->url(), test::rounds("COFFERDAM_KILLS", 15), [server](int round) {
+  crash::kill_in_a_loop(server->url(), static_cast<int>(test::count_from("COFFERDAM_KILLS", 15)), [server](int round) {
     if (round % 3 != 2) return;
     server->stop(round % 2 == 0 ? SIGQUIT : SIGKILL);
     server->start();

@@ -1,6 +1,6 @@
 // Disks that fail: every read, write, sync, truncation and opening in turn, under appends and a projection.
 #include "catch.hpp"
-#include "count_of.hpp"
+#include "count_from.hpp"
 #include "fault_vfs.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
@@ -123,7 +123,7 @@ std::uint64_t fail_each(fault_vfs::call what, const std::string& more, std::uint
 }
 
 /// Each so-many-th read and write fails; 1 is all of them.
-std::uint64_t every() { return test::count_of("COFFERDAM_FAULT_STEP", 29); }
+std::uint64_t every() { return test::count_from("COFFERDAM_FAULT_STEP", 29); }
 
 }  // namespace faulty
 

@@ -1,8 +1,8 @@
 // Many writers at once: the order of events holds for whoever reads it, and conditions let in only one.
 #include "catch.hpp"
+#include "count_from.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
-#include "rounds.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/random.hpp>
@@ -136,7 +136,8 @@ TEST_CASE("many writers and one reader: every event is read once, in the order o
   if (test::postgres_server* server = test::postgres_server::shared()) {
     SECTION("PostgreSQL") {
       server->clear();
-      test::run_in_real_time(torture::write_and_read, server->url(), test::rounds("COFFERDAM_TORTURE_EVENTS", 60),
+      test::run_in_real_time(torture::write_and_read, server->url(),
+                             static_cast<int>(test::count_from("COFFERDAM_TORTURE_EVENTS", 60)),
                              std::string("select pg_sleep($1)"));
     }
   }
@@ -146,7 +147,8 @@ TEST_CASE("of writers that each want to be the only one, one wins, and log and c
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();
-  test::run_in_real_time(torture::race, server->url(), test::rounds("COFFERDAM_TORTURE_RACES", 100));
+  test::run_in_real_time(torture::race, server->url(),
+                         static_cast<int>(test::count_from("COFFERDAM_TORTURE_RACES", 100)));
 }
 
 TEST_CASE("batches that append to the same streams in another order do not wait for each other in a circle") {

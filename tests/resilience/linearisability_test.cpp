@@ -1,6 +1,7 @@
 // What threads see of permits, rates, budgets and circuits at the same time could also have happened one after the
 // other. COFFERDAM_LINEARISABILITY_ROUNDS sets how many histories of each are checked.
 #include "catch.hpp"
+#include "count_from.hpp"
 #include "linearisable.hpp"
 
 #include <cofferdam/resilience/bulkhead.hpp>
@@ -13,7 +14,6 @@
 #include <atomic>
 #include <cmath>
 #include <compare>
-#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,14 +29,10 @@ namespace {
 
 constexpr std::size_t threads = 3, operations_each = 5;
 
-std::size_t rounds() {
-  const char* wanted = std::getenv("COFFERDAM_LINEARISABILITY_ROUNDS");
-  return wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 300;
-}
-
 template <class Model, class Make, class Act> std::string check(const Model& initial, Make make, Act act) {
   crew workers(threads);
-  return first_without_order(workers, rounds(), operations_each, initial, make, act);
+  return first_without_order(workers, test::count_from("COFFERDAM_LINEARISABILITY_ROUNDS", 300), operations_each,
+                             initial, make, act);
 }
 
 // --------------------------------------------------------------------------------------------------- the check itself

@@ -1,7 +1,7 @@
 // Two workers on one database, killed at any moment: every saga ends, each effect counts once, money sums to zero. And
 // one that was only stopped, so that it comes back from the dead. COFFERDAM_SAGA_KILLS: how many.
 #include "catch.hpp"
-#include "environment.hpp"
+#include "count_from.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"

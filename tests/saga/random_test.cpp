@@ -3,7 +3,7 @@
 // programs, which knows nothing of engines and journals, says how each may end and what must then be true of the world.
 // COFFERDAM_SAGA_RANDOM: how many sagas; COFFERDAM_SAGA_SEED: where to begin.
 #include "async_test.hpp"
-#include "environment.hpp"
+#include "count_from.hpp"
 #include "working.hpp"
 
 #include <cofferdam/core/random.hpp>
