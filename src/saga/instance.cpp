@@ -245,7 +245,11 @@ awaitable<void> instance::live() {
     }
     if (goes_back) {
       co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
-      co_await go_back();
+      try {
+        co_await go_back();
+      } catch (const std::exception&) {  // it stays as it is, until this worker has ended
+        publish(saga_event::kind::lost);
+      }
     }
   }
   report_birth(std::nullopt, failure::refused(errc::database_unavailable));

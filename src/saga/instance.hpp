@@ -152,7 +152,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
   void add_guard(batch& b, std::uint64_t after) const;
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
-  awaitable<bool> is_written(std::uint64_t seq);
+  awaitable<std::optional<std::int64_t>> count(statement question);
   awaitable<void> load();
   awaitable<rows> look_up(statement query);
   void take_in(const rows& journal);

@@ -15,22 +15,25 @@ struct child_state {
 };
 
 /// One query: the parent's count must not tell of an end that is not seen, or it would park over it.
-awaitable<child_state> look_at(database& db, const std::string& parent, const std::string& child) {
-  const rows found = co_await db.query(
+statement question_about(const std::string& parent, const std::string& child) {
+  return statement(
       "select s.signals, c.state, c.reason, c.output, c.pivoted, c.cancel_reason from cofferdam_sagas s left join "
       "cofferdam_sagas c on c.id = $2 where s.id = $1",
       parent, child);
+}
+
+child_state state_from(const rows& found) {
   child_state seen;
-  if (found.empty()) co_return seen;
+  if (found.empty()) return seen;
   const row r = found.front();
   seen.signals = r.get<std::int64_t>(0);
-  if (r[1].is_null()) co_return seen;
+  if (r[1].is_null()) return seen;
   seen.state = static_cast<saga_state>(r.get<int>(1));
   seen.reason = r.get<std::optional<std::string>>(2).value_or("");
   seen.output = r.get<std::optional<std::string>>(3);
   seen.has_pivoted = r.get<bool>(4);
   seen.is_cancelled = !r[5].is_null();
-  co_return seen;
+  return seen;
 }
 
 /// What a child that is past its pivot leaves in a saga without a journal.
@@ -85,7 +88,10 @@ awaitable<bool> instance::run_child(child_work& child) {
     const bool has_begun = co_await begin_child(child);
     if (!has_begun) co_return false;
   }
-  if (is_rehearsal_) co_return false;
+  if (is_rehearsal_) {
+    (void)diverges(child.key());
+    co_return false;
+  }
   const std::string name = find(child.key())->step;
   for (;;) {
     if (leaving_ != leave_reason::none) co_return false;
@@ -93,7 +99,9 @@ awaitable<bool> instance::run_child(child_work& child) {
       child.fail(step_failed(child.key(), step_failed::reason::stopped, {}, {}));
       co_return true;
     }
-    const child_state seen = co_await look_at(*engine_->db, id_, id_ + '/' + child.key());
+    const statement question = question_about(id_, id_ + '/' + child.key());
+    const rows found = co_await look_up(question);
+    const child_state seen = state_from(found);
     if (leaving_ != leave_reason::none) co_return false;
     if (!seen.state) {
       leave(leave_reason::stuck, "the child saga '" + id_ + '/' + child.key() + "' is not there any more");
@@ -187,7 +195,9 @@ awaitable<bool> instance::undo_child(const record& r) {
     }
     if (engine_->is_dead("before an undo")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none) co_return false;
-    const child_state seen = co_await look_at(*engine_->db, id_, id);
+    const statement question = question_about(id_, id);
+    const rows found = co_await look_up(question);
+    const child_state seen = state_from(found);
     if (leaving_ != leave_reason::none) co_return false;
     if (!seen.state || *seen.state == saga_state::compensated) {
       publish(saga_event::kind::undone, r.key);

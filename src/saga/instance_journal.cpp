@@ -390,8 +390,9 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   if (how == written::yes) seq_ = after;
   bool is_users = how == written::refused && has_own;
   if (is_users && !is_inserted_) {  // or it was the saga's own row: it was started before
-    const rows there = co_await engine_->db->query("select count(*) from cofferdam_sagas where id = $1", id_);
-    is_users = there.front().get<std::int64_t>(0) == 0;
+    const statement question("select count(*) from cofferdam_sagas where id = $1", id_);
+    const auto there = co_await count(question);
+    is_users = there == 0;
   }
   if (how == written::refused && !is_users && !is_inserted_) report_birth(false);
   if (how != written::yes && !is_users) {
@@ -424,8 +425,12 @@ awaitable<instance::written> instance::commit(const std::function<batch()>& make
       const bool look = may_be_there || code == errc::outcome_unknown;
       may_be_there = true;
       if (look) {
-        const bool is_there = co_await is_written(seq);
-        if (is_there) co_return written::yes;
+        const statement question(
+            "select count(*) from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3 and owner = $4", id_,
+            epoch_, seq, engine_->worker);
+        const auto there = co_await count(question);
+        if (!there) co_return written::lost;
+        if (*there > 0) co_return written::yes;
       }
       if (code == errc::condition_failed) co_return written::lost;
       if (is_refusal) co_return written::refused;
@@ -439,12 +444,14 @@ awaitable<instance::written> instance::commit(const std::function<batch()>& make
   }
 }
 
-awaitable<bool> instance::is_written(std::uint64_t seq) {
-  const statement question(
-      "select count(*) from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3 and owner = $4", id_, epoch_, seq,
-      engine_->worker);
-  const rows found = co_await look_up(question);
-  co_return found.front().get<std::int64_t>(0) > 0;
+/// None: the database does not say any more, or the saga is to leave. Then its next owner looks.
+awaitable<std::optional<std::int64_t>> instance::count(statement question) {
+  try {
+    const rows found = co_await look_up(std::move(question));
+    co_return found.front().get<std::int64_t>(0);
+  } catch (const std::exception&) {
+  }
+  co_return std::nullopt;
 }
 
 // --------------------------------------------------------------------------------------------------------------- ends

@@ -28,8 +28,12 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     leave(leave_reason::stuck, "'" + lock.key() + "': nobody sees the lock of a saga without a journal");
     co_return false;
   }
+  if (is_rehearsal_) {
+    (void)diverges(lock.key());
+    co_return false;
+  }
   if (find(lock.key()) == nullptr) {
-    if (diverges(lock.key()) || is_rehearsal_) co_return false;
+    if (diverges(lock.key())) co_return false;
     const std::int64_t until = lock.limit() < duration::max() ? time_after(now(), lock.limit()) : for_ever;
     for (written how = written::refused; how != written::yes;) {
       batch own;
@@ -46,7 +50,6 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     }
     find(lock.key())->is_visited = true;
   }
-  if (is_rehearsal_) co_return false;
   const std::int64_t until = find(lock.key())->wake_at;
   for (;;) {
     if (leaving_ != leave_reason::none) co_return false;
@@ -54,10 +57,11 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
       lock.stop();
       co_return true;
     }
-    const rows found = co_await engine_->db->query(
+    const statement question(
         "select l.saga, s.signals from cofferdam_sagas s left join cofferdam_saga_locks l on l.resource = $2 where "
         "s.id = $1 order by l.nr limit 1",
         id_, lock.resource());
+    const rows found = co_await look_up(question);
     if (leaving_ != leave_reason::none || found.empty()) co_return false;
     const auto holder = found.front().get<std::optional<std::string>>(0).value_or("");
     if (holder == id_) {

@@ -182,7 +182,10 @@ awaitable<bool> instance::run_step(step_work& work) {
     }
   }
 
-  if (is_rehearsal_) co_return false;
+  if (is_rehearsal_) {
+    (void)diverges(work.key());
+    co_return false;
+  }
   const auto& options = engine_->options;
   const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
                              : work.kind() == step_kind::compensatable ? options.max_attempts

@@ -71,21 +71,60 @@ saga::task<int> with_text(saga::scope& s, std::string text) {
   co_return co_await s.run(a, static_cast<int>(text.size()));
 }
 
+saga::task<int> without_branches_but_fails(saga::scope& s, int n) {
+  (void)co_await s.run(a, n);
+  s.fail("no");
+}
+
+/// Waits with a lock, a race and a child behind it.
+saga::task<int> quick(saga::scope& s, int n) { co_return co_await s.run(a, n); }
+saga::task<int> forked(saga::scope& s, int n) {
+  co_await s.lock("account:7");
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"quick">(quick, n));
+  const int moved = co_await s.call<"part">(quick, n);
+  co_await s.sleep(1h);
+  co_return moved + (won.index() == 0 ? std::get<0>(won) : std::get<1>(won));
+}
+saga::task<int> forked_without_lock(saga::scope& s, int n) {
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"quick">(quick, n));
+  const int moved = co_await s.call<"part">(quick, n);
+  co_await s.sleep(1h);
+  co_return moved + (won.index() == 0 ? std::get<0>(won) : std::get<1>(won));
+}
+saga::task<int> forked_otherwise(saga::scope& s, int n) {
+  co_await s.lock("account:7");
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"fast">(quick, n));
+  co_return won.index() == 0 ? std::get<0>(won) : std::get<1>(won);
+}
+saga::task<int> forked_with_another_child(saga::scope& s, int n) {
+  co_await s.lock("account:7");
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"quick">(quick, n));
+  const int moved = co_await s.call<"part">(quick, n + 1);
+  co_return moved + (won.index() == 0 ? std::get<0>(won) : std::get<1>(won));
+}
+saga::task<int> forked_with_a_winner_that_fails(saga::scope& s, int n) {
+  co_await s.lock("account:7");
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"quick">(without_branches_but_fails, n));
+  co_return won.index() == 0 ? std::get<0>(won) : std::get<1>(won);
+}
+
 using body = saga::task<int> (*)(saga::scope&, int);
 
 /// What a build with this body says of a saga that the original one began.
 awaitable<std::string> verdict(database& db, body changed) {
   saga::engine engine = co_await saga::engine::open(db);
   engine.define("dry", changed, a, b, c);
+  engine.define("quick", quick, a);
   const auto report = co_await engine.check();
   CHECK(report.checked == 1);
   co_return report.drifts.empty() ? "agrees" : report.drifts.front().message();
 }
 
-awaitable<void> begin(database& db, int n) {
+awaitable<void> begin(database& db, int n, body first = original) {
   saga::engine engine = co_await saga::engine::open(db);
-  engine.define("dry", original, a, b);
-  (void)co_await engine.start("d-1", original, n);
+  engine.define("dry", first, a, b);
+  engine.define("quick", quick, a);
+  (void)co_await engine.start("d-1", first, n);
   co_await sleep_for(1s);
 }
 
@@ -128,6 +167,40 @@ ASYNC_TEST("what a changed build would do is told with the saga, the place and b
   CHECK(branch == head + ": its journal has 'right#1/a#1', 'right#1/sleep#1', this build does 'right#1/c#1'");
   const auto shorter = co_await dry::verdict(db, dry::without_branches);
   CHECK(shorter == head + ": its journal has 'left#1/a#1', 'left#1/sleep#1', this build ends before that");
+}
+
+ASYNC_TEST("races, child sagas and locks are compared, too") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7, dry::forked);
+  saga::admin desk(db);
+  auto before = co_await desk.export_history("d-1");
+  dry::performed = 0;
+  const auto same = co_await dry::verdict(db, dry::forked);
+  CHECK(same == "agrees");
+  const std::string head = "the saga 'd-1' ('dry', version 1)";
+  const auto lock = co_await dry::verdict(db, dry::forked_without_lock);
+  CHECK(lock == head + ": its journal has 'lock:account:7#1', this build does 'sleep#1'");
+  const auto race = co_await dry::verdict(db, dry::forked_otherwise);
+  CHECK(race ==
+        head + " at 'any#1': its journal has 'quick#1', which won, this build does a race of 'slow#1', 'fast#1'");
+  const auto child = co_await dry::verdict(db, dry::forked_with_another_child);
+  CHECK(child == head + " at 'part#1': its journal has 'quick' with 7, this build does a saga with 8");
+  const auto winner = co_await dry::verdict(db, dry::forked_with_a_winner_that_fails);
+  CHECK(winner == head +
+                      ": its journal has what it has, this build says: the body has changed: 'quick#1', which won "
+                      "its race, now fails");
+  CHECK(dry::performed == 0);
+  const auto after = co_await desk.export_history("d-1");
+  CHECK(after == before);
+
+  saga::engine engine;
+  engine.define("dry", dry::forked, dry::a, dry::b);
+  const auto now = co_await engine.check(before);
+  CHECK(!now.has_value());
+  before.erase("deadline");  // as builds before deadlines and children wrote it
+  before.erase("parent");
+  const auto older = co_await engine.check(before);
+  CHECK(!older.has_value());
 }
 
 ASYNC_TEST("sagas whose definition, step or input this build does not know are told") {

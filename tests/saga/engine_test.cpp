@@ -11,7 +11,7 @@
 using namespace cofferdam;
 using namespace std::chrono_literals;
 
-namespace orders {
+namespace placing {
 
 struct order {
   std::string sku;
@@ -82,9 +82,9 @@ const order two_books{"book", 2, 30};
 
 using lines = std::vector<std::string>;
 
-}  // namespace orders
+}  // namespace placing
 
-using namespace orders;
+using namespace placing;
 
 ASYNC_TEST("a saga without a journal runs its steps in order and returns what its body does") {
   saga::engine engine;

@@ -144,7 +144,8 @@ ASYNC_TEST("sagas that ended are forgotten with all they left, children after th
     co_await worker.stop();
   }
   batch ghost;
-  ghost.execute("insert into cofferdam_saga_workers(id, beat_at) values('ghost', 1)");
+  const auto long_ago = cofferdam::detail::to_microseconds(timers_of(executor).date() - 2h);
+  ghost.execute("insert into cofferdam_saga_workers(id, beat_at) values('ghost', $1)", long_ago);
   co_await db.commit(std::move(ghost));
   saga::admin desk(db);
   (void)co_await desk.forget_before(timers_of(executor).date());

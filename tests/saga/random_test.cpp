@@ -158,9 +158,31 @@ saga::task<int> play_one(saga::scope& s, json op, int sum) {
   }
   if (what == "all") {
     const script left{op.at("left")}, right{op.at("right")};
-    const auto pair = co_await s.all(s.branch<"left">(play, left), s.branch<"right">(play, right));
+    auto both = s.all(s.branch<"left">(play, left), s.branch<"right">(play, right));
+    if (op.at("is_undone_together")) std::move(both).undo_in_parallel();
+    const auto pair = co_await std::move(both);
     co_return std::get<0>(pair) + std::get<1>(pair);
   }
+  if (what == "race") {
+    const script left{op.at("left")}, right{op.at("right")};
+    int moved = 0;
+    try {
+      const auto won = co_await s.any(s.branch<"left">(play, left), s.branch<"right">(play, right));
+      moved = won.index() == 0 ? std::get<0>(won) : std::get<1>(won);
+    } catch (const saga::aborted&) {  // then without it
+    }
+    co_return moved;
+  }
+  if (what == "call") {
+    const script part{op.at("ops")};
+    int moved = 0;
+    try {
+      moved = co_await s.call<"child">(play, part);
+    } catch (const saga::step_failed&) {  // then without it
+    }
+    co_return moved;
+  }
+  if (what == "lock") co_await s.lock("the only one");
   if (what == "nested") {
     const script part{op.at("ops")};
     int moved = 0;
@@ -211,7 +233,7 @@ class author {
     return is_caught || happens(50) ? "dead" : "vanish";
   }
   json one(std::size_t depth, bool may_wait) {
-    const std::size_t kind = roll(depth < 2 ? 14 : 10);
+    const std::size_t kind = roll(depth < 2 ? 18 : 10);
     if (kind < 7) {
       const char* names[] = {"blind", "maybe", "known", "together"};
       const std::string name = names[roll(4)];
@@ -230,8 +252,22 @@ class author {
               {"is_needed", happens(50)}};
     }
     if (kind < 10) return {{"do", happens(10) ? "fail" : "sleep"}, {"amount", 1}};
-    if (kind < 12) return {{"do", "all"}, {"left", part(depth + 1, may_wait)}, {"right", part(depth + 1, may_wait)}};
-    return {{"do", "nested"}, {"ops", part(depth + 1, may_wait)}};
+    if (kind < 12) {
+      return {{"do", "all"},
+              {"is_undone_together", happens(50)},
+              {"left", part(depth + 1, may_wait)},
+              {"right", part(depth + 1, may_wait)}};
+    }
+    if (kind < 14) return {{"do", "nested"}, {"ops", part(depth + 1, may_wait)}};
+    if (kind == 14) {  // who wins is known: the right one fails, if it gets that far
+      json right = part(depth + 1, may_wait);
+      right.push_back({{"do", "sleep"}, {"amount", static_cast<int>(roll(300))}});
+      right.push_back({{"do", "fail"}});
+      return {{"do", "race"}, {"left", part(depth + 1, may_wait)}, {"right", std::move(right)}};
+    }
+    // A child gets no signals, and would wait for what its parent has locked.
+    if (kind < 17 || !may_wait) return {{"do", "call"}, {"ops", part(depth + 1, false)}};
+    return {{"do", "lock"}};
   }
   json part(std::size_t depth, bool may_wait) {
     json ops = json::array();
@@ -284,7 +320,7 @@ class interpreter {
   }
   int play_one(const json& op, const std::string& scope, int sum) {
     const std::string what = op.at("do");
-    if (what == "sleep") return 0;
+    if (what == "sleep" || what == "lock") return 0;
     if (what == "fail") throw gives_up();
     if (what == "signal") {
       if (!op.at("is_sent") && op.at("is_needed")) throw gives_up();
@@ -292,6 +328,11 @@ class interpreter {
     }
     if (what == "all") return play_branches(op, scope);
     if (what == "nested") return play_part(op.at("ops"), key_of(scope, "part"));
+    if (what == "call") return play_part(op.at("ops"), key_of(scope, "child"));
+    if (what == "race") {
+      (void)play_part(op.at("right"), key_of(scope, "right"));
+      return play_part(op.at("left"), key_of(scope, "left"));
+    }
     const std::string key = id_ + '/' + key_of(scope, what);
     const std::string plan = op.at("plan");
     const bool is_gift = what.starts_with("give");
@@ -340,6 +381,7 @@ struct tally {
 struct subject {
   std::string id;
   script program;
+  duration deadline = duration::max();
   bool may_go_back = false;   // somebody asked for it
   bool is_abandoned = false;  // given up by an operator
 };
@@ -378,6 +420,10 @@ class simulation {
     for (auto& each : workers_) co_await replace(each);
     for (std::size_t i = 0; i < count; ++i) {
       subjects_.push_back({"r" + std::to_string(seed_) + "-" + std::to_string(i), {random_.write()}});
+      if (random_.happens(10)) {
+        subjects_.back().deadline = std::chrono::milliseconds(random_.roll(1000));
+        subjects_.back().may_go_back = true;
+      }
       co_await begin(subjects_.back());
       if (random_.happens(50)) co_await live();
     }
@@ -405,10 +451,11 @@ class simulation {
 
   /// As a client that tries until it was told.
   awaitable<void> begin(const subject& s) {
+    const saga::start_options options{s.deadline};
     for (bool is_there = false; !is_there;) {
       const auto& worker = workers_[random_.roll(workers_.size())];
       try {
-        (void)co_await worker->engine.start(s.id, play, s.program);
+        (void)co_await worker->engine.start(s.id, play, s.program, options);
         is_there = true;
       } catch (const std::exception&) {  // it died over it
       }

@@ -65,6 +65,8 @@ nlohmann::json json_of(const saga::saga_info& info) {
                       {"created_at", text_of(info.created_at)},
                       {"updated_at", text_of(info.updated_at)}};
   if (info.wake_at) made["wake_at"] = text_of(*info.wake_at);
+  if (info.deadline) made["deadline"] = text_of(*info.deadline);
+  if (!info.parent.empty()) made["parent"] = info.parent;
   return made;
 }
 
@@ -83,6 +85,8 @@ void print(const saga::saga_history& history) {
                 e.kind.c_str(), e.key.empty() ? "" : " ", e.key.c_str(), payload.c_str());
   }
   if (!history.output.is_null()) std::printf("  it returned %s\n", history.output.dump().c_str());
+  if (!history.info.parent.empty()) std::printf("  it was called by %s\n", history.info.parent.c_str());
+  if (history.info.deadline) std::printf("  its deadline is %s\n", text_of(*history.info.deadline).c_str());
   if (history.info.wake_at) std::printf("  it wakes at %s\n", text_of(*history.info.wake_at).c_str());
 }
 
