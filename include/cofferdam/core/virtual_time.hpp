@@ -58,7 +58,7 @@ class virtual_time {
     const auto result = std::make_shared<std::optional<outcome<yields>>>();  // a deadlocked task outlives this call
     net::co_spawn(context_,
                   supervise<yields, std::decay_t<F>, std::decay_t<Args>...>(result, std::forward<F>(task),
-                                                                           std::forward<Args>(args)...),
+                                                                            std::forward<Args>(args)...),
                   net::detached);
     for (run_ready(); !*result; run_ready()) {
       if (!jump(never)) throw deadlock_error("the task waits and nothing will ever happen");

@@ -9,10 +9,10 @@
 //     co_await parcels.run();
 #pragma once
 
+#include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/outbox/inbox.hpp>
 #include <cofferdam/outbox/message.hpp>
-#include <cofferdam/core/backoff.hpp>
 
 #include <cstddef>
 #include <cstdint>
