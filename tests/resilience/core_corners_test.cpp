@@ -3,8 +3,8 @@
 #include "allocation.hpp"
 #include "catch.hpp"
 
-#include <cofferdam/core/random.hpp>
 #include <cofferdam/core/backoff.hpp>
+#include <cofferdam/core/random.hpp>
 #include <cofferdam/resilience/detail/circuit_core.hpp>
 #include <cofferdam/resilience/detail/moving_percentile.hpp>
 #include <cofferdam/resilience/detail/rate_core.hpp>
