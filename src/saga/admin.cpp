@@ -4,6 +4,7 @@
 #include "history.hpp"
 
 #include <algorithm>
+#include <map>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
@@ -262,14 +263,34 @@ awaitable<nlohmann::json> admin::export_history(std::string id) {
   co_return detail::to_json(h);
 }
 
+namespace {
+
+/// What a saga that has not ended has locked, or waits for.
+std::vector<std::string> locks_of(const rows& journal) {
+  std::map<std::string, std::string> by_key;
+  for (const row r : journal) {
+    const auto kind = static_cast<detail::entry_kind>(r.get<std::int64_t>("kind"));
+    const auto key = r.get<std::string>("key"), step = r.get<std::string>("step");
+    if (kind == detail::entry_kind::failed) by_key.erase(key);
+    if (kind != detail::entry_kind::waiting || !detail::is_lock(key, step)) continue;
+    by_key.emplace(key, step.substr(detail::lock_prefix.size()));
+  }
+  std::vector<std::string> resources;
+  for (auto& [key, resource] : by_key) resources.push_back(std::move(resource));
+  return resources;
+}
+
+}  // namespace
+
 awaitable<void> admin::import_history(nlohmann::json history) {
   const detail::history h = detail::history_from(history);
   const row saga = h.saga.front();
   // A saga that was in a worker's memory goes on as one whose worker died.
   const auto state = static_cast<saga_state>(saga.get<int>("state"));
   const bool goes_on = state == saga_state::running || state == saga_state::compensating;
+  const auto locks = is_final(state) ? std::vector<std::string>() : locks_of(h.journal);
   value wake_at;
-  if (goes_on) {
+  if (goes_on || (state == saga_state::waiting && !locks.empty())) {  // what it waits for may be free here
     wake_at = 0;
   } else if (state == saga_state::waiting) {
     wake_at = saga["wake_at"].is_null() ? value(0) : saga["wake_at"];
@@ -290,6 +311,7 @@ awaitable<void> admin::import_history(nlohmann::json history) {
                   ") values($1, $2, $3, $4, $5, $6)",
               h.id, r["message_id"], r["name"], r["payload"], r["nr"], r["at"]);
   }
+  for (const auto& resource : locks) detail::ask_for_lock(b, h.id, resource);
   const auto done = co_await db_->try_commit(std::move(b));
   if (!done && done.code() == errc::constraint_violated) {
     throw saga_error(errc::saga_conflict,

@@ -22,7 +22,7 @@ statement question_about(const std::string& parent, const std::string& child) {
       parent, child);
 }
 
-child_state state_from(const rows& found) {
+child_state child_in(const rows& found) {
   child_state seen;
   if (found.empty()) return seen;
   const row r = found.front();
@@ -101,7 +101,7 @@ awaitable<bool> instance::run_child(child_work& child) {
     }
     const statement question = question_about(id_, id_ + '/' + child.key());
     const rows found = co_await look_up(question);
-    const child_state seen = state_from(found);
+    const child_state seen = child_in(found);
     if (leaving_ != leave_reason::none) co_return false;
     if (!seen.state) {
       leave(leave_reason::stuck, "the child saga '" + id_ + '/' + child.key() + "' is not there any more");
@@ -197,7 +197,7 @@ awaitable<bool> instance::undo_child(const record& r) {
     if (leaving_ != leave_reason::none) co_return false;
     const statement question = question_about(id_, id);
     const rows found = co_await look_up(question);
-    const child_state seen = state_from(found);
+    const child_state seen = child_in(found);
     if (leaving_ != leave_reason::none) co_return false;
     if (!seen.state || *seen.state == saga_state::compensated) {
       publish(saga_event::kind::undone, r.key);

@@ -16,13 +16,6 @@ bool is_key_of(std::string_view key, std::string_view step) noexcept {
   return mark != std::string_view::npos && key.substr(0, mark).ends_with(step);
 }
 
-/// A wait for a lock, not for a signal with such a name.
-bool is_lock(const record& r) noexcept {
-  if (!r.step.starts_with(lock_prefix) || !is_key_of(r.key, r.step)) return false;
-  const std::size_t at = r.key.rfind('#') - r.step.size();
-  return at == 0 || r.key[at - 1] == '/';
-}
-
 }  // namespace
 
 record* instance::find(const std::string& key) {
@@ -85,7 +78,7 @@ void instance::apply(const entry& e) {
                                               : "that is no step");
   };
   // With `succeeded` or `failed`; other waits and parts end in their own ways.
-  const bool may_fail = r->is_step || r->is_child || is_lock(*r);
+  const bool may_fail = r->is_step || r->is_child || is_lock(r->key, r->step);
   switch (e.kind) {
     case entry_kind::intent:
       if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
@@ -143,7 +136,7 @@ void instance::apply(const entry& e) {
       break;
     }
     case entry_kind::waiting:
-      has_locks_ = has_locks_ || is_lock(*r);
+      has_locks_ = has_locks_ || is_lock(r->key, r->step);
       r->wake_at = e.payload.at("wake_at").get<std::int64_t>();
       break;
     case entry_kind::timed_out:

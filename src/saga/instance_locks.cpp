@@ -37,11 +37,7 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     const std::int64_t until = lock.limit() < duration::max() ? time_after(now(), lock.limit()) : for_ever;
     for (written how = written::refused; how != written::yes;) {
       batch own;
-      own.execute(
-          "insert into cofferdam_saga_locks(resource, saga, nr) select cast($1 as text), cast($2 as text), (select "
-          "coalesce(max(nr), 0) + 1 from cofferdam_saga_locks where resource = cast($1 as text)) where not exists("
-          "select 1 from cofferdam_saga_locks where resource = cast($1 as text) and saga = cast($2 as text))",
-          lock.resource(), id_);
+      ask_for_lock(own, id_, lock.resource());
       entry waiting(entry_kind::waiting, lock.key(), std::string(lock_prefix) + lock.resource(), {{"wake_at", until}});
       how = co_await flush_with(std::move(waiting), std::move(own));
       if (how == written::lost || leaving_ != leave_reason::none) co_return false;

@@ -84,6 +84,21 @@ std::size_t wake_saga(batch& b, const std::string& id) {
       id);
 }
 
+bool is_lock(std::string_view key, std::string_view step) noexcept {
+  const std::string_view name = key.substr(0, key.rfind('#'));
+  if (!step.starts_with(lock_prefix) || !name.ends_with(step)) return false;
+  const std::size_t at = name.size() - step.size();
+  return at == 0 || name[at - 1] == '/';
+}
+
+void ask_for_lock(batch& b, const std::string& id, const std::string& resource) {
+  b.execute(
+      "insert into cofferdam_saga_locks(resource, saga, nr) select cast($1 as text), cast($2 as text), (select "
+      "coalesce(max(nr), 0) + 1 from cofferdam_saga_locks where resource = cast($1 as text)) where not exists("
+      "select 1 from cofferdam_saga_locks where resource = cast($1 as text) and saga = cast($2 as text))",
+      resource, id);
+}
+
 std::size_t let_go_of_locks(batch& b, const std::string& id) {
   const std::size_t woken = b.execute(
       "update cofferdam_sagas set signals = signals + 1, wake_at = case when owner is null and state in (1, 2) then 0 "

@@ -85,6 +85,10 @@ void insert_saga(batch& b, const birth& made, const std::optional<std::string>& 
 /// Lets a saga that waits look again: what it waits for may be there. Returns the statement's index.
 std::size_t wake_saga(batch& b, const std::string& id);
 
+/// Whether the wait with this key and step is for a lock, not for a signal with such a name.
+[[nodiscard]] bool is_lock(std::string_view key, std::string_view step) noexcept;
+/// Asks for it: the saga has it when those before it have let go. Again: no effect.
+void ask_for_lock(batch& b, const std::string& id, const std::string& resource);
 /// Lets the next one have what this saga had. Returns the statement's index: its rows are the ids of those.
 std::size_t let_go_of_locks(batch& b, const std::string& id);
 

@@ -103,6 +103,40 @@ ASYNC_TEST("an operator who gives a saga up gives its locks up, too") {
   co_await worker.stop();
 }
 
+ASYNC_TEST("a saga that is imported has what it had locked, and waits for what it waited for") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  locks::book b;
+  engine.provide(b);
+  engine.define("holder", locks::holder, locks::use_it);
+  auto first = co_await engine.start("a", locks::holder, std::string("x"));
+  (void)co_await engine.start("b", locks::holder, std::string("x"));
+  co_await sleep_for(5s);
+  saga::admin desk(db);
+  const auto holds = co_await desk.export_history("a");
+  const auto waits = co_await desk.export_history("b");
+  co_await first.result();
+
+  database elsewhere = co_await database::open("sqlite::memory:");
+  saga::engine other = co_await saga::engine::open(elsewhere);
+  other.provide(b);
+  other.define("holder", locks::holder, locks::use_it);
+  saga::admin other_desk(elsewhere);
+  co_await other_desk.import_history(holds);
+  co_await other_desk.import_history(waits);
+  const auto holder = co_await saga::locked_by(elsewhere, "account:7");
+  CHECK(holder == "a");
+  b.lines.clear();
+  const auto executor = co_await net::this_coro::executor;
+  test::working worker(executor, [&other] { return other.run(); });
+  co_await other.find<void>("b").result();
+  const std::vector<std::string> expected{"a uses account", "a uses x", "b uses account", "b uses x"};
+  CHECK(b.lines == expected);
+  const auto rest = co_await saga::locked_by(elsewhere, "account:7");
+  CHECK(!rest);
+  co_await worker.stop();
+}
+
 ASYNC_TEST("sagas that ended are forgotten with all they left, children after their parents, and dead workers") {
   database db = co_await database::open("sqlite::memory:");
   locks::book b;
