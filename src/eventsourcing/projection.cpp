@@ -38,15 +38,19 @@ awaitable<std::uint64_t> projection::position() {
 }
 
 awaitable<void> projection::run() {
+  std::uint64_t done = co_await start();  // once: where somebody ends this table for good, it shall not begin anew
   for (;;) {
-    (void)co_await catch_up();
-    const std::uint64_t done = co_await position();
+    (void)co_await catch_up_from(done);
     (void)co_await store_->wait_for_events(done, options_.look_at_least_every);
   }
 }
 
 awaitable<std::size_t> projection::catch_up() {
   std::uint64_t done = co_await start();
+  co_return co_await catch_up_from(done);
+}
+
+awaitable<std::size_t> projection::catch_up_from(std::uint64_t& done) {
   std::size_t applied = 0;
   event_subscription_options paging;
   paging.page = options_.page;

@@ -71,6 +71,8 @@ class projection {
 
  private:
   awaitable<std::uint64_t> start();
+  /// @param done  the position of what is applied; moves on with it.
+  awaitable<std::size_t> catch_up_from(std::uint64_t& done);
   awaitable<void> apply_all(std::uint64_t from, const std::vector<recorded_event>& events, std::size_t begin,
                             std::size_t end, std::uint64_t to);
   [[nodiscard]] batch moved(std::uint64_t from, std::uint64_t to) const;
