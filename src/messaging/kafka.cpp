@@ -313,10 +313,17 @@ rd_kafka_resp_err_t producer::send(const message& m, flight& f) {
   const void* const key = m.key().empty() ? nullptr : m.key().data();
   f.add_reference();
   flights_.fetch_add(1, std::memory_order_relaxed);
+#if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wgnu-statement-expression-from-macro-expansion"  // librdkafka's macros
+#endif
   const auto refused = rd_kafka_producev(
       handle_.get(), RD_KAFKA_V_TOPIC(m.topic().c_str()), RD_KAFKA_V_KEY(key, m.key().size()),
       RD_KAFKA_V_VALUE(const_cast<char*>(m.payload().data()), m.payload().size()), RD_KAFKA_V_HEADERS(headers.get()),
       RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(&f), RD_KAFKA_V_END);
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
   if (refused == RD_KAFKA_RESP_ERR_NO_ERROR) {
     (void)headers.release();
   } else {

@@ -135,6 +135,7 @@ class relay::worker {
   static constexpr duration write_after = std::chrono::milliseconds(50);
   static constexpr duration soon = std::chrono::milliseconds(1);
   static constexpr duration look_for_requests_every = std::chrono::milliseconds(250);
+  static constexpr duration look_without_a_hint_every = std::chrono::seconds(2);
 
   state* s_;
   const timer_service* timers_;
@@ -220,7 +221,8 @@ awaitable<void> relay::worker::keep_house() {
   const auto begin = timers_->now();
   time_point measure_at = saturating_add(begin, s_->options.measure_every);
   time_point forget_at = s_->options.retention > duration() ? begin : never;
-  time_point requests_at = saturating_add(begin, look_for_requests_every);
+  time_point requests_at = saturating_add(begin, look_for_requests_every), surely_at = begin;
+  std::uint64_t seen = 0;
   const auto enlist = [this](const detail::parked_reference& self) {
     housekeeper_ = self;
     if (serving_ == 0) self->wake(wake_reason::woken);
@@ -235,7 +237,12 @@ awaitable<void> relay::worker::keep_house() {
       co_await look_after(measure_at, forget_at);
       if (timers_->now() >= requests_at) {
         requests_at = saturating_add(timers_->now(), look_for_requests_every);
-        if (is_ours(parts_[0])) co_await carry_out_requests();
+        const std::uint64_t changes = s_->db().changes();
+        if (is_ours(parts_[0]) && (changes != seen || timers_->now() >= surely_at)) {
+          surely_at = saturating_add(timers_->now(), look_without_a_hint_every);
+          seen = changes;
+          co_await carry_out_requests();
+        }
       }
     } catch (const std::exception& e) {
       const failure trouble = failure::current(e);

@@ -417,9 +417,9 @@ DATABASE_TEST("names and events that cannot be stored are refused with the limit
   tagged[0].tag("a").tag("b").tag("c");
   const auto tags = co_await refuse("s", tagged);
   CHECK(tags.find("max_tags is 2") != std::string::npos);
-  std::vector<event> broken = one;
-  broken[0].tag("a\nb");
-  const auto line = co_await refuse("s", broken);
+  std::vector<event> two_lined = one;
+  two_lined[0].tag("a\nb");
+  const auto line = co_await refuse("s", two_lined);
   CHECK(line.find("more than one line") != std::string::npos);
   std::vector<event> hostile{event("'; drop table cofferdam_events; --", "{}")};
   const auto sql = co_await refuse("Robert'); --", hostile);

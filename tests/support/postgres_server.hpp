@@ -52,10 +52,15 @@ class postgres_server {
   [[nodiscard]] const std::string& programs() const noexcept { return programs_; }
 
   void start() {
-    process_ = spawn_as_postgres({programs_ + "/postgres", "-D", data(), "-k", directory_.file(""), "-c",
-                                  "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"});
-    for (int attempt = 0; attempt < 2'000; ++attempt) {
+    const auto launch = [this] {
+      return spawn_as_postgres({programs_ + "/postgres", "-D", data(), "-k", directory_.file(""), "-c",
+                                "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"});
+    };
+    process_ = launch();
+    for (int attempt = 0; attempt < 4'000; ++attempt) {
       if (answers()) return;
+      // It ends at once while processes of one that was killed still hold their memory.
+      if (::waitpid(process_, nullptr, WNOHANG) == process_) process_ = launch();
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     throw std::runtime_error("the PostgreSQL server does not answer");
