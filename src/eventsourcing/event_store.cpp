@@ -259,7 +259,6 @@ awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration li
   constexpr duration soon = std::chrono::milliseconds(2);
   const auto executor = co_await net::this_coro::executor;
   auto& timers = timers_of(executor);
-  const auto cancellation = co_await net::this_coro::cancellation_state;
   const time_point until = saturating_add(timers.now(), limit);
   for (;;) {
     const std::uint64_t seen = state_->db.changes();  // before the look, so that no change falls in between
@@ -270,8 +269,6 @@ awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration li
     if (left <= duration::zero()) co_return false;
     // What an append holds back may be let go by its end without success, which nobody tells.
     co_await state_->db.wait_for_change(seen, heads->has_unsettled ? std::min(soon, left) : left);
-    // The store may be gone when somebody goes on who was cancelled.
-    if (cancellation.cancelled() != net::cancellation_type::none) failure::cancelled().raise();
   }
 }
 
