@@ -1,6 +1,7 @@
 // Moving old events out of the store into files: reads say that they are not there any more, and where they are.
 #pragma once
 
+#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
 
 #include <chrono>
