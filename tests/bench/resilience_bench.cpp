@@ -131,8 +131,9 @@ void breaker_refusal_by_value(benchmark::State& state) {
     breaker.open();
   } else {
     const auto fail = []() -> int { throw std::runtime_error("down"); };
+    const auto open_it = [&]() -> awaitable<void> { (void)co_await breaker.try_fire(fail); };
     net::io_context context(1);
-    net::co_spawn(context, breaker.try_fire(fail), net::detached);
+    net::co_spawn(context, open_it, net::detached);
     context.run();
   }
   await_in_loop(state, [&] { return breaker.try_fire(immediate); });
