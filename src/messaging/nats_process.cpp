@@ -86,7 +86,12 @@ void nats_process::start() {
   throw std::runtime_error("the NATS server does not answer");
 }
 
-void nats_process::pause() const { ::kill(process_, SIGSTOP); }
+void nats_process::pause() const {
+  ::kill(process_, SIGSTOP);
+  int status = 0;  // it goes on for a moment: until it has stopped
+  while (::waitpid(process_, &status, WUNTRACED) < 0 && errno == EINTR) {
+  }
+}
 void nats_process::resume() const { ::kill(process_, SIGCONT); }
 
 void nats_process::stop(int signal) {

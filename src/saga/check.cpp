@@ -58,7 +58,10 @@ awaitable<std::optional<saga_drift>> instance::rehearse(rows journal, saga_state
   }
   if (leaving_ == leave_reason::stuck) co_return drift_at({}, "what it has", "says: " + leaving_text_);
   const bool is_completed = found == saga_state::completed;
-  if (!has_ended && !is_completed) co_return std::nullopt;
+  if (!has_ended && !is_completed) {
+    if (unvisited_.empty()) co_return std::nullopt;
+    co_return drift_at({}, unvisited_keys(unvisited_.begin()->first), "does not come to it");
+  }
   if (!has_ended) co_return drift_at({}, "its end", "goes on");
   const std::exception_ptr error = root->take();
   if (error) {

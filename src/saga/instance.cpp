@@ -104,6 +104,8 @@ void instance::leave(leave_reason why, std::string text) {
 }
 
 void instance::wake_waits() {
+  ++wakes_;
+  woken_ = waits_;
   const auto waiting = std::exchange(waiting_, {});
   for (const auto& each : waiting) each->wake(wake_reason::woken);
 }
@@ -266,7 +268,7 @@ awaitable<void> instance::go_back() {
     publish(saga_event::kind::aborted, {}, 0, reason_);
     leaving_ = leave_reason::none;
     busy_ = 1;  // the fibers of the body are gone
-    waits_ = 0;
+    waits_ = woken_ = 0;
     signals_seen_ = for_ever;
     const bool is_durable = co_await flush();
     if (!is_durable) co_return;

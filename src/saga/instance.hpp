@@ -168,7 +168,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   [[nodiscard]] static group everything() { return {std::string()}; }
   awaitable<bool> unwind(group prefixes);
   awaitable<bool> unwind_together(const group& prefixes);
-  awaitable<void> unwind_branch(const std::string& prefix, std::size_t& undone);
+  awaitable<void> unwind_branch(const std::string& prefix, std::size_t& undone, std::size_t& left);
   [[nodiscard]] const group* group_of(const std::string& key, const group& within) const;
   awaitable<bool> undo_record(const record& r);
   awaitable<bool> undo_child(const record& r);
@@ -183,7 +183,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> run_side_by_side(const fiber& by, running_branches& all);
   awaitable<void> run_branch(running_branches& all, std::size_t i);
   void stop(branch_base& branch);
-  void branch_ends();
+  void branch_ends(std::size_t& left);
+  void park_if_idle();
   void settle_race(race_work& race, std::span<branch_base* const> branches, std::optional<std::size_t> winner,
                    const std::string& why = {});
   void visit_race(record& race, std::span<branch_base* const> branches, std::optional<std::size_t> winner);
@@ -228,6 +229,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   leave_reason leaving_ = leave_reason::none;
   std::string leaving_text_;
   std::size_t busy_ = 1, waits_ = 0;                      // fibers
+  std::size_t woken_ = 0;                                 // of those that wait: about to go on
+  std::uint64_t wakes_ = 0;
   std::int64_t next_wake_ = 0, signals_seen_ = for_ever;  // by those who wait: the earliest, the fewest
   std::vector<racing_attempt*> racing_;
   std::vector<cofferdam::detail::parked_reference> waiting_;  // fibers, for a signal, time or turn

@@ -13,7 +13,7 @@ struct instance::running_branches {
   std::span<branch_base* const> branches;
   race_work* race;  // null: all of them are wanted
   std::vector<std::exception_ptr> errors{branches.size()};
-  std::size_t next = 0, ended = 0;
+  std::size_t next = 0, ended = 0, left = branches.size();
   std::optional<std::size_t> winner{};
 };
 
@@ -25,10 +25,11 @@ void instance::stop(branch_base& branch) {
   }
 }
 
-void instance::branch_ends() {
+/// The last one hands on to the fiber that waits for them all.
+void instance::branch_ends(std::size_t& left) {
+  if (--left == 0) return;
   --busy_;
-  // Every other branch waits: so does the saga.
-  if (busy_ == 0 && waits_ > 0 && has_journal()) leave(leave_reason::parked);
+  park_if_idle();
 }
 
 awaitable<bool> instance::run_side_by_side(const fiber& by, running_branches& all) {
@@ -39,7 +40,6 @@ awaitable<bool> instance::run_side_by_side(const fiber& by, running_branches& al
   busy_ += all.branches.size() - 1;
   const auto work = [this, &all]() { return run_branch(all, all.next++); };
   co_await cofferdam::detail::run_workers(all.branches.size(), work);
-  ++busy_;
   co_return leaving_ == leave_reason::none&& all.ended == all.branches.size();
 }
 
@@ -69,7 +69,7 @@ awaitable<void> instance::run_branch(running_branches& all, std::size_t i) {
   } else if (why) {
     leave(leave_reason::stuck, why.message());
   }
-  branch_ends();
+  branch_ends(all.left);
 }
 
 namespace {

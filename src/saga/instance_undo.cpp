@@ -85,21 +85,20 @@ awaitable<bool> instance::unwind(group prefixes) {
 
 awaitable<bool> instance::unwind_together(const group& prefixes) {
   busy_ += prefixes.size() - 1;
-  std::size_t next = 0, undone = 0;
-  const auto work = [&]() { return unwind_branch(prefixes[next++], undone); };
+  std::size_t next = 0, undone = 0, left = prefixes.size();
+  const auto work = [&]() { return unwind_branch(prefixes[next++], undone, left); };
   co_await cofferdam::detail::run_workers(prefixes.size(), work);
-  ++busy_;
   co_return undone == prefixes.size();
 }
 
-awaitable<void> instance::unwind_branch(const std::string& prefix, std::size_t& undone) {
+awaitable<void> instance::unwind_branch(const std::string& prefix, std::size_t& undone, std::size_t& left) {
   try {
     const bool is_undone = co_await unwind({1, prefix});
     if (is_undone) ++undone;
   } catch (const std::exception& e) {
     leave(leave_reason::stuck, e.what());
   }
-  branch_ends();
+  branch_ends(left);
 }
 
 awaitable<bool> instance::undo_record(const record& r) {

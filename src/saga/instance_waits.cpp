@@ -16,6 +16,11 @@ bool instance::replay(wait_operation& wait) {
   return true;
 }
 
+/// Everything waits: so does the saga.
+void instance::park_if_idle() {
+  if (busy_ == 0 && woken_ == 0 && waits_ > 0 && has_journal()) leave(leave_reason::parked);
+}
+
 /// Waits for a time, or to be woken: durably, when nothing else goes on here. False: the saga leaves.
 /// @param signals_seen  how many there were when the caller looked: more make a saga that parks due at once.
 awaitable<bool> instance::wait_until(std::int64_t wake_at, std::int64_t signals_seen) {
@@ -25,15 +30,18 @@ awaitable<bool> instance::wait_until(std::int64_t wake_at, std::int64_t signals_
   const bool is_first = waits_++ == 0;
   next_wake_ = is_first ? until : std::min(next_wake_, until);
   signals_seen_ = is_first ? signals_seen : std::min(signals_seen_, signals_seen);
-  if (--busy_ == 0 && has_journal()) leave(leave_reason::parked);
+  --busy_;
+  park_if_idle();
   if (leaving_ != leave_reason::none) co_return false;
   constexpr std::int64_t longest = std::chrono::floor<std::chrono::microseconds>(duration::max()).count();
   const std::int64_t left = until - now();
+  const std::uint64_t wakes = wakes_;
   const auto woken =
       co_await park(left >= longest ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(left)),
                     [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
   ++busy_;
   --waits_;
+  if (wakes != wakes_) --woken_;
   if (woken == wake_reason::cancelled) {
     leave(has_journal() ? leave_reason::handed_back : leave_reason::goes_back, "cancelled by the caller");
   }

@@ -5,12 +5,12 @@
 using namespace cofferdam;
 
 awaitable<int> act(saga::step_context&) { co_return 1; }
-constexpr auto never = [](const auto&) { return false; };
+constexpr auto at_once = [](const auto&) { return false; };
 
 #ifdef COFFERDAM_EXPECT_OK
 constexpr auto chain =
-    saga::start<int>("s") | saga::repeat<"r">(never, saga::step<"a">([](const auto& s) { return act(s.context()); }));
+    saga::start<int>("s") | saga::repeat<"r">(at_once, saga::step<"a">([](const auto& s) { return act(s.context()); }));
 #else
 constexpr auto chain =
-    saga::start<int>("s") | saga::repeat<"r">(never, saga::pivot<"a">([](const auto& s) { return act(s.context()); }));
+    saga::start<int>("s") | saga::repeat<"r">(at_once, saga::pivot<"a">([](const auto& s) { return act(s.context()); }));
 #endif

@@ -85,10 +85,22 @@ saga::task<int> forked(saga::scope& s, int n) {
   co_await s.sleep(1h);
   co_return moved + (won.index() == 0 ? std::get<0>(won) : std::get<1>(won));
 }
+saga::task<int> forked_without_lock(saga::scope& s, int n) {
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"quick">(quick, n));
+  const int moved = co_await s.call<"part">(quick, n);
+  co_await s.sleep(1h);
+  co_return moved + (won.index() == 0 ? std::get<0>(won) : std::get<1>(won));
+}
 saga::task<int> forked_otherwise(saga::scope& s, int n) {
   co_await s.lock("account:7");
   const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"fast">(quick, n));
   co_return won.index() == 0 ? std::get<0>(won) : std::get<1>(won);
+}
+saga::task<int> forked_with_another_child(saga::scope& s, int n) {
+  co_await s.lock("account:7");
+  const auto won = co_await s.any(s.branch<"slow">(side, 1), s.branch<"quick">(quick, n));
+  const int moved = co_await s.call<"part">(quick, n + 1);
+  co_return moved + (won.index() == 0 ? std::get<0>(won) : std::get<1>(won));
 }
 saga::task<int> forked_with_a_winner_that_fails(saga::scope& s, int n) {
   co_await s.lock("account:7");
@@ -113,10 +125,8 @@ awaitable<void> begin(database& db, int n, body first = original) {
   engine.define("dry", first, a, b);
   engine.define("quick", quick, a);
   (void)co_await engine.start("d-1", first, n);
-  for (int i = 0; i < 3; ++i) {  // children are anybody's work, and so is what waits for them
-    co_await sleep_for(1s);
-    (void)co_await engine.run_due();
-  }
+  co_await sleep_for(1s);
+  (void)co_await engine.run_due();  // children are anybody's work
 }
 
 /// A history of a saga that ended.
@@ -160,7 +170,7 @@ ASYNC_TEST("what a changed build would do is told with the saga, the place and b
   CHECK(shorter == head + ": its journal has 'left#1/a#1', 'left#1/sleep#1', this build ends before that");
 }
 
-ASYNC_TEST("races are compared, too") {
+ASYNC_TEST("races, child sagas and locks are compared, too") {
   database db = co_await database::open("sqlite::memory:");
   co_await dry::begin(db, 7, dry::forked);
   saga::admin desk(db);
@@ -169,9 +179,13 @@ ASYNC_TEST("races are compared, too") {
   const auto same = co_await dry::verdict(db, dry::forked);
   CHECK(same == "agrees");
   const std::string head = "the saga 'd-1' ('dry', version 1)";
+  const auto lock = co_await dry::verdict(db, dry::forked_without_lock);
+  CHECK(lock == head + ": its journal has 'lock:account:7#1', this build does 'sleep#1'");
   const auto race = co_await dry::verdict(db, dry::forked_otherwise);
   CHECK(race ==
         head + " at 'any#1': its journal has 'quick#1', which won, this build does a race of 'slow#1', 'fast#1'");
+  const auto child = co_await dry::verdict(db, dry::forked_with_another_child);
+  CHECK(child == head + " at 'part#1': its journal has 'quick' with 7, this build does a saga with 8");
   const auto winner = co_await dry::verdict(db, dry::forked_with_a_winner_that_fails);
   CHECK(winner == head +
                       ": its journal has what it has, this build says: the body has changed: 'quick#1', which won "

@@ -101,6 +101,21 @@ saga::task<std::string> slow_past_pivot(saga::scope& s, std::string what) {
   co_return co_await s.run(send_it, what);
 }
 
+/// The loser waits for long when the winner comes.
+saga::task<std::string> racing_a_sleeper(saga::scope& s, std::string what) {
+  const auto won =
+      co_await s.any(s.branch<"slow">(slow, std::string("late")), s.branch<"right">(one, std::string("right")));
+  co_return std::get<1>(won) + co_await s.run(do_it, what);
+}
+saga::task<std::string> pair_and_more(saga::scope& s, std::string what) {
+  (void)co_await s.all(s.branch<"left">(one, std::string("left")), s.branch<"right">(one, std::string("right")));
+  co_return co_await s.run(do_it, what);
+}
+saga::task<std::string> beside_a_sleeper(saga::scope& s, std::string what) {
+  const auto both = co_await s.all(s.branch<"slow">(slow, what), s.branch<"pair">(pair_and_more, std::string("more")));
+  co_return std::get<1>(both);
+}
+
 saga::task<std::string> branching(saga::scope& s, std::string what) {
   (void)co_await s.run(do_it, std::string("first"));
   (void)co_await s.all(s.branch<"left">(two, std::string("left")), s.branch<"right">(two, std::string("right")))
@@ -132,6 +147,8 @@ void define_all(saga::engine& e, diary& d) {
   e.define("parent_of_pivot", parent_of_pivot, do_it);
   e.define("slow", slow, do_it);
   e.define("slow_past_pivot", slow_past_pivot, commit_it, send_it);
+  e.define("racing_a_sleeper", racing_a_sleeper, do_it);
+  e.define("beside_a_sleeper", beside_a_sleeper, do_it);
   e.define("branching", branching, do_it);
   e.define("save_point", save_point, do_it);
 }
@@ -214,6 +231,24 @@ ASYNC_TEST("a race that nobody wins is undone and fails with the first failure i
   co_await both_ways(flows::racing, d, [](const std::string& result, const diary& seen) {
     CHECK(result == "the saga 's-1' went back: the step 'do' was refused: left says no");
     CHECK(seen.lines == events{"do first", "do left1", "do right", "do left2", "undo left1", "undo first"});
+  });
+}
+
+ASYNC_TEST("a race that is over does not wait for the time that its loser waited for") {
+  diary d;
+  d.takes["right"] = 1s;
+  const auto before = time.elapsed();
+  co_await both_ways(flows::racing_a_sleeper, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "right!last!");
+    CHECK(seen.lines == events{"do a", "do right", "undo a", "do last"});
+  });
+  CHECK(time.elapsed() - before < 1min);
+}
+
+ASYNC_TEST("a branch goes on after branches of its own, whatever another one waits for") {
+  co_await both_ways(flows::beside_a_sleeper, diary(), [](const std::string& result, const diary& seen) {
+    CHECK(result == "more!");
+    CHECK(seen.lines == events{"do a", "do left", "do right", "do more", "do last"});
   });
 }
 
