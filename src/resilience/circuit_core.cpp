@@ -1,4 +1,5 @@
 #include <cofferdam/resilience/detail/circuit_core.hpp>
+#include <cofferdam/resilience/detail/uneven_fence.hpp>
 #include <cofferdam/resilience/detail/validation.hpp>
 
 #include <algorithm>
@@ -56,6 +57,7 @@ namespace detail {
 circuit_core::circuit_core(shared_name name, const circuit_breaker_options& options)
     : state_(0), name_(std::move(name)), mode_(options.mode) {
   require_valid("circuit_breaker '" + *name_ + "'", validate(options));
+  prepare_fences();
   put_in_force_locked(options);
   publish_word_locked(circuit_state::closed, true, false);
 }
@@ -277,14 +279,29 @@ bool circuit_core::record_good(const circuit_permit& permit) noexcept {
   auto* memory = memory_.load(std::memory_order_acquire);
   if (memory == nullptr || !memory->by_time || !permit.recorded || permit.probe != 0 || wants_end()) return false;
   if (!is_current(permit.word)) return false;
-  if (newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) {
+  const bool is_clean = newest_bad_slice_.load(std::memory_order_relaxed) == nothing_bad;
+  if (!is_clean) {
     // Once a slice was found sound, further good calls in it cannot trip; but they end a row of failures.
     if (memory->by_time->slice_of(permit.started) != sound_slice_.load(std::memory_order_relaxed)) return false;
     if (options().consecutive_failures > 0) return false;
   }
   if (!memory->by_time->add_good(generation_of(permit.word), permit.started)) return false;
   memory->successes.add_one();
+  common_fence();
+  if (is_clean && newest_bad_slice_.load(std::memory_order_relaxed) != nothing_bad) [[unlikely]] {
+    // A bad call ended at the same time, and may have been judged without this one.
+    judge_again(*memory, permit);
+  }
   return true;
+}
+
+void circuit_core::judge_again(working_memory& memory, const circuit_permit& permit) noexcept {
+  const mark good{.failed = false, .slow = false, .abandoned = false};
+  (void)count_in_a_row(memory, good);
+  const std::int64_t slice = memory.by_time->slice_of(permit.started);
+  if (judge_by_time(memory, generation_of(permit.word), slice, good, permit.started) && !is_spared()) {
+    evaluate_quietly(permit);
+  }
 }
 
 bool circuit_core::record(const circuit_permit& permit, outcome_class result, time_point ended) noexcept {
@@ -370,11 +387,17 @@ bool circuit_core::has_too_many_in_a_row(const working_memory& memory) const noe
 
 bool circuit_core::judge_by_time(const working_memory& memory, unsigned generation, std::int64_t slice, const mark& how,
                                  time_point ended) noexcept {
+  // The call is counted: of two that end at the same time, at least one is judged with both.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   std::int64_t newest_bad = newest_bad_slice_.load(std::memory_order_relaxed);
   if (how.is_bad()) {
-    while (newest_bad < slice &&
-           !newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) {
+    bool was_clean = false;
+    while (newest_bad < slice) {
+      was_clean = newest_bad == nothing_bad;
+      if (newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) break;
+      was_clean = false;
     }
+    if (was_clean) rare_fence();
     newest_bad = std::max(newest_bad, slice);
   } else if (newest_bad == nothing_bad) [[likely]] {
     return false;
@@ -383,8 +406,14 @@ bool circuit_core::judge_by_time(const working_memory& memory, unsigned generati
   const std::int64_t present = std::max({slice, memory.by_time->slice_of(ended), newest_bad});
   if (!how.is_bad() && present == sound_slice_.load(std::memory_order_relaxed)) return false;
   const auto counts = memory.sum(generation, present);
-  if (!how.is_bad() && counts.failures + counts.slow + counts.abandoned == 0) {
-    newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_relaxed);
+  if (!how.is_bad() && counts.failures + counts.slow + counts.abandoned == 0 &&
+      newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_seq_cst)) {
+    // Unless a bad call was counted meanwhile that still saw the old mark.
+    const auto now = memory.sum(generation, present);
+    if (now.failures + now.slow + now.abandoned > 0) {
+      newest_bad_slice_.store(present, std::memory_order_relaxed);
+      rare_fence();
+    }
   }
   if (judge(weigh(counts)) != circuit_cause::none) {
     sound_slice_.store(nothing_bad, std::memory_order_relaxed);  // whether or not it may open now
@@ -398,7 +427,10 @@ bool circuit_core::judge_by_time(const working_memory& memory, unsigned generati
 }
 
 void circuit_core::abandon(const circuit_permit& permit) noexcept {
-  if (!record(permit, outcome_class::abandoned, permit.started)) return;
+  if (record(permit, outcome_class::abandoned, permit.started)) evaluate_quietly(permit);
+}
+
+void circuit_core::evaluate_quietly(const circuit_permit& permit) noexcept {
   try {
     evaluate(permit, permit.started, nullptr);
   } catch (...) {

@@ -312,9 +312,12 @@ struct circuit_model {
 };
 
 struct shared_circuit {
-  shared_circuit()
+  explicit shared_circuit(bool by_time)
       : core(std::make_shared<const std::string>("circuit"),
-             {.failure_ratio = 0.5, .minimum_calls = 3, .window_calls = 4}) {}
+             {.failure_ratio = by_time ? 1e-9 : 0.5,
+              .minimum_calls = 3,
+              .window = 10s,
+              .window_calls = by_time ? std::size_t{0} : std::size_t{4}}) {}
 
   detail::circuit_core core;
   std::array<std::optional<detail::circuit_permit>, threads> permits;
@@ -341,12 +344,34 @@ circuit_use use_circuit(shared_circuit& shared, std::size_t thread, std::mt19937
   return {number, circuit_use::leave, failed};
 }
 
+/// All calls fall into the window of time; opens for good at one failure of at least three calls.
+struct timed_circuit_model {
+  std::size_t calls = 0, failures = 0;
+  bool open = false;
+
+  bool apply(const circuit_use& op) {
+    if (op.kind == circuit_use::enter) return op.said != open;
+    if (open) return true;
+    ++calls;
+    failures += op.said ? 1 : 0;
+    open = calls >= 3 && failures > 0;
+    return true;
+  }
+  friend auto operator<=>(const timed_circuit_model&, const timed_circuit_model&) = default;
+};
+
 }  // namespace
 
 TEST_CASE("a circuit with a count window opens as if its calls had come one after the other",
           "[circuit][linearisability][concurrent]") {
-  const auto make = [] { return std::make_unique<shared_circuit>(); };
+  const auto make = [] { return std::make_unique<shared_circuit>(false); };
   CHECK(check(circuit_model(), make, use_circuit) == "");
+}
+
+TEST_CASE("a circuit with a time window opens as if its calls had come one after the other",
+          "[circuit][linearisability][concurrent]") {
+  const auto make = [] { return std::make_unique<shared_circuit>(true); };
+  CHECK(check(timed_circuit_model(), make, use_circuit) == "");
 }
 
 }  // namespace linearisability

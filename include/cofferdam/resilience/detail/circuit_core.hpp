@@ -183,6 +183,8 @@ class circuit_core {
   [[nodiscard]] duration next_break_locked(time_point now, const window_counts& counts, std::exception_ptr failure,
                                            std::unique_lock<std::mutex>& lock);
   [[nodiscard]] bool record_good(const circuit_permit& permit) noexcept;
+  void judge_again(working_memory& memory, const circuit_permit& permit) noexcept;
+  void evaluate_quietly(const circuit_permit& permit) noexcept;
   /// How a result goes into the window.
   struct mark {
     bool failed, slow, abandoned;
