@@ -1,6 +1,5 @@
 // A bank account as a sum of events: decisions on an aggregate, a table that follows, and reading what was just
 // written. In memory and in virtual time; with the URL of a file or of a PostgreSQL database as its argument, there.
-#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/virtual_time.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
@@ -65,14 +64,7 @@ awaitable<void> bank(std::string url) {
         "balances.amount + $2",
         e.stream, change);
   });
-  bool follows = true;
-  const auto follow = [&]() -> awaitable<void> {
-    try {
-      co_await balances.run();
-    } catch (const std::system_error&) {  // cancelled
-    }
-    follows = false;
-  };
+  const auto follow = [&balances] { return balances.run(); };
   const auto following = spawn(co_await net::this_coro::executor, follow);
 
   const auto open = [](const account&) { return events{opened{"Ada"}, deposited{100}}; };
@@ -100,8 +92,7 @@ awaitable<void> bank(std::string url) {
   for (const auto& e : history.events) {
     std::printf("%ju %s %s\n", static_cast<std::uintmax_t>(e.version), e.type.c_str(), e.data.c_str());
   }
-  following.cancel();
-  while (follows) co_await sleep_for(1ms);  // it works on what ends with this function
+  co_await following.stop();  // it works on what ends with this function
 }
 
 }  // namespace

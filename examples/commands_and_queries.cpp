@@ -95,8 +95,7 @@ awaitable<void> shop() {
   const orders_of mine{"ada"};
   const auto found = co_await queries.ask(mine, {.at_least = context.token(), .limit = 1s});
   std::printf("Ada has %zu order: %s\n", found.size(), found.at(0).c_str());
-  following.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await following.stop();  // it ends before what it works on
 }
 
 }  // namespace

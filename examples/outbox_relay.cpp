@@ -91,8 +91,7 @@ awaitable<void> trade() {
   const auto again = co_await carrier.republish({}, timers_of(executor).date());
   const rows parcels = co_await db.query("select count(*) from parcels");
   std::printf("%d published again, %d parcels\n", static_cast<int>(again), parcels.front().get<int>(0));
-  carrying.cancel();
-  co_await sleep_for(1s);
+  co_await carrying.stop();
 }
 
 }  // namespace

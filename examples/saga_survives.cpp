@@ -2,7 +2,6 @@
 // Usage: saga_survives [database url], by default a file of its own; such as postgresql://user@host/name.
 #include "saga_survives.hpp"
 
-#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 
 #include <sys/wait.h>
@@ -36,8 +35,7 @@ bool run_process(const std::string& url, bool dies) {
       const auto working = spawn(co_await net::this_coro::executor, work);
       const auto box = co_await engine.find<std::string>("parcel-7").result();
       std::printf("second: %s\n", box.c_str());
-      working.cancel();
-      co_await sleep_for(100ms);
+      co_await working.stop();
     };
     spawn(context, live);
     try {

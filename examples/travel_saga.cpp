@@ -50,8 +50,7 @@ awaitable<void> travel(virtual_time& time) {
     std::printf("  after %d hours: %s\n", static_cast<int>(hours), e.what());
   }
   std::printf("%s", journeys::journey.to_mermaid().c_str());
-  working.cancel();
-  co_await sleep_for(1s);
+  co_await working.stop();
 }
 
 }  // namespace

@@ -15,10 +15,27 @@ net::any_io_executor own_strand(const net::any_io_executor& executor) {
 
 void spawned_state::start(awaitable<void> body) {
   const auto on_end = [self = reference<spawned_state>::share(*this)](const std::exception_ptr& error) {
+    self->end();
     if (!error || failure::thrown(error).is_cancellation()) return;
     std::rethrow_exception(error);
   };
   net::co_spawn(strand_, std::move(body), net::bind_cancellation_slot(signal_.slot(), on_end));
+}
+
+void spawned_state::end() {
+  std::vector<parked_reference> joining;
+  {
+    const std::lock_guard lock(mutex_);
+    has_ended_ = true;
+    joining.swap(joining_);
+  }
+  for (const auto& each : joining) each->wake(wake_reason::woken);
+}
+
+awaitable<void> spawned_state::join(reference<spawned_state> self) {
+  const auto has_ended = [&self] { return self->has_ended_; };
+  const auto woken = co_await park(never, wait_among(self->joining_, self->mutex_, has_ended));
+  if (woken == wake_reason::cancelled) failure::cancelled().raise();
 }
 
 void spawned_state::cancel() {

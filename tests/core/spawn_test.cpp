@@ -66,6 +66,52 @@ TEST_CASE("the handle may go; the coroutine runs on", "[core][spawn]") {
   CHECK(ended);
 }
 
+ASYNC_TEST("a spawned coroutine is waited for, stopped or not", "[core][spawn]") {
+  const auto executor = co_await net::this_coro::executor;
+  int ended = 0;
+  const auto body = [&](duration takes) -> awaitable<void> {
+    try {
+      co_await sleep_for(takes);
+    } catch (const std::system_error&) {
+      ended += 10;
+    }
+    ++ended;
+  };
+  const auto shorter = spawn(executor, body, duration(1s));
+  co_await shorter.join();
+  CHECK(ended == 1);
+  CHECK(time.elapsed() == 1s);
+  co_await shorter.join();  // it has ended
+  co_await shorter.stop();
+  const auto longer = spawn(executor, body, duration(1h));
+  const auto wait = [&longer] { return longer.join(); };
+  const auto in_vain = co_await try_with_timeout(1s, wait);
+  CHECK(in_vain.code() == errc::timed_out);
+  CHECK(ended == 1);  // who waits no more does not stop it
+  const auto another = spawn(executor, wait);
+  co_await longer.stop();
+  CHECK(ended == 12);
+  co_await another.join();  // any number may wait
+  CHECK(time.elapsed() == 2s);
+}
+
+TEST_CASE("a spawned coroutine is waited for from another thread", "[core][spawn][concurrent]") {
+  net::thread_pool pool(2);
+  std::atomic<int> ended{0};
+  const auto nothing = [&]() -> awaitable<void> {
+    ++ended;
+    co_return;
+  };
+  const auto pair = [&]() -> awaitable<void> {
+    const auto other = spawn(pool, nothing);
+    co_await other.join();
+    ++ended;
+  };
+  for (int i = 0; i < 200; ++i) spawn(pool, pair);
+  pool.join();
+  CHECK(ended == 400);
+}
+
 TEST_CASE("a coroutine cancelled before its first step never begins", "[core][spawn]") {
   net::io_context context(1);
   virtual_time time(context);

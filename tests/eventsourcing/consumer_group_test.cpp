@@ -153,8 +153,7 @@ ASYNC_TEST("members share the parts fairly, and a stream is never with two of th
   co_await grouped::fill(store, 40, 1);
   co_await sleep_for(10s);
   CHECK(b.log.size() == before + 40);
-  joining.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await joining.stop();
 }
 
 ASYNC_TEST("a member that is silent for longer than its lease loses its parts, and writes nothing of them any more") {
@@ -209,9 +208,8 @@ ASYNC_TEST("leases are kept while a handler takes longer than they last") {
   co_await sleep_for(6min);
   CHECK(lasting.log == lines{"s0:1"});
   CHECK(other.calls.empty());
-  one.cancel();
-  two.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await one.stop();
+  co_await two.stop();
 }
 
 ASYNC_TEST(
@@ -259,8 +257,7 @@ ASYNC_TEST(
   const auto status = co_await group.status();
   CHECK(status.parked == 0);
   CHECK(status.behind == 0);
-  running.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await running.stop();
 }
 
 ASYNC_TEST("rows that cannot be written put aside the event whose they are, and nobody else's") {
@@ -278,8 +275,7 @@ ASYNC_TEST("rows that cannot be written put aside the event whose they are, and 
   const auto run = [&] { return group.run(); };
   const auto running = spawn(executor, run);
   co_await sleep_for(1min);
-  running.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await running.stop();
   const rows written = co_await db.query("select stream, n from handled order by n");
   CHECK(written.size() == 9);
   const auto parked = co_await group.parked();

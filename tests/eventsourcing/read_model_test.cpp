@@ -91,8 +91,7 @@ ASYNC_TEST("a new version is built beside the old one, takes its place at once, 
   co_await sleep_for(10s);
   const std::string old = co_await test::error_of(first.catch_up());
   CHECK(old.find("version 2 of 'balances' is active") != std::string::npos);
-  running.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await running.stop();
 }
 
 ASYNC_TEST("readers never go back in time: a version that is not as far as the active one waits") {
@@ -222,6 +221,5 @@ ASYNC_TEST("a live projection is a state in memory that shows what was committed
   co_await sleep_for(1s);
   CHECK(live.state().at("c") == 5);
   CHECK(live.position() == 1'201);
-  running.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  co_await running.stop();
 }

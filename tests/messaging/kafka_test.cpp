@@ -4,7 +4,6 @@
 #include "kafka_cluster.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/net_sockets.hpp>
 #include <cofferdam/core/sleep.hpp>
@@ -385,7 +384,7 @@ TEST_CASE("a relay carries an outbox to Kafka whose brokers fail and go again an
     pace.backoff.cap = 200ms;
     relay carrier(messages, *broker, "relay", pace);
     const auto executor = co_await net::this_coro::executor;
-    test::working job(executor, [&carrier] { return carrier.run(); });
+    const auto job = spawn(executor, [&carrier] { return carrier.run(); });
     constexpr int all = 1'000;
     for (int i = 0; i < all; ++i) {
       batch b;

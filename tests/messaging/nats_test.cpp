@@ -4,7 +4,6 @@
 #include "nats_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -61,9 +60,9 @@ ASYNC_TEST("messages go from an outbox to a receiver in the same process, and ag
     co_return;
   });
   const auto executor = co_await net::this_coro::executor;
-  test::working carrying(executor, [&carrier] { return carrier.run(); });
+  const auto carrying = spawn(executor, [&carrier] { return carrier.run(); });
   {
-    test::working receiving(executor, [&parcels] { return parcels.run(); });
+    const auto receiving = spawn(executor, [&parcels] { return parcels.run(); });
     for (int i = 0; i < 50; ++i) {
       batch b;
       messages.enqueue(b, message("orders", "t", "p" + std::to_string(i)).key("k" + std::to_string(i % 7)));
@@ -75,7 +74,7 @@ ASYNC_TEST("messages go from an outbox to a receiver in the same process, and ag
   auto status = co_await carrier.status();
   CHECK(status.backlog == 50);
   is_broken = false;
-  test::working receiving(executor, [&parcels] { return parcels.run(); });
+  const auto receiving = spawn(executor, [&parcels] { return parcels.run(); });
   co_await sleep_for(60s);
   const rows found = co_await db.query("select count(*) from parcels");
   CHECK(found.front().get<int>(0) == 50);
@@ -321,7 +320,7 @@ TEST_CASE(
     options.backoff.cap = 200ms;
     relay carrier(messages, *broker, "relay", options);
     const auto executor = co_await net::this_coro::executor;
-    test::working job(executor, [&carrier] { return carrier.run(); });
+    const auto job = spawn(executor, [&carrier] { return carrier.run(); });
     constexpr int all = 1'000;
     for (int i = 0; i < all; ++i) {
       batch b;

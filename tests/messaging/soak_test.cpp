@@ -4,9 +4,9 @@
 #include "count_from.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/messaging/in_process.hpp>
 #include <cofferdam/outbox/receiver.hpp>
 #include <cofferdam/outbox/relay.hpp>
@@ -57,8 +57,8 @@ awaitable<void> run(std::string url, std::size_t seconds) {
   receiver r(from, seen, "orders", handle);
   const auto executor = co_await net::this_coro::executor;
   const auto& timers = timers_of(executor);
-  test::working carrying(executor, [&carrier] { return carrier.run(); });
-  test::working receiving(executor, [&r] { return r.run(); });
+  const auto carrying = spawn(executor, [&carrier] { return carrier.run(); });
+  const auto receiving = spawn(executor, [&r] { return r.run(); });
   const auto begin = timers.now();
   const duration length = std::chrono::seconds(seconds), warm_up = length / 3;
   std::int64_t sent = 0;

@@ -1,7 +1,7 @@
 #include "async_test.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/outbox/event_log.hpp>
 #include <cofferdam/outbox/relay.hpp>
 
@@ -78,7 +78,7 @@ ASYNC_TEST("an event that a broker refuses parks its stream, and can be replayed
   broker.refused = "2";
   relay carrier(log, broker);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&carrier] { return carrier.run(); });
+  const auto w = spawn(executor, [&carrier] { return carrier.run(); });
   for (int i = 0; i < 6; ++i)
     co_await event_logs::append(store, "s" + std::to_string(i % 2), "placed", std::to_string(i));
   co_await event_logs::append(store, "s1", "shipped", "7");

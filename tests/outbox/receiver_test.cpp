@@ -2,9 +2,9 @@
 #include "error_of.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/outbox/publisher.hpp>
 #include <cofferdam/outbox/receiver.hpp>
 
@@ -102,7 +102,7 @@ awaitable<void> park_and_replay(std::string url) {
   for (const char* id : {"a1", "b1", "a2", "b2", "a3", "b3"}) from.put(std::string(1, *id), id);
   receiver r(from, seen, "orders", [&s](const message& m, batch& b) { return s.handle(m, b); }, quick());
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   while (from.acknowledged.size() < 6) co_await sleep_for(10ms);
   auto a = co_await s.of("a");
   CHECK(a == "a1");
@@ -178,7 +178,7 @@ ASYNC_TEST("as many messages are handled at once as there may be, those of a key
   options.max_concurrent = 4;
   receiver r(from, seen, "orders", [&s](const message& m, batch& b) { return s.handle(m, b); }, options);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   while (from.acknowledged.size() < 60) co_await sleep_for(1s);
   CHECK(time.elapsed() < 45s);  // 30 of one key take 30 seconds; the others go beside them, and have their turn
   CHECK(s.most_at_once == 4);
@@ -201,7 +201,7 @@ ASYNC_TEST("what is in trouble costs no attempts: nothing is put aside, and ever
     if (e.what == receiver_event::kind::troubled) ++troubled;
   });
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(1h);
   CHECK(from.acknowledged.empty());
   CHECK(troubled > 100);
@@ -226,7 +226,7 @@ ASYNC_TEST("a receiver that is cancelled finishes what it is at, and gives back 
   for (int i = 0; i < 6; ++i) from.put("k" + std::to_string(i % 2), "m" + std::to_string(i));
   receiver r(from, seen, "orders", [&s](const message& m, batch& b) { return s.handle(m, b); });
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(2s);
   co_await w.stop();
   CHECK(time.elapsed() < 6s);

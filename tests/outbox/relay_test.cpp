@@ -1,6 +1,5 @@
 #include "async_test.hpp"
 #include "error_of.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -106,7 +105,7 @@ ASYNC_TEST("a running relay hears of new messages at once, and gives its parts b
   relays::broker b;
   relay r(o, b);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(100ms);
   for (int i = 0; i < 20; ++i) {
     co_await relays::put(o, "k" + std::to_string(i), "m" + std::to_string(i));
@@ -158,7 +157,7 @@ ASYNC_TEST("a message that fails while others pass is parked after max_attempts;
   b.failing = {"a1"};
   relay r(o, b);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await relays::put(o, "a", "a1");
   co_await relays::put(o, "a", "a2");
   for (int i = 0; i < 400; ++i) {
@@ -181,7 +180,7 @@ ASYNC_TEST("a broker that is away costs nothing but time: all is accepted, nothi
   relays::broker b;
   relay r(o, b);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   b.is_down = true;
   for (int i = 0; i < 600; ++i) {
     co_await relays::put(o, "k" + std::to_string(i % 3), "m" + std::to_string(1000 + i));
@@ -209,7 +208,7 @@ ASYNC_TEST("a message with a time is not published before it") {
   relays::broker b;
   relay r(o, b);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   const auto date = timers_of(executor).date();
   batch later;
   o.enqueue(later, relays::made("k", "later").deliver_at(date + 1h));
@@ -228,9 +227,9 @@ ASYNC_TEST("two relays share the parts, and each message is published by one of 
   relays::broker b1, b2;
   relay r1(o, b1), r2(o, b2);
   const auto executor = co_await net::this_coro::executor;
-  test::working w1(executor, [&r1] { return r1.run(); });
+  const auto w1 = spawn(executor, [&r1] { return r1.run(); });
   co_await sleep_for(10s);
-  test::working w2(executor, [&r2] { return r2.run(); });
+  const auto w2 = spawn(executor, [&r2] { return r2.run(); });
   co_await sleep_for(30s);
   for (int i = 0; i < 200; ++i) co_await relays::put(o, "k" + std::to_string(i), "m" + std::to_string(i));
   co_await sleep_for(10s);
@@ -252,7 +251,7 @@ ASYNC_TEST("a relay whose lease was taken cannot write where it got to") {
   const auto listening = first.events().subscribe([&lost](const relay_event& e) {
     if (e.what == relay_event::kind::lost) ++lost;
   });
-  test::working w(executor, [&first] { return first.run(); });
+  const auto w = spawn(executor, [&first] { return first.run(); });
   co_await relays::put(o, "k", "m1");
   co_await sleep_for(1s);  // m1 is on its way
   batch thief;
@@ -341,7 +340,7 @@ ASYNC_TEST("a relay whose database was in trouble takes its parts again") {
   relays::broker b;
   relay r(o, b);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(1s);
   batch away;
   away.execute("alter table cofferdam_relay_members rename to elsewhere");

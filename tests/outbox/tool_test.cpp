@@ -2,9 +2,9 @@
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/outbox/relay.hpp>
 
 #include <nlohmann/json.hpp>
@@ -87,7 +87,7 @@ TEST_CASE("the outbox tool shows what was put aside, and relays carry out what i
     for (const char* id : {"a1", "b1", "b2", "c1", "c2", "c3"}) co_await outbox_tool::put(o, std::string(id, 1), id);
     const auto executor = co_await net::this_coro::executor;
     {
-      test::working job(executor, [&r] { return r.run(); });
+      const auto job = spawn(executor, [&r] { return r.run(); });
       for (auto s = co_await r.status(); s.parked != 5; s = co_await r.status()) co_await sleep_for(5ms);
 
       const auto status = outbox_tool::run(url, "status --json");
@@ -141,7 +141,7 @@ TEST_CASE("the outbox tool shows what was put aside, and relays carry out what i
     CHECK(later.code == 0);
     CHECK(later.json()["is_served"] == false);
     CHECK(outbox_tool::run(url, "status").out.find("republish from ") != std::string::npos);
-    test::working job(executor, [&r] { return r.run(); });
+    const auto job = spawn(executor, [&r] { return r.run(); });
     co_await outbox_tool::wait_until_done(url);
     CHECK(b.log == std::vector<std::string>{"a1", "b1", "b2", "c2", "c3"});  // c1 is refused as before
     co_await job.stop();

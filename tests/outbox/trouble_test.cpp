@@ -2,9 +2,9 @@
 #include "async_test.hpp"
 #include "error_of.hpp"
 #include "temporary_directory.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/outbox/relay.hpp>
 
 #include <algorithm>
@@ -61,7 +61,7 @@ awaitable<duration> time_to_drain(int poisoned, std::string poison) {
   const auto executor = co_await net::this_coro::executor;
   const auto& timers = timers_of(executor);
   const auto begin = timers.now();
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   while (b.published < good) co_await sleep_for(1ms);
   const duration took = timers.now() - begin;
   co_await sleep_for(1s);
@@ -91,7 +91,7 @@ ASYNC_TEST(
   troubles::broker b;
   relay r(o, b);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await troubles::fill(o, 6'000, 60);
   const auto began = time.now();
   while (b.published < 6'000) co_await sleep_for(1ms);
@@ -144,7 +144,7 @@ ASYNC_TEST("a slow broker is waited for: nothing is published twice, and no part
   });
   co_await troubles::fill(o, 40, 2);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(4min);
   CHECK(b.published == 40);
   CHECK(b.calls == 40);
@@ -161,7 +161,7 @@ ASYNC_TEST("a message whose publish never ends is parked after its time limits, 
   relay r(o, b, "relay", options);
   co_await troubles::fill(o, 1, 1, 1, "hanging");
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   for (int i = 0; i < 60; ++i) {
     co_await troubles::fill(o, 40, 40);
     co_await sleep_for(1s);
@@ -181,7 +181,7 @@ ASYNC_TEST("what is on its way when a relay is cancelled arrives, and its place 
   relay r(o, b);
   co_await troubles::fill(o, 200, 40);
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(1s);
   co_await w.stop();
   CHECK(time.elapsed() < 3s);
@@ -242,7 +242,7 @@ ASYNC_TEST("a relay tells how far behind it is, and forgets what is past its ret
     if (e.what == relay_event::kind::forgotten) forgotten += e.count;
   });
   const auto executor = co_await net::this_coro::executor;
-  test::working w(executor, [&r] { return r.run(); });
+  const auto w = spawn(executor, [&r] { return r.run(); });
   co_await sleep_for(25s);
   REQUIRE(measured.size() == 2);
   CHECK(measured.back().backlog == 0);

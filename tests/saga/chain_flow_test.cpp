@@ -1,9 +1,9 @@
 // Races, repetitions, calls and locks as links of a chain.
 #include "async_test.hpp"
 #include "error_of.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/chain.hpp>
 
 #include <map>
@@ -103,7 +103,7 @@ awaitable<void> both_ways(const Chain& chain, In in, diary told, Check check) {
       co_await run();
     } else {
       const auto executor = co_await net::this_coro::executor;
-      test::working worker(executor, [&engine] { return engine.run(); });
+      const auto worker = spawn(executor, [&engine] { return engine.run(); });
       co_await run();
       co_await worker.stop();
     }
@@ -187,7 +187,7 @@ ASYNC_TEST("a chain that locks waits for the saga that has it") {
   engine.provide(d);
   engine.define(links::locking);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   d.takes["use a"] = 20s;
   auto first = co_await engine.start("c-1", links::locking, std::string("a"));
   auto second = co_await engine.start("c-2", links::locking, std::string("a"));

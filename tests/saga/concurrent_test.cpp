@@ -1,7 +1,6 @@
 // Many sagas on several threads.
 #include "catch.hpp"
 #include "temporary_directory.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -46,7 +45,7 @@ awaitable<void> run_many(std::string url, std::atomic<int>& completed, std::atom
   engine.define("crowd", body, count_step);
   const auto executor = co_await net::this_coro::executor;
   std::atomic<int> left{60};
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const auto client = [&](int n) -> awaitable<void> {
     const std::string id = "c-" + std::to_string(n);
     auto started = co_await engine.start(id, body, n);

@@ -2,7 +2,6 @@
 // journal.
 #include "async_test.hpp"
 #include "error_of.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/deadline.hpp>
 #include <cofferdam/core/sleep.hpp>
@@ -180,7 +179,7 @@ awaitable<void> both_ways(saga::task<std::string> (*body)(saga::scope&, std::str
   saga::engine engine = co_await saga::engine::open(db);
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   std::string result;
   try {
     result = co_await engine.execute("s-1", body, std::string("last"));
@@ -324,7 +323,7 @@ ASYNC_TEST("a saga that is cancelled while its child works cancels the child, an
   saga::engine engine = co_await saga::engine::open(db);
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   auto started = co_await engine.start("p", flows::parent, std::string("last"));
   co_await sleep_for(5s);
   const auto waiting = co_await flows::state_of(db, "p");
@@ -345,7 +344,7 @@ ASYNC_TEST("a child past its pivot stops the saga that goes back, for an operato
   saga::engine engine = co_await saga::engine::open(db);
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   auto started = co_await engine.start("p", flows::parent_of_pivot, std::string("last"));
   co_await sleep_for(5s);
   saga::admin desk(db);
@@ -366,7 +365,7 @@ ASYNC_TEST("a saga whose deadline is over goes back, wherever it waits or acts")
   saga::engine engine = co_await saga::engine::open(db);
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const saga::start_options within{.deadline = 1h};
   const auto waiting = co_await test::error_of(engine.execute("s-1", flows::slow, std::string("x"), within));
   CHECK(waiting == "the saga 's-1' went back: its deadline is over");
@@ -405,7 +404,7 @@ ASYNC_TEST("a child has its parent's deadline") {
   saga::engine engine = co_await saga::engine::open(db);
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const saga::start_options within{.deadline = 30s};
   const auto why = co_await test::error_of(engine.execute("p", flows::parent, std::string("x"), within));
   CHECK(why == "the saga 'p' went back: its deadline is over");
@@ -496,7 +495,7 @@ ASYNC_TEST("attempts of an undo are counted on, too, and limited over all takeov
   CHECK(engine.active() == 0);
   const auto state = co_await flows::state_of(db, "s-1");
   CHECK(state == "compensating");
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const auto why = co_await test::error_of(started.result());
   CHECK(why == "the saga 's-1' went back: the step 'do' was refused: no");
   CHECK(d.attempts == std::vector<std::uint32_t>{1, 1, 1, 2, 3});
@@ -517,7 +516,7 @@ ASYNC_TEST("sagas beyond max_active wait in the database until there is room, th
   saga::engine engine = co_await saga::engine::open(db, options);
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   std::vector<saga::handle<std::string>> started;
   for (int i = 0; i < 5; ++i) {
     started.push_back(co_await engine.start("s-" + std::to_string(i), flows::two, std::string("x")));

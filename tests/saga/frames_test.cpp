@@ -2,9 +2,9 @@
 // them; and nothing of a saga that waits keeps a context at work.
 #include "async_test.hpp"
 #include "error_of.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/admin.hpp>
 #include <cofferdam/saga/testing.hpp>
 
@@ -77,7 +77,7 @@ ASYNC_TEST("a saga that is cancelled, taken away, stuck or handed back leaves no
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await frames::open_engine(db);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   (void)co_await engine.start("f-1", frames::body, 10'000);
   co_await sleep_for(50ms);
   CHECK(frames::alive == 6);

@@ -1,7 +1,6 @@
 // What a saga's life can bring: waits, signals, cancellation, other owners, changed code, undos that fail.
 #include "async_test.hpp"
 #include "error_of.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -120,7 +119,7 @@ ASYNC_TEST("a saga that waits for a signal leaves the memory and comes back for 
   const auto waiting = co_await lives::state_of(db, "s-1");
   CHECK(waiting == "waiting");
   {
-    test::working worker(executor, [&engine] { return engine.run(); });
+    const auto worker = spawn(executor, [&engine] { return engine.run(); });
     co_await sleep_for(20h);
     co_await engine.signal("s-1", "approved", true);
     const auto result = co_await started.result();
@@ -154,7 +153,7 @@ ASYNC_TEST("a saga whose signal does not come in time goes back") {
   diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const auto why = co_await test::error_of(engine.execute("s-1", lives::approval, std::string("x")));
   CHECK(why == "the saga 's-1' went back: nobody answered");
   CHECK(time.elapsed() >= 24h);
@@ -202,7 +201,7 @@ ASYNC_TEST("what comes after the pivot is tried until it succeeds") {
     if (e.what == saga::saga_event::kind::attention) ++attention;
   });
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const auto result = co_await engine.execute("s-1", lives::all_kinds, std::string("x"));
   CHECK(result == "x!");
   CHECK(d.lines.size() == 53);
@@ -216,7 +215,7 @@ ASYNC_TEST("a saga that is cancelled while it waits, or acts, goes back; past it
   diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   auto waiting = co_await engine.start("s-1", lives::approval, std::string("x"));
   co_await sleep_for(1s);
   co_await engine.cancel("s-1", "changed my mind");
@@ -280,7 +279,7 @@ ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, a
   diary other;
   define_all(second, other);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&second] { return second.run(); });
+  const auto worker = spawn(executor, [&second] { return second.run(); });
   const auto result = co_await second.find<std::string>("s-1").result();
   CHECK(result == "b!");
   CHECK(time.elapsed() > 10s);
@@ -409,7 +408,7 @@ ASYNC_TEST("an engine that ends hands its sagas back between two steps") {
   define_all(first, d);
   d.fails["b"] = 1;
   {
-    test::working worker(executor, [&first] { return first.run(); });
+    const auto worker = spawn(executor, [&first] { return first.run(); });
     (void)co_await first.start("s-1", lives::two, std::string("b"));
     co_await worker.stop();
   }

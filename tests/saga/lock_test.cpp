@@ -1,7 +1,6 @@
 // What sagas lock, and how they are forgotten.
 #include "async_test.hpp"
 #include "error_of.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -57,7 +56,7 @@ ASYNC_TEST("a lock is held until its saga has ended, also on the way back, and g
   engine.define("holder", locks::holder, locks::use_it);
   engine.define("impatient", locks::impatient, locks::use_it);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   auto first = co_await engine.start("a", locks::holder, std::string("nothing"));
   auto second = co_await engine.start("b", locks::holder, std::string("x"));
   auto third = co_await engine.start("c", locks::holder, std::string("x"));
@@ -92,7 +91,7 @@ ASYNC_TEST("an operator who gives a saga up gives its locks up, too") {
   engine.provide(b);
   engine.define("holder", locks::holder, locks::use_it);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
   (void)co_await engine.start("a", locks::holder, std::string("x"));
   auto second = co_await engine.start("b", locks::holder, std::string("x"));
   co_await sleep_for(1s);
@@ -128,7 +127,7 @@ ASYNC_TEST("a saga that is imported has what it had locked, and waits for what i
   CHECK(holder == "a");
   b.lines.clear();
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&other] { return other.run(); });
+  const auto worker = spawn(executor, [&other] { return other.run(); });
   co_await other.find<void>("b").result();
   const std::vector<std::string> expected{"a uses account", "a uses x", "b uses account", "b uses x"};
   CHECK(b.lines == expected);
@@ -146,7 +145,7 @@ ASYNC_TEST("sagas that ended are forgotten with all they left, children after th
   engine.define("caller", locks::caller, locks::use_it);
   const auto executor = co_await net::this_coro::executor;
   {
-    test::working worker(executor, [&engine] { return engine.run(); });
+    const auto worker = spawn(executor, [&engine] { return engine.run(); });
     auto parent = co_await engine.start("p", locks::caller, std::string("x"));
     co_await sleep_for(1min);
     for (int i = 0; i < 450; ++i) {

@@ -3,7 +3,6 @@
 #include "error_of.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -48,7 +47,7 @@ awaitable<void> live_on_postgres(std::string url) {
   engine.define("day", day, feed_step);
   saga::admin admin(db);
   const auto executor = co_await net::this_coro::executor;
-  test::working worker(executor, [&engine] { return engine.run(); });
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
 
   auto first = co_await engine.start("e-1", day, std::string("ella"));
   co_await engine.signal("e-1", "more", std::string("emma"), "m-1");

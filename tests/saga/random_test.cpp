@@ -4,10 +4,10 @@
 // COFFERDAM_SAGA_RANDOM: how many sagas; COFFERDAM_SAGA_SEED: where to begin.
 #include "async_test.hpp"
 #include "count_from.hpp"
-#include "working.hpp"
 
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/admin.hpp>
 #include <cofferdam/saga/testing.hpp>
 
@@ -400,11 +400,11 @@ saga::engine_options hurried() {
 /// A worker that dies at a boundary of its own.
 struct mortal {
   mortal(saga::engine e, const net::any_io_executor& executor, std::size_t lives)
-      : engine(std::move(e)), worker(executor, [this] { return engine.run(); }) {
+      : engine(std::move(e)), worker(spawn(executor, [this] { return engine.run(); })) {
     saga::kill_at(engine, lives);
   }
   saga::engine engine;
-  test::working worker;
+  spawned worker;
 };
 
 class simulation {

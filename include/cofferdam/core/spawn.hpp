@@ -5,9 +5,12 @@
 #include <cofferdam/core/detail/child.hpp>
 #include <cofferdam/core/detail/reference.hpp>
 #include <cofferdam/core/net.hpp>
+#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/task.hpp>
 
+#include <mutex>
 #include <utility>
+#include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace detail {
@@ -21,10 +24,16 @@ class spawned_state final : public counted {
   explicit spawned_state(net::any_io_executor strand) : strand_(std::move(strand)) {}
   void start(awaitable<void> body);
   void cancel();
+  static awaitable<void> join(reference<spawned_state> self);
 
  private:
+  void end();
+
   net::any_io_executor strand_;
   net::cancellation_signal signal_;  // emitted on strand_ only
+  std::mutex mutex_;
+  std::vector<parked_reference> joining_;
+  bool has_ended_ = false;
 };
 
 template <class F, class... Args> awaitable<void> run_detached(F task, Args... args) {
@@ -53,6 +62,14 @@ class spawned {
   /// Asks the coroutine to stop: terminal cancellation, emitted on its strand. No effect once it has ended.
   /// Thread safety: from any thread, while the coroutine's context lives.
   void cancel() const { state_->cancel(); }
+  /// Waits until the coroutine has ended: nothing that it used is used any more.
+  /// Cancellation: the wait ends with a cancelled `failure`, the coroutine goes on.
+  [[nodiscard]] awaitable<void> join() const { return detail::spawned_state::join(state_); }
+  /// `cancel` and `join`: before what the coroutine works on goes.
+  [[nodiscard]] awaitable<void> stop() const {
+    state_->cancel();
+    return join();
+  }
 
  private:
   detail::reference<detail::spawned_state> state_;
