@@ -6,6 +6,7 @@
 #include <cofferdam/core/workers.hpp>
 #include <cofferdam/outbox/relay.hpp>
 #include <cofferdam/resilience/circuit_breaker.hpp>
+#include <cofferdam/storage/detail/part_leases.hpp>
 
 #include "message_rows.hpp"
 
@@ -49,7 +50,8 @@ class relay::worker {
       : s_(&s),
         timers_(&timers_of(executor)),
         random_(&random_of(executor)),
-        id_(random_id(*random_)),
+        leases_(s.db(), {"cofferdam_relay_parts", "cofferdam_relay_members", "relay"}, s.name, random_id(*random_),
+                s.options.lease, *timers_),
         ends_when_done_(ends_when_done) {}
 
   awaitable<std::size_t> work();
@@ -64,12 +66,8 @@ class relay::worker {
     std::uint32_t tries = 0;
     time_point not_before{};
   };
-  /// What a part is to its owner.
-  struct part {
-    std::size_t number = 0;
-    std::uint64_t epoch = 0, position = 0;  // as written
-    time_point renewed;
-    enum class hold : std::uint8_t { none, taking, ours } held = hold::none;
+  /// What a part is to its owner; `position` is the place that is written.
+  struct part : detail::leased_part {
     std::uint64_t read_to = 0;
     duration look_again{};                 // what the source says
     std::map<std::uint64_t, flight> open;  // read, and neither published nor parked
@@ -99,29 +97,12 @@ class relay::worker {
   awaitable<void> settle(part& p, bool is_more);
   void judge(part& p, std::size_t& published, std::string& trouble);
   awaitable<bool> write(part& p);
-  awaitable<std::size_t> fair_share();
   awaitable<void> idle(part& p, std::uint64_t seen);
   void publish(relay_event::kind what, const part& p, std::size_t count = 0, std::string key = {},
                std::string why = {}) {
     if (s_->events.has_listeners()) s_->events.publish({what, p.number, count, std::move(key), std::move(why)});
   }
   [[nodiscard]] std::int64_t now() const { return detail::to_microseconds(timers_->date()); }
-  [[nodiscard]] std::int64_t lease_end() const {
-    return now() + std::chrono::ceil<std::chrono::microseconds>(s_->options.lease).count();
-  }
-  /// Parts of ours, and those that may become so: parts are taken side by side.
-  [[nodiscard]] std::size_t held() const {
-    return static_cast<std::size_t>(
-        std::ranges::count_if(parts_, [](const part& p) { return p.held != part::hold::none; }));
-  }
-  [[nodiscard]] static bool is_ours(const part& p) noexcept { return p.held == part::hold::ours; }
-  /// The lease may be over by now, for all we know: nothing more begins.
-  [[nodiscard]] bool is_stale(const part& p) const {
-    return timers_->now() > saturating_add(p.renewed, s_->options.lease * 2 / 3);
-  }
-  [[nodiscard]] bool wants_renewal(const part& p) const {
-    return timers_->now() > saturating_add(p.renewed, s_->options.lease / 3);
-  }
   /// When the first of those that failed is tried again; `never` without any.
   [[nodiscard]] time_point next_try(const part& p) const;
   [[nodiscard]] static std::uint64_t place_of(const part& p) noexcept {
@@ -140,7 +121,7 @@ class relay::worker {
   state* s_;
   const timer_service* timers_;
   random_source* random_;
-  std::string id_;
+  detail::part_leases leases_;
   bool ends_when_done_;
   bool is_stopping_ = false;
   std::vector<part> parts_;
@@ -151,22 +132,13 @@ class relay::worker {
 
 awaitable<std::size_t> relay::worker::work() {
   parts_.resize(s_->from->parts());
-  batch rows_of_parts;
-  for (std::size_t i = 0; i < parts_.size(); ++i) {
-    parts_[i].number = i;
-    rows_of_parts.execute(
-        "insert into cofferdam_relay_parts(relay, part, position, epoch, expires_at) values($1, $2, 0, 0, 0) on "
-        "conflict do nothing",
-        s_->name, i);
-  }
-  co_await s_->db().commit(std::move(rows_of_parts));
+  for (std::size_t i = 0; i < parts_.size(); ++i) parts_[i].number = i;
+  co_await leases_.create(parts_.size(), 0);
   serving_ = parts_.size();
   const auto make = [this] { return next_part_ < parts_.size() ? serve(parts_[next_part_++]) : keep_house(); };
   co_await detail::run_workers(parts_.size() + 1, make);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
-  batch gone;
-  gone.execute("delete from cofferdam_relay_members where relay = $1 and id = $2", s_->name, id_);
-  (void)co_await s_->db().try_commit(std::move(gone));
+  co_await leases_.leave();
   if (error_) std::rethrow_exception(error_);
   co_return published_;
 }
@@ -179,10 +151,10 @@ awaitable<void> relay::worker::serve(part& p) {
     failure trouble;
     bool is_more = false;
     try {
-      const std::size_t share = co_await fair_share();
-      if (!is_ours(p) && held() < share) co_await take(p);
-      if (is_ours(p) && held() > share) co_await release(p);
-      if (is_ours(p)) {
+      const std::size_t share = co_await leases_.fair_share(parts_.size());
+      if (!p.is_ours() && detail::parts_held(parts_) < share) co_await take(p);
+      if (p.is_ours() && detail::parts_held(parts_) > share) co_await release(p);
+      if (p.is_ours()) {
         // What is on its way is waited for, and written, whoever cancels.
         co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
         is_more = co_await carry_page(p);
@@ -202,7 +174,7 @@ awaitable<void> relay::worker::serve(part& p) {
       break;
     }
     publish(relay_event::kind::troubled, p, 0, {}, trouble.message());
-    p.held = part::hold::none;  // and taken again, with a new epoch, if it is still ours
+    p.held = detail::leased_part::hold::none;  // and taken again, with a new epoch, if it is still ours
     try {
       co_await net::this_coro::reset_cancellation_state(net::enable_terminal_cancellation());
       co_await sleep_for(std::chrono::seconds(1));
@@ -212,7 +184,7 @@ awaitable<void> relay::worker::serve(part& p) {
   }
   is_stopping_ = is_stopping_ || static_cast<bool>(why);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
-  if (is_ours(p)) co_await release(p);
+  if (p.is_ours()) co_await release(p);
   if (--serving_ == 0 && housekeeper_) housekeeper_->wake(wake_reason::woken);
 }
 
@@ -238,7 +210,7 @@ awaitable<void> relay::worker::keep_house() {
       if (timers_->now() >= requests_at) {
         requests_at = saturating_add(timers_->now(), look_for_requests_every);
         const std::uint64_t changes = s_->db().changes();
-        if (is_ours(parts_[0]) && (changes != seen || timers_->now() >= surely_at)) {
+        if (parts_[0].is_ours() && (changes != seen || timers_->now() >= surely_at)) {
           surely_at = saturating_add(timers_->now(), look_without_a_hint_every);
           seen = changes;
           co_await carry_out_requests();
@@ -257,7 +229,7 @@ awaitable<void> relay::worker::look_after(time_point& measure_at, time_point& fo
   const time_point present = timers_->now();
   if (present >= measure_at) {
     measure_at = saturating_add(present, s_->options.measure_every);
-    if (is_ours(parts_[0]) && s_->events.has_listeners()) {
+    if (parts_[0].is_ours() && s_->events.has_listeners()) {
       const relay_status found = co_await s_->desk.status();
       s_->events.publish({relay_event::kind::measured, 0, 0, {}, {}, found});
     }
@@ -265,7 +237,7 @@ awaitable<void> relay::worker::look_after(time_point& measure_at, time_point& fo
   if (present >= forget_at) {
     constexpr duration shortest = std::chrono::seconds(1), longest = std::chrono::minutes(10);
     forget_at = saturating_add(present, std::clamp<duration>(s_->options.retention / 20, shortest, longest));
-    if (is_ours(parts_[0])) {
+    if (parts_[0].is_ours()) {
       const auto old = std::chrono::duration_cast<std::chrono::system_clock::duration>(s_->options.retention);
       const std::size_t gone = co_await s_->from->forget_before(timers_->date() - old);
       if (gone > 0) publish(relay_event::kind::forgotten, parts_[0], gone);
@@ -307,79 +279,24 @@ awaitable<std::size_t> relay::worker::republish(const relay_request& r) {
 
 // -------------------------------------------------------------------------------------------------------------- leases
 
-awaitable<std::size_t> relay::worker::fair_share() {
-  const std::int64_t at = now();
-  const std::int64_t lease = lease_end() - at;
-  const rows beats = co_await s_->db().query(
-      "select id, beat_at from cofferdam_relay_members where relay = $1 and beat_at > $2", s_->name, at - lease);
-  std::optional<std::int64_t> mine;
-  std::size_t members = 0;
-  for (const row r : beats) {
-    ++members;
-    if (r.get<std::string>(0) == id_) mine = r.get<std::int64_t>(1);
-  }
-  if (!mine || *mine + lease / 3 < at) {
-    batch b;
-    b.execute(
-        "insert into cofferdam_relay_members(relay, id, beat_at) values($1, $2, $3) on conflict(relay, id) do update "
-        "set beat_at = $3",
-        s_->name, id_, at);
-    (void)co_await s_->db().commit(std::move(b));
-    if (!mine) ++members;
-  }
-  co_return (parts_.size() + members - 1) / std::max<std::size_t>(members, 1);
-}
-
 awaitable<void> relay::worker::take(part& p) {
-  p.held = part::hold::taking;
-  // Looks first: a commit in vain would wake whoever waits for changes, ourselves too.
-  const rows free = co_await s_->db().query(
-      "select 1 from cofferdam_relay_parts where relay = $1 and part = $2 and (owner is null or owner = $3 or "
-      "expires_at < $4)",
-      s_->name, p.number, id_, now());
-  part taken;
-  taken.number = p.number;
-  if (!free.empty()) {
-    batch b;
-    const std::size_t update = b.execute(
-        "update cofferdam_relay_parts set owner = $3, epoch = epoch + 1, expires_at = $4 where relay = $1 and part = "
-        "$2 and (owner is null or owner = $3 or expires_at < $5) returning epoch, position",
-        s_->name, p.number, id_, lease_end(), now());
-    taken.renewed = timers_->now();
-    const receipt done = co_await s_->db().commit(std::move(b));
-    for (const row r : done[update]) {
-      taken.epoch = r.get<std::uint64_t>(0);
-      taken.position = taken.read_to = r.get<std::uint64_t>(1);
-      taken.held = part::hold::ours;
-    }
-  }
-  p = std::move(taken);
-  if (is_ours(p)) publish(relay_event::kind::taken, p);
+  detail::leased_part& lease = p;
+  const bool is_taken = co_await leases_.take(lease);
+  part fresh;
+  static_cast<detail::leased_part&>(fresh) = lease;
+  fresh.read_to = fresh.position;
+  p = std::move(fresh);
+  if (is_taken) publish(relay_event::kind::taken, p);
 }
 
 awaitable<void> relay::worker::release(part& p) {
-  p.held = part::hold::none;
-  batch b;
-  b.execute(
-      "update cofferdam_relay_parts set owner = null where relay = $1 and part = $2 and owner = $3 and epoch = $4",
-      s_->name, p.number, id_, p.epoch);
-  (void)co_await s_->db().try_commit(std::move(b));
+  co_await leases_.release(p);
   publish(relay_event::kind::released, p);
 }
 
 awaitable<void> relay::worker::renew(part& p) {
-  const auto began = timers_->now();
-  batch b;
-  const std::size_t renewed = b.execute(
-      "update cofferdam_relay_parts set expires_at = $5 where relay = $1 and part = $2 and owner = $3 and epoch = $4",
-      s_->name, p.number, id_, p.epoch, lease_end());
-  const receipt done = co_await s_->db().commit(std::move(b));
-  const bool is_still_ours = done[renewed].affected() > 0;
-  if (is_still_ours) p.renewed = began;
-  if (!is_still_ours && is_ours(p)) {
-    p.held = part::hold::none;
-    publish(relay_event::kind::lost, p);
-  }
+  const bool is_still_ours = co_await leases_.renew(p);
+  if (!is_still_ours) publish(relay_event::kind::lost, p);
 }
 
 time_point relay::worker::next_try(const part& p) const {
@@ -392,7 +309,7 @@ time_point relay::worker::next_try(const part& p) const {
 
 awaitable<void> relay::worker::idle(part& p, std::uint64_t seen) {
   duration limit = std::min(s_->options.look_at_least_every, s_->options.lease / 3);
-  if (is_ours(p) && wants_renewal(p)) co_await renew(p);
+  if (p.is_ours() && leases_.is_due(p)) co_await renew(p);
   if (p.number == 0) {
     const auto due = co_await s_->from->next_due();
     if (due) limit = std::clamp<duration>(*due - timers_->date(), soon, std::max(soon, limit));
@@ -409,14 +326,12 @@ awaitable<void> relay::worker::idle(part& p, std::uint64_t seen) {
 awaitable<bool> relay::worker::carry_page(part& p) {
   if (p.number == 0) {
     batch fence;
-    fence.require("part 0 is ours",
-                  "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = 0 and epoch = $2",
-                  s_->name, p.epoch);
+    leases_.fence(fence, p);
     const bool has_moved = co_await s_->from->move_due(std::move(fence));
     if (has_moved) co_return true;  // they may be of any part
   }
-  if (wants_renewal(p)) co_await renew(p);
-  if (!is_ours(p)) co_return true;
+  if (leases_.is_due(p)) co_await renew(p);
+  if (!p.is_ours()) co_return true;
   if (!p.knows_parked_keys) {
     const rows keys =
         co_await s_->db().query("select distinct key from cofferdam_relay_parked where relay = $1", s_->name);
@@ -435,7 +350,7 @@ awaitable<bool> relay::worker::carry_page(part& p) {
   }
   const bool has_work = !chains.empty();
   if (has_work) co_await carry(p, std::move(chains));
-  if (!is_ours(p)) co_return true;
+  if (!p.is_ours()) co_return true;
   co_await settle(p, is_more);
   const bool waits = ends_when_done_ && !is_more && !has_work && (!p.open.empty() || p.look_again > duration());
   if (waits) p.pause = std::clamp<duration>(next_try(p) - timers_->now(), soon, s_->options.lease / 3);
@@ -489,7 +404,7 @@ awaitable<void> relay::worker::carry(part& p, std::vector<chain> chains) {
 awaitable<void> relay::worker::carry_chains(part& p, const std::vector<chain>& chains, std::size_t& next) {
   while (next < chains.size()) {
     for (flight* f : chains[next++]) {
-      if (is_stopping_ || is_stale(p) || !is_ours(p)) co_return;
+      if (is_stopping_ || leases_.is_stale(p) || !p.is_ours()) co_return;
       const auto send = [this, f] { return s_->to->publish(f->content); };
       const auto call = [this, &send] { return with_timeout(s_->options.publish_timeout, send); };
       const auto sent = co_await s_->breaker.try_fire(call);
@@ -586,14 +501,7 @@ awaitable<bool> relay::worker::write(part& p) {
   }
   const auto began = timers_->now();
   batch b;
-  b.execute(
-      "update cofferdam_relay_parts set position = $5, expires_at = $6 where relay = $1 and part = $2 and owner = $3 "
-      "and epoch = $4",
-      s_->name, p.number, id_, p.epoch, place, lease_end());
-  b.require("part " + std::to_string(p.number) + " is ours",
-            "select count(*) > 0 from cofferdam_relay_parts where relay = $1 and part = $2 and owner = $3 and epoch "
-            "= $4",
-            s_->name, p.number, id_, p.epoch);
+  leases_.write(b, p, place);
   b.add(std::move(parking));
   const auto written = co_await s_->db().try_commit(std::move(b));
   if (!written && written.code() == errc::condition_failed) {

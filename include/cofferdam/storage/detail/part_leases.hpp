@@ -50,7 +50,9 @@ class part_leases {
   /// This member counts no longer. Errors: none.
   [[nodiscard]] awaitable<void> leave();
 
-  /// `b` happens only while `p` is ours; it moves on to `position` and is renewed.
+  /// `b` happens only while `p` is ours.
+  void fence(batch& b, const leased_part& p) const;
+  /// As `fence`; and `p` moves on to `position` and is renewed.
   void write(batch& b, const leased_part& p, std::uint64_t position) const;
   /// What the error of a batch says whose part was lost.
   [[nodiscard]] static std::string loss_of(const leased_part& p);
