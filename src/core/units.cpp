@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -69,6 +70,20 @@ std::string to_string(duration d) {
     return (sign + std::to_string(whole)).append(".").append(decimals).append(candidate.name);
   }
   return sign + std::to_string(magnitude) + "ns";
+}
+
+std::string to_string(std::chrono::system_clock::time_point at, int digits) {
+  const auto day = std::chrono::floor<std::chrono::days>(at);
+  const std::chrono::year_month_day date(day);
+  const std::chrono::hh_mm_ss time(std::chrono::floor<std::chrono::nanoseconds>(at - day));
+  std::array<char, 64> text{};
+  const int length =
+      std::snprintf(text.data(), text.size(), "%04d-%02u-%02uT%02d:%02d:%02d.%09d", static_cast<int>(date.year()),
+                    static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                    static_cast<int>(time.hours().count()), static_cast<int>(time.minutes().count()),
+                    static_cast<int>(time.seconds().count()), static_cast<int>(time.subseconds().count()));
+  const int cut = digits > 0 ? 9 - digits : 10;  // with the point
+  return std::string(text.data(), static_cast<std::size_t>(length - cut)) + 'Z';
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,9 +1,7 @@
+#include <cofferdam/core/units.hpp>
 #include <cofferdam/outbox/cloud_event.hpp>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
-#include <ctime>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
@@ -19,19 +17,6 @@ std::string some_id(random_source& random, std::size_t digits) {
   std::string id = random_id(random).substr(0, digits);
   while (is_zero(id)) id = random_id(random).substr(0, digits);
   return id;
-}
-
-/// RFC 3339, UTC, to the microsecond.
-std::string text_of(std::chrono::system_clock::time_point at) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(at);
-  const std::time_t whole = std::chrono::system_clock::to_time_t(seconds);
-  std::tm parts{};
-  ::gmtime_r(&whole, &parts);
-  std::array<char, 64> text{};
-  const auto micros = std::chrono::floor<std::chrono::microseconds>(at - seconds).count();
-  std::snprintf(text.data(), text.size(), "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", parts.tm_year + 1900, parts.tm_mon + 1,
-                parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, static_cast<int>(micros));
-  return text.data();
 }
 
 }  // namespace
@@ -66,7 +51,7 @@ message as_cloud_event(message m, std::string source, std::string content_type) 
 
 std::map<std::string, std::string> cloud_event_attributes(const message& m) {
   std::map<std::string, std::string> all{{"specversion", "1.0"}, {"id", m.id()}, {"type", m.type()}};
-  if (m.time() != std::chrono::system_clock::time_point()) all.emplace("time", text_of(m.time()));
+  if (m.time() != std::chrono::system_clock::time_point()) all.emplace("time", to_string(m.time(), 6));
   if (!m.key().empty()) all.emplace("partitionkey", m.key());
   return all;
 }

@@ -90,5 +90,15 @@ TEST_CASE("adding to a point in time saturates", "[core][time]") {
   CHECK(saturating_add(time_point(-5s), duration::min()) == time_point::min());
 }
 
+TEST_CASE("a date is written as RFC 3339, as exact as asked for", "[core][units]") {
+  const std::chrono::system_clock::time_point epoch{},
+      leap = epoch + std::chrono::days(59) + 23h + 59min + 59s + 987654us;
+  CHECK(to_string(epoch) == "1970-01-01T00:00:00.000Z");
+  CHECK(to_string(leap) == "1970-03-01T23:59:59.987Z");
+  CHECK(to_string(leap, 6) == "1970-03-01T23:59:59.987654Z");
+  CHECK(to_string(leap, 0) == "1970-03-01T23:59:59Z");
+  CHECK(to_string(epoch - 1ms) == "1969-12-31T23:59:59.999Z");
+}
+
 }  // namespace
 }  // namespace units_test

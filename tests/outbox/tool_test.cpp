@@ -1,3 +1,4 @@
+#include "tool.hpp"
 #include "async_test.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
@@ -9,10 +10,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <sys/wait.h>
-
-#include <array>
-#include <cstdio>
 #include <functional>
 #include <set>
 #include <string>
@@ -31,17 +28,9 @@ struct result {
   [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(out); }
 };
 
-/// Runs the real tool; errors are part of what it prints.
 result run(const std::string& url, const std::string& words) {
-  const std::string command = std::string(COFFERDAM_TOOL) + " --database '" + url + "' " + words + " 2>&1";
-  std::FILE* const pipe = ::popen(command.c_str(), "r");
-  result r;
-  std::array<char, 4096> some{};
-  for (std::size_t size = 0; (size = std::fread(some.data(), 1, some.size(), pipe)) > 0;)
-    r.out.append(some.data(), size);
-  const int status = ::pclose(pipe);
-  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return r;
+  auto answer = test::run_tool("--database '" + url + "' " + words);
+  return {answer.code, std::move(answer.text)};
 }
 
 class broker final : public publisher {

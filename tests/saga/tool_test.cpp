@@ -1,4 +1,5 @@
 // The tool as an operator runs it: the real program, on files and on PostgreSQL.
+#include "tool.hpp"
 #include "catch.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
@@ -8,11 +9,7 @@
 #include <cofferdam/saga/admin.hpp>
 #include <cofferdam/saga/engine.hpp>
 
-#include <sys/wait.h>
-
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -25,23 +22,7 @@ using namespace std::chrono_literals;
 
 namespace tooling {
 
-struct answer {
-  int code = 0;
-  std::string text;
-};
-
-/// @param arguments  as a shell reads them.
-answer tool(const std::string& arguments) {
-  const std::string command = std::string(COFFERDAM_TOOL) + " " + arguments + " 2>&1";
-  std::FILE* pipe = ::popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  answer a;
-  std::array<char, 4096> part{};
-  for (std::size_t n = 0; (n = std::fread(part.data(), 1, part.size(), pipe)) > 0;) a.text.append(part.data(), n);
-  const int status = ::pclose(pipe);
-  a.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return a;
-}
+using test::run_tool;
 
 struct bench {
   bool is_broken = true, cannot_undo = false;
@@ -93,7 +74,7 @@ awaitable<void> nothing(saga::engine&) { co_return; }
 awaitable<void> send_unlucky(saga::engine& engine) { co_await engine.signal("s-1", "more", 13); }
 
 saga::saga_state state_of(const std::string& database, const std::string& id) {
-  const auto shown = tool(database + " --json show " + id);
+  const auto shown = run_tool(database + " --json show " + id);
   INFO(shown.text);
   REQUIRE(shown.code == 0);
   const std::string name = nlohmann::json::parse(shown.text)["state"];
@@ -109,84 +90,84 @@ void operate(const std::string& url) {
   test::run_in_real_time(with_engine, url, bench(), begin);
 
   // looking
-  auto a = tool(db + " list");
+  auto a = run_tool(db + " list");
   INFO(a.text);
   CHECK(a.code == 0);
   CHECK(std::ranges::count(a.text, '\n') == 3);
-  a = tool(db + " list --state stuck");
+  a = run_tool(db + " list --state stuck");
   CHECK(a.text.find("stuck ") == 0);
   CHECK(a.text.find("c-1 (chair, version 1): 'saw#1': the saw is broken\n") != std::string::npos);
   CHECK(std::ranges::count(a.text, '\n') == 1);
-  a = tool(db + " --json list --name shelf --limit 1");
+  a = run_tool(db + " --json list --name shelf --limit 1");
   CHECK(nlohmann::json::parse(a.text).size() == 1);
-  a = tool(db + " list --unchanged-for 1h");
+  a = run_tool(db + " list --unchanged-for 1h");
   CHECK(a.code == 0);
   CHECK(a.text.empty());
-  a = tool(db + " show s-1");
+  a = run_tool(db + " show s-1");
   CHECK(a.code == 0);
   CHECK(a.text.find("started with 2\n") != std::string::npos);
   CHECK(a.text.find("  1  intent saw#1 {\"arguments\":[1]}\n") != std::string::npos);
   CHECK(a.text.find("it wakes at 20") != std::string::npos);
 
   // deciding
-  a = tool(db + " retry c-1" + by);
+  a = run_tool(db + " retry c-1" + by);
   CHECK(a.code == 0);
   CHECK(a.text.find("running ") == 0);
   test::run_in_real_time(with_engine, url, bench(), nothing);
   CHECK(state_of(db, "c-1") == saga::saga_state::stuck);
-  a = tool(db + " skip c-1 saw#9 --result 1" + by);
+  a = run_tool(db + " skip c-1 saw#9 --result 1" + by);
   CHECK(a.code == 1);
   CHECK(a.text.find("its journal has no step 'saw#9'") != std::string::npos);
-  a = tool(db + " skip c-1 saw#1 --result '{'" + by);
+  a = run_tool(db + " skip c-1 saw#1 --result '{'" + by);
   CHECK(a.code == 2);
-  a = tool(db + " skip c-1 saw#1 --result 5" + by);
+  a = run_tool(db + " skip c-1 saw#1 --result 5" + by);
   CHECK(a.code == 0);
-  a = tool(db + " pause s-2" + by);
+  a = run_tool(db + " pause s-2" + by);
   CHECK(a.code == 0);
   test::run_in_real_time(with_engine, url, bench(), send_unlucky);
   CHECK(state_of(db, "c-1") == saga::saga_state::completed);
   CHECK(state_of(db, "s-1") == saga::saga_state::compensated);
-  a = tool(db + " retry c-1" + by);
+  a = run_tool(db + " retry c-1" + by);
   CHECK(a.code == 1);
   CHECK(a.text == "cofferdam-saga: cannot retry the saga 'c-1': it is completed\n");
-  a = tool(db + " resume s-2" + by);
+  a = run_tool(db + " resume s-2" + by);
   CHECK(a.code == 0);
   test::run_in_real_time(with_engine, url, bench(), nothing);
   CHECK(state_of(db, "s-2") == saga::saga_state::waiting);
-  a = tool(db + " cancel s-2" + by);
+  a = run_tool(db + " cancel s-2" + by);
   CHECK(a.code == 0);
   test::run_in_real_time(with_engine, url, bench{false, true}, nothing);
   CHECK(state_of(db, "s-2") == saga::saga_state::stuck);
-  a = tool(db + " mark-undone s-2 saw#1 --who ada --evidence 'photo 7'");
+  a = run_tool(db + " mark-undone s-2 saw#1 --who ada --evidence 'photo 7'");
   CHECK(a.code == 0);
   test::run_in_real_time(with_engine, url, bench(), nothing);
   CHECK(state_of(db, "s-2") == saga::saga_state::compensated);
-  a = tool(db + " show s-2");
+  a = run_tool(db + " show s-2");
   CHECK(a.text.find("photo 7") != std::string::npos);
   CHECK(a.text.find(": so it is\n") != std::string::npos);
 
   // moving
   const test::temporary_directory directory;
   const std::string file = directory.file("saga.json");
-  a = tool(db + " export s-2 " + file);
+  a = run_tool(db + " export s-2 " + file);
   CHECK(a.code == 0);
-  a = tool(db + " import " + file);
+  a = run_tool(db + " import " + file);
   CHECK(a.code == 1);
   CHECK(a.text.find("is there already") != std::string::npos);
   const std::string other = "--database sqlite:" + directory.file("other.db");
-  a = tool(other + " import " + file);
+  a = run_tool(other + " import " + file);
   INFO(a.text);
   CHECK(a.code == 0);
   CHECK(state_of(other, "s-2") == saga::saga_state::compensated);
-  auto moved = tool(db + " export c-1");
+  auto moved = run_tool(db + " export c-1");
   std::ofstream(file) << moved.text.substr(0, moved.text.size() / 2);
-  a = tool(other + " import " + file);
+  a = run_tool(other + " import " + file);
   CHECK(a.code == 2);
   CHECK(a.text == "cofferdam-saga: '" + file + "' is no JSON\n");
   auto damaged = nlohmann::json::parse(moved.text);
   damaged["journal"][0]["kind"] = 99;
   std::ofstream(file) << damaged.dump();
-  a = tool(other + " import " + file);
+  a = run_tool(other + " import " + file);
   CHECK(a.code == 1);
   CHECK(a.text == "cofferdam-saga: the saga 'c-1': entry 1 is of kind 99, which is unknown\n");
 }
@@ -206,29 +187,29 @@ TEST_CASE("an operator looks at sagas and decides, by the tool, on PostgreSQL") 
 }
 
 TEST_CASE("the tool tells misuse, what is not there and a database that does not answer apart") {
-  using tooling::tool;
+  using tooling::run_tool;
   const test::temporary_directory directory;
   const std::string file = directory.file("sagas.db");
   const std::string url = "sqlite:" + file;
-  CHECK(tool("--help").code == 0);
-  CHECK(tool("").code == 2);
-  CHECK(tool("--database " + url + " dance").code == 2);
-  CHECK(tool("list").code == 2);
-  CHECK(tool("--database " + url + " list --state happy").code == 2);
-  CHECK(tool("--database " + url + " list --unchanged-for soon").code == 2);
-  CHECK(tool("--database " + url + " retry s-1 --who ada").code == 2);
-  const auto check = tool("--database " + url + " check");
+  CHECK(run_tool("--help").code == 0);
+  CHECK(run_tool("").code == 2);
+  CHECK(run_tool("--database " + url + " dance").code == 2);
+  CHECK(run_tool("list").code == 2);
+  CHECK(run_tool("--database " + url + " list --state happy").code == 2);
+  CHECK(run_tool("--database " + url + " list --unchanged-for soon").code == 2);
+  CHECK(run_tool("--database " + url + " retry s-1 --who ada").code == 2);
+  const auto check = run_tool("--database " + url + " check");
   CHECK(check.code == 2);
   CHECK(check.text.find("needs the code of the sagas") != std::string::npos);
-  CHECK(tool("--database " + url + " list").code == 3);
+  CHECK(run_tool("--database " + url + " list").code == 3);
   CHECK(!std::filesystem::exists(file));
-  CHECK(tool("--database mysql:there list").code == 3);
+  CHECK(run_tool("--database mysql:there list").code == 3);
   const auto empty = [&]() -> awaitable<void> {
     database db = co_await database::open(url);
     co_await db.close();
   };
   test::run_in_real_time(empty);
-  const auto none = tool("--database " + url + " list");
+  const auto none = run_tool("--database " + url + " list");
   CHECK(none.code == 3);
   CHECK(none.text.find("holds no sagas: no saga::engine was ever opened on it") != std::string::npos);
   const auto with_tables = [&]() -> awaitable<void> {
@@ -237,7 +218,7 @@ TEST_CASE("the tool tells misuse, what is not there and a database that does not
     co_await db.close();
   };
   test::run_in_real_time(with_tables);
-  const auto missing = tool("--database " + url + " show s-1");
+  const auto missing = run_tool("--database " + url + " show s-1");
   CHECK(missing.code == 1);
   CHECK(missing.text == "cofferdam-saga: there is no saga 's-1'\n");
 }

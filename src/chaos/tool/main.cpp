@@ -2,25 +2,19 @@
 // or a bad scenario.
 #include <cofferdam/chaos/verdict.hpp>
 
+#include <CLI/CLI.hpp>
+
 #include <algorithm>
-#include <charconv>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace chaos = cofferdam::chaos;
 
 namespace {
-
-constexpr const char* usage =
-    "usage: cofferdam-chaos run FILE... [--seed N] [--variant NAME] [--format text|json|junit] [--out DIRECTORY]\n"
-    "                           [--real]   in real time, against a nats-server of its own\n"
-    "       cofferdam-chaos check FILE...      only reads the files\n"
-    "       cofferdam-chaos demo [DIRECTORY]   runs every scenario of a directory (default examples/chaos)\n";
 
 struct misuse : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -29,41 +23,9 @@ struct misuse : std::runtime_error {
 struct request {
   std::vector<std::string> files;
   std::optional<std::uint64_t> seed;
-  std::string variant, format = "text", out;
+  std::string variant, format = "text", out, directory = "examples/chaos";
   bool real = false;
 };
-
-request parse(const std::vector<std::string>& words) {
-  request r;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    const auto value = [&]() -> const std::string& {
-      if (i + 1 == words.size()) throw misuse(words[i] + " needs a value");
-      return words[++i];
-    };
-    if (words[i] == "--seed") {
-      const std::string& text = value();
-      std::uint64_t seed = 0;
-      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-      if (error != std::errc() || end != text.data() + text.size())
-        throw misuse("--seed needs a whole number, not " + text);
-      r.seed = seed;
-    } else if (words[i] == "--variant") {
-      r.variant = value();
-    } else if (words[i] == "--format") {
-      r.format = value();
-      if (r.format != "text" && r.format != "json" && r.format != "junit") throw misuse("unknown format " + r.format);
-    } else if (words[i] == "--real") {
-      r.real = true;
-    } else if (words[i] == "--out") {
-      r.out = value();
-    } else if (words[i].starts_with("-")) {
-      throw misuse("unknown option " + words[i]);
-    } else {
-      r.files.push_back(words[i]);
-    }
-  }
-  return r;
-}
 
 void keep_only(chaos::scenario& s, const std::string& variant) {
   if (variant.empty()) return;
@@ -107,44 +69,54 @@ std::vector<std::string> scenarios_in(const std::string& directory) {
   return files;
 }
 
-int main_or_throw(std::vector<std::string> words) {
-  if (words.empty()) throw misuse("what shall I do?");
-  const std::string command = words.front();
-  if (command == "--help" || command == "help") {
-    std::cout << usage;
-    return 0;
-  }
-  words.erase(words.begin());
-  request r = parse(words);
-  if (command == "demo") {
-    const std::string directory = r.files.empty() ? "examples/chaos" : r.files.front();
-    r.files = scenarios_in(directory);
-  } else if (command != "run" && command != "check") {
-    throw misuse("unknown command " + command);
-  }
-  if (r.files.empty()) throw misuse("which scenario?");
+void add_all(CLI::App& app, request& r) {
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_option("--seed", r.seed, "instead of the scenario's");
+  app.add_option("--variant", r.variant, "only this one");
+  app.add_option("--format", r.format, "of the report")
+      ->check(CLI::IsMember({"text", "json", "junit"}))
+      ->capture_default_str();
+  app.add_option("--out", r.out, "a directory for the reports; left out: standard output");
+  app.add_flag("--real", r.real, "in real time, against a nats-server of its own");
+  app.add_subcommand("run", "runs scenarios")->add_option("files", r.files)->required();
+  app.add_subcommand("check", "only reads the files")->add_option("files", r.files)->required();
+  app.add_subcommand("demo", "runs every scenario of a directory")
+      ->add_option("directory", r.directory)
+      ->capture_default_str();
+  app.footer("Exit code: 0 all expectations hold, 1 some do not, 2 misuse or a bad scenario.");
+}
+
+int carry_out(const std::string& verb, request& r) {
+  if (verb == "demo") r.files = scenarios_in(r.directory);
   bool all_hold = true;
   for (const auto& file : r.files) {
-    if (command == "check") {
+    if (verb == "check") {
       (void)chaos::load_scenario(file);
       std::cout << file << ": fine\n";
-      continue;
+    } else {
+      all_hold = run(r, file) && all_hold;
     }
-    all_hold = run(r, file) && all_hold;
   }
-  if (command == "demo") std::cout << (all_hold ? "All expectations hold.\n" : "Some expectations do not hold.\n");
+  if (verb == "demo") std::cout << (all_hold ? "All expectations hold.\n" : "Some expectations do not hold.\n");
   return all_hold ? 0 : 1;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  request r;
+  CLI::App app("Runs scenarios: policies, outboxes and sagas under faults.", "cofferdam-chaos");
+  add_all(app, r);
   try {
-    return main_or_throw(std::vector<std::string>(argv + 1, argv + argc));
-  } catch (const misuse& e) {
-    std::cerr << "cofferdam-chaos: " << e.what() << "\n" << usage;
+    app.parse(argc, argv);
+    return carry_out(app.get_subcommands().front()->get_name(), r);
+  } catch (const CLI::Success& e) {  // --help
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    (void)app.exit(e);
   } catch (const std::exception& e) {
-    std::cerr << e.what() << "\n";
+    std::cerr << "cofferdam-chaos: " << e.what() << "\n";
   }
   return 2;
 }

@@ -33,19 +33,6 @@ struct nothing_found : std::runtime_error {
 
 // --------------------------------------------------------------------------------------------------------------- dates
 
-/// "2026-03-01T12:00:00.123Z".
-std::string text_of(date when) {
-  const auto milliseconds = std::chrono::floor<std::chrono::milliseconds>(when);
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(when);
-  const std::time_t since_1970 = std::chrono::system_clock::to_time_t(seconds);
-  std::tm parts{};
-  ::gmtime_r(&since_1970, &parts);
-  char text[64];
-  const std::size_t length = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &parts);
-  std::snprintf(text + length, sizeof text - length, ".%03dZ", static_cast<int>((milliseconds - seconds).count()));
-  return text;
-}
-
 /// "2026-03-01", "2026-03-01T12:00:00Z", or how long ago: "2h". Nothing when it is none of them.
 std::optional<date> date_of(const std::string& text, date now) {
   if (const auto ago = parse_duration(text)) {
@@ -70,16 +57,17 @@ void print(const nlohmann::json& made) { std::printf("%s\n", made.dump(2).c_str(
 
 std::string to_text(const relay_request& r) {
   if (r.what == relay_request::kind::replay) return "replay '" + r.key + "'";
-  return "republish from " + text_of(r.from) + " to " + text_of(r.to) +
+  return "republish from " + to_string(r.from) + " to " + to_string(r.to) +
          (r.reached > 0 ? ", at number " + std::to_string(r.reached) : "");
 }
 
 nlohmann::json json_of(const relay_request& r) {
-  nlohmann::json made{{"asked_at", text_of(r.at)}};
+  nlohmann::json made{{"asked_at", to_string(r.at)}};
   if (r.what == relay_request::kind::replay) {
     made.update({{"verb", "replay"}, {"key", r.key}});
   } else {
-    made.update({{"verb", "republish"}, {"since", text_of(r.from)}, {"until", text_of(r.to)}, {"reached", r.reached}});
+    made.update(
+        {{"verb", "republish"}, {"since", to_string(r.from)}, {"until", to_string(r.to)}, {"reached", r.reached}});
   }
   return made;
 }
@@ -91,8 +79,8 @@ nlohmann::json json_of(const parked_message& p) {
           {"key", m.key()},
           {"topic", m.topic()},
           {"type", m.type()},
-          {"added_at", text_of(m.time())},
-          {"parked_at", text_of(p.since)},
+          {"added_at", to_string(m.time())},
+          {"parked_at", to_string(p.since)},
           {"reason", p.reason},
           {"bytes", m.payload().size()}};
 }
@@ -111,7 +99,7 @@ awaitable<void> show_status(outbox_desk& desk, const request& r) {
                         {"owned_parts", now.owned_parts},
                         {"oldest", nullptr},
                         {"requests", nlohmann::json::array()}};
-    if (now.oldest) made["oldest"] = text_of(*now.oldest);
+    if (now.oldest) made["oldest"] = to_string(*now.oldest);
     for (const auto& one : requests) made["requests"].push_back(json_of(one));
     print(made);
     co_return;
@@ -122,11 +110,11 @@ awaitable<void> show_status(outbox_desk& desk, const request& r) {
   std::printf("backlog   %llu\n", static_cast<unsigned long long>(now.backlog));
   if (now.oldest) {
     const auto age = std::chrono::floor<std::chrono::seconds>(timers_of(executor).date() - *now.oldest);
-    std::printf("oldest    %s, %s ago\n", text_of(*now.oldest).c_str(), to_string(duration(age)).c_str());
+    std::printf("oldest    %s, %s ago\n", to_string(*now.oldest).c_str(), to_string(duration(age)).c_str());
   }
   std::printf("parked    %llu\n", static_cast<unsigned long long>(now.parked));
   std::printf("delayed   %llu\n", static_cast<unsigned long long>(now.delayed));
-  for (const auto& one : requests) std::printf("asked     %s: %s\n", text_of(one.at).c_str(), to_text(one).c_str());
+  for (const auto& one : requests) std::printf("asked     %s: %s\n", to_string(one.at).c_str(), to_text(one).c_str());
 }
 
 awaitable<void> list(outbox_desk& desk, const request& r) {
@@ -139,7 +127,7 @@ awaitable<void> list(outbox_desk& desk, const request& r) {
     std::printf("%-10s %-24s  %-20s %-20s %-20s %s\n", "NUMBER", "PARKED", "KEY", "TOPIC", "TYPE", "REASON");
     for (const auto& [m, reason, since] : found) {
       std::printf("%-10llu %s  %-20s %-20s %-20s %s\n", static_cast<unsigned long long>(m.number()),
-                  text_of(since).c_str(), m.key().c_str(), m.topic().c_str(), m.type().c_str(),
+                  to_string(since).c_str(), m.key().c_str(), m.topic().c_str(), m.type().c_str(),
                   reason.empty() ? "follows" : reason.c_str());
     }
   }
@@ -187,7 +175,7 @@ awaitable<void> republish(outbox_desk& desk, const request& r) {
   const date now = timers_of(executor).date();
   const date from = *date_of(r.since, now);
   const date to = r.until.empty() ? now : *date_of(r.until, now);
-  const std::string range = "what was added from " + text_of(from) + " to " + text_of(to);
+  const std::string range = "what was added from " + to_string(from) + " to " + to_string(to);
   const bool is_some = co_await desk.ask_republish(from, to);
   if (!is_some) throw nothing_found("there is nothing of " + range);
   std::string what = "republish " + range;

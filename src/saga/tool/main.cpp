@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -39,20 +38,6 @@ struct request {
 
 // -------------------------------------------------------------------------------------------------------------- output
 
-using date = std::chrono::system_clock::time_point;
-
-/// "2026-03-01T12:00:00.123Z".
-std::string text_of(date when) {
-  const auto milliseconds = std::chrono::floor<std::chrono::milliseconds>(when.time_since_epoch()).count();
-  const std::time_t seconds = static_cast<std::time_t>((milliseconds - (milliseconds % 1000 + 1000) % 1000) / 1000);
-  std::tm parts{};
-  ::gmtime_r(&seconds, &parts);
-  char text[64];
-  const std::size_t length = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &parts);
-  std::snprintf(text + length, sizeof text - length, ".%03dZ", static_cast<int>((milliseconds % 1000 + 1000) % 1000));
-  return text;
-}
-
 nlohmann::json json_of(const saga::saga_info& info) {
   nlohmann::json made{{"id", info.id},
                       {"definition", info.definition},
@@ -62,32 +47,32 @@ nlohmann::json json_of(const saga::saga_info& info) {
                       {"epoch", info.epoch},
                       {"is_owned", info.is_owned},
                       {"has_pivoted", info.has_pivoted},
-                      {"created_at", text_of(info.created_at)},
-                      {"updated_at", text_of(info.updated_at)}};
-  if (info.wake_at) made["wake_at"] = text_of(*info.wake_at);
-  if (info.deadline) made["deadline"] = text_of(*info.deadline);
+                      {"created_at", to_string(info.created_at)},
+                      {"updated_at", to_string(info.updated_at)}};
+  if (info.wake_at) made["wake_at"] = to_string(*info.wake_at);
+  if (info.deadline) made["deadline"] = to_string(*info.deadline);
   if (!info.parent.empty()) made["parent"] = info.parent;
   return made;
 }
 
 void print_line(const saga::saga_info& info) {
   std::printf("%-12s %s  %s (%s, version %u)%s%s\n", std::string(to_string(info.state)).c_str(),
-              text_of(info.updated_at).c_str(), info.id.c_str(), info.definition.c_str(), info.version,
+              to_string(info.updated_at).c_str(), info.id.c_str(), info.definition.c_str(), info.version,
               info.reason.empty() ? "" : ": ", info.reason.c_str());
 }
 
 void print(const saga::saga_history& history) {
   print_line(history.info);
-  std::printf("  %s  started with %s\n", text_of(history.info.created_at).c_str(), history.input.dump().c_str());
+  std::printf("  %s  started with %s\n", to_string(history.info.created_at).c_str(), history.input.dump().c_str());
   for (const auto& e : history.entries) {
     const std::string payload = e.payload.is_null() ? "" : " " + e.payload.dump();
-    std::printf("  %s  %3llu  %s%s%s%s\n", text_of(e.at).c_str(), static_cast<unsigned long long>(e.seq),
+    std::printf("  %s  %3llu  %s%s%s%s\n", to_string(e.at).c_str(), static_cast<unsigned long long>(e.seq),
                 e.kind.c_str(), e.key.empty() ? "" : " ", e.key.c_str(), payload.c_str());
   }
   if (!history.output.is_null()) std::printf("  it returned %s\n", history.output.dump().c_str());
   if (!history.info.parent.empty()) std::printf("  it was called by %s\n", history.info.parent.c_str());
-  if (history.info.deadline) std::printf("  its deadline is %s\n", text_of(*history.info.deadline).c_str());
-  if (history.info.wake_at) std::printf("  it wakes at %s\n", text_of(*history.info.wake_at).c_str());
+  if (history.info.deadline) std::printf("  its deadline is %s\n", to_string(*history.info.deadline).c_str());
+  if (history.info.wake_at) std::printf("  it wakes at %s\n", to_string(*history.info.wake_at).c_str());
 }
 
 nlohmann::json json_of(const saga::saga_history& history) {
@@ -102,7 +87,7 @@ nlohmann::json json_of(const saga::saga_history& history) {
                                {"key", e.key},
                                {"step", e.step},
                                {"payload", e.payload},
-                               {"at", text_of(e.at)}});
+                               {"at", to_string(e.at)}});
   }
   return made;
 }
