@@ -41,7 +41,7 @@ void count_window::clear() noexcept {
 
 std::uint64_t good_calls::collect(unsigned generation) noexcept {
   std::uint64_t all = 0;
-  for (std::size_t index = 0; index < shard_count(); ++index) {
+  for (std::size_t index = 0; index < writers_.shards(); ++index) {
     auto& [made, collected] = lines_[index].of[generation];
     const std::uint64_t seen = made.load(std::memory_order_relaxed);
     all += seen - collected.load(std::memory_order_relaxed);
@@ -52,14 +52,15 @@ std::uint64_t good_calls::collect(unsigned generation) noexcept {
 
 // ---------------------------------------------------------------------------------------------------- time_window
 
-time_window::time_window(std::size_t buckets, duration width, bool with_slow)
-    : buckets_(buckets),
+time_window::time_window(std::size_t buckets, duration width, bool with_slow, writers w)
+    : writers_(w),
+      buckets_(buckets),
       width_(std::max<std::int64_t>(width.count(), 1)),
       per_nanosecond_(1.0 / static_cast<double>(width_)),
       with_slow_(with_slow),
       lines_per_shard_((buckets * 2 * (with_slow ? 2U : 1U) + 7) / 8),
-      heads_(new shard_head[shard_count()]()),
-      lines_(new line[lines_per_shard_ * shard_count()]()) {}
+      heads_(new shard_head[writers_.shards()]()),
+      lines_(new line[lines_per_shard_ * writers_.shards()]()) {}
 
 time_window::place time_window::place_of(std::int64_t slice) const noexcept {
   const auto number = static_cast<std::uint64_t>(slice);
@@ -115,7 +116,7 @@ void time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bo
 }
 
 bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
-  const shard mine = this_shard();
+  const shard mine = writers_.mine();
   if (heads_[mine.index].newest.load(std::memory_order_relaxed) != static_cast<std::uint64_t>(slice) + 1) [[unlikely]] {
     if (!advance(mine, slice)) return false;
   }
@@ -128,7 +129,7 @@ bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool
 window_counts time_window::sum(unsigned generation, std::int64_t slice) const noexcept {
   window_counts total;
   const auto span = static_cast<std::int64_t>(buckets_);
-  for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+  for (std::size_t shard = 0; shard < writers_.shards(); ++shard) {
     const std::uint64_t newest_slice = heads_[shard].newest.load(std::memory_order_relaxed);
     if (newest_slice == 0 || static_cast<std::int64_t>(newest_slice) - 1 <= slice - span) continue;
     for (std::int64_t past = slice; past > slice - span && past >= 0; --past) {
@@ -147,7 +148,7 @@ window_counts time_window::sum(unsigned generation, std::int64_t slice) const no
 }
 
 void time_window::clear(unsigned generation) noexcept {
-  for (std::size_t shard = 0; shard < shard_count(); ++shard) {
+  for (std::size_t shard = 0; shard < writers_.shards(); ++shard) {
     for (std::size_t bucket = 0; bucket < buckets_; ++bucket) {
       word(shard, generation, false, bucket).store(0, std::memory_order_relaxed);
       if (with_slow_) word(shard, generation, true, bucket).store(0, std::memory_order_relaxed);

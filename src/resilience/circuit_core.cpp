@@ -19,6 +19,10 @@ bool reaches(std::uint64_t part, std::uint64_t whole, double ratio) noexcept {
   return part > 0 && static_cast<double>(part) + 1e-9 >= ratio * static_cast<double>(whole);
 }
 
+detail::writers writers_of(const circuit_breaker_options& o) noexcept {
+  return o.one_strand ? detail::writers::one_strand() : detail::writers::all();
+}
+
 }  // namespace
 
 std::vector<std::string> validate(const circuit_breaker_options& o) {
@@ -65,17 +69,20 @@ circuit_core::circuit_core(shared_name name, const circuit_breaker_options& opti
 circuit_core::~circuit_core() { delete memory_.load(std::memory_order_acquire); }
 
 circuit_core::working_memory::working_memory(const circuit_breaker_options& options, const working_memory* before)
-    : measures_slow(options.slow_call_duration > duration::zero()) {
+    : measures_slow(options.slow_call_duration > duration::zero()),
+      successes(writers_of(options)),
+      rejected(writers_of(options)) {
   const bool by_share = options.abandoned == abandoned_policy::by_share;
+  const writers calls = writers_of(options);
   if (options.window_calls > 0) {
     by_count.emplace();
     by_count->resize(options.window_calls);
     if (before != nullptr && before->by_count) by_count->add_all_of(*before->by_count);
-    good.emplace();
+    good.emplace(calls);
   } else {
     const duration width = options.window / static_cast<std::int64_t>(options.buckets);
-    by_time.emplace(options.buckets, width, measures_slow);
-    if (by_share) abandoned_by_time.emplace(options.buckets, width, false);
+    by_time.emplace(options.buckets, width, measures_slow, calls);
+    if (by_share) abandoned_by_time.emplace(options.buckets, width, false, calls);
   }
   if (measures_slow || options.record_latency) latency = std::make_unique<latency_histogram>();
   probes.reserve(options.probes);
@@ -107,7 +114,7 @@ void circuit_core::reconfigure(const circuit_breaker_options& changed) {
   if (changed == before) return;
   const auto shape = [](const circuit_breaker_options& o) {
     return std::tuple(o.window_calls, o.window_calls > 0 && !o.record_latency ? duration() : o.window, o.buckets,
-                      o.slow_call_duration > duration::zero(), o.record_latency,
+                      o.slow_call_duration > duration::zero(), o.record_latency, o.one_strand,
                       o.abandoned == abandoned_policy::by_share);
   };
   auto* memory = memory_.load(std::memory_order_acquire);

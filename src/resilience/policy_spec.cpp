@@ -87,6 +87,7 @@ template <class V> void fields(V& v, circuit_breaker_options& o) {
   v.word("mode", o.mode, {"normal", "isolated", "disabled", "metrics_only"}, "at the start");
   v.flag("record_latency", o.record_latency, "percentiles in the statistics");
   v.flag("keep_window_on_close", o.keep_window_on_close, "a closed circuit remembers failures from before the break");
+  v.flag("one_strand", o.one_strand, "all calls come from one thread or strand");
 }
 
 template <class V> void fields(V& v, partition_limits& o) {

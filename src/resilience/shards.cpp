@@ -23,7 +23,7 @@ shard assign_shard() noexcept {
 
 std::uint64_t sharded_counter::sum() const noexcept {
   std::uint64_t total = 0;
-  for (std::size_t i = 0; i < shard_count(); ++i) total += lines_[i].count.load(std::memory_order_relaxed);
+  for (std::size_t i = 0; i < writers_.shards(); ++i) total += lines_[i].count.load(std::memory_order_relaxed);
   return total;
 }
 

@@ -1718,6 +1718,7 @@ circuit_breaker_options random_options(std::mt19937& random) {
   o.abandoned = one_of(abandoned_policy::ignore, abandoned_policy::as_failure, abandoned_policy::by_share);
   o.abandoned_ratio = one_of(0.3, 1.0);
   o.keep_window_on_close = one_of(true, false, false);
+  o.one_strand = one_of(true, false);
   if (o.window_calls > 0) o.failures_in_window = std::min(o.failures_in_window, o.window_calls);
   return o;
 }

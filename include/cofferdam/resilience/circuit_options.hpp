@@ -54,6 +54,7 @@ struct circuit_breaker_options {
   circuit_mode mode = circuit_mode::normal;
   bool record_latency = false;        // percentiles in stats(); implied by slow_call_duration
   bool keep_window_on_close = false;  // a closed circuit remembers failures from before the break; the next one counts
+  bool one_strand = false;  // all calls come from one thread or strand, which saves memory; statistics from anywhere
   friend bool operator==(const circuit_breaker_options&, const circuit_breaker_options&) = default;
 };
 

@@ -46,10 +46,10 @@ class good_calls {
  public:
   static constexpr std::uint64_t batch = 8;
 
-  good_calls() : lines_(new line[shard_count()]) {}
+  explicit good_calls(writers w = writers::all()) : writers_(w), lines_(new line[w.shards()]) {}
   /// False when it is time to collect; the call is not kept then.
   [[nodiscard]] bool keep(unsigned generation) noexcept {
-    const shard mine = this_shard();
+    const shard mine = writers_.mine();
     auto& [made, collected] = lines_[mine.index].of[generation];
     const std::uint64_t before = made.load(std::memory_order_relaxed);
     if (before - collected.load(std::memory_order_relaxed) >= batch - 1) return false;
@@ -69,6 +69,7 @@ class good_calls {
       std::atomic<std::uint64_t> made{0}, collected{0};  // by the threads of the shard; by whoever collects
     } of[2];
   };
+  writers writers_;
   std::unique_ptr<line[]> lines_;
 };
 
@@ -76,7 +77,7 @@ class good_calls {
 /// its own, readers sum all shards. Two generations, so that a writer of the past never touches the present.
 class time_window {
  public:
-  time_window(std::size_t buckets, duration width, bool with_slow);
+  time_window(std::size_t buckets, duration width, bool with_slow, writers w = writers::all());
 
   [[nodiscard]] std::int64_t buckets() const noexcept { return static_cast<std::int64_t>(buckets_); }
   /// `at / width`, without the cost of a 64-bit division: estimated in floating point, corrected to be exact.
@@ -93,7 +94,7 @@ class time_window {
   }
   /// Counts a good call that began at `at`; as `add`, but cheap for a thread's own shard while the slice lasts.
   bool add_good(unsigned generation, time_point at) noexcept {
-    const shard mine = this_shard();
+    const shard mine = writers_.mine();
     if (mine.exclusive) [[likely]] {
       const auto& here = heads_[mine.index].of_owner;
       const auto since = static_cast<std::uint64_t>(at.time_since_epoch().count()) - here.begin;
@@ -146,6 +147,7 @@ class time_window {
   bool advance(const shard& mine, std::int64_t slice) noexcept;
   static void add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept;
 
+  writers writers_;
   std::size_t buckets_;
   std::int64_t width_;
   double per_nanosecond_;

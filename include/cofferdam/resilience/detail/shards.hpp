@@ -26,13 +26,27 @@ inline constinit thread_local shard cached_shard{unassigned, false};
   return cached_shard;
 }
 
+/// Who writes: all threads, a shard each, or only one thread or strand, which needs but one.
+class writers {
+ public:
+  static constexpr writers all() noexcept { return writers(false); }
+  static constexpr writers one_strand() noexcept { return writers(true); }
+
+  [[nodiscard]] std::size_t shards() const noexcept { return is_one_ ? 1 : shard_count(); }
+  [[nodiscard]] shard mine() const noexcept { return is_one_ ? shard{0, true} : this_shard(); }
+
+ private:
+  explicit constexpr writers(bool is_one) noexcept : is_one_(is_one) {}
+  bool is_one_;
+};
+
 /// A count that only grows. Reading it sums all shards.
 class sharded_counter {
  public:
-  sharded_counter() : lines_(new line[shard_count()]) {}
+  explicit sharded_counter(writers w = writers::all()) : writers_(w), lines_(new line[w.shards()]) {}
 
   void add_one() noexcept {
-    const auto [index, exclusive] = this_shard();
+    const auto [index, exclusive] = writers_.mine();
     auto& counter = lines_[index].count;
     if (exclusive) [[likely]] {
       counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
@@ -46,6 +60,7 @@ class sharded_counter {
   struct alignas(64) line {
     std::atomic<std::uint64_t> count{0};
   };
+  writers writers_;
   std::unique_ptr<line[]> lines_;
 };
 
