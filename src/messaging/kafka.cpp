@@ -289,7 +289,7 @@ std::vector<detail::parked_reference> producer::take_reports() {
       if (report->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
         trouble_ = {};
       } else {
-        ended->text = rd_kafka_message_errstr(report);
+        ended->text = rd_kafka_err2str(report->err);
       }
       if (ended->waiting) woken.push_back(std::move(ended->waiting));
       ++ended_;
