@@ -19,16 +19,17 @@ struct process_state {
   explicit process_state(net::any_io_executor i) : inner(std::move(i)) {}
 
   const net::any_io_executor inner;
-  bool is_stopped = false;
+  bool is_stopped = false, is_gone = false;
   std::deque<std::unique_ptr<job>> kept;
 };
 
-/// Runs a function, unless the process was stopped since it became ready: then it is kept.
+/// Runs a function, unless the process was stopped since it became ready: then it is kept, while there is a process.
 template <class F> class process_handler {
  public:
   process_handler(std::shared_ptr<process_state> owner, F function)
       : owner_(std::move(owner)), function_(std::move(function)) {}
   void operator()() {
+    if (owner_->is_gone) return;
     if (owner_->is_stopped) {
       owner_->kept.push_back(std::make_unique<kept>(std::move(function_)));
     } else {
@@ -92,7 +93,11 @@ class simulated_process {
       : state_(std::make_shared<process_state>(net::any_io_executor(context.get_executor()))) {}
   simulated_process(const simulated_process&) = delete;
   simulated_process& operator=(const simulated_process&) = delete;
-  ~simulated_process() { state_->kept.clear(); }
+  /// What it still kept is destroyed, and what would resume later is dropped.
+  ~simulated_process() {
+    state_->is_gone = state_->is_stopped;
+    const auto kept = std::exchange(state_->kept, {});
+  }
 
   [[nodiscard]] net::any_io_executor executor() const { return process_executor(state_); }
   void stop() noexcept { state_->is_stopped = true; }

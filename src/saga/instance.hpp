@@ -228,8 +228,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::optional<saga_drift> drift_;
   leave_reason leaving_ = leave_reason::none;
   std::string leaving_text_;
-  std::size_t busy_ = 1, waits_ = 0;                      // fibers
-  std::size_t woken_ = 0;                                 // of those that wait: about to go on
+  std::size_t busy_ = 1, waits_ = 0;  // fibers
+  std::size_t woken_ = 0;             // of those that wait: about to go on
   std::uint64_t wakes_ = 0;
   std::int64_t next_wake_ = 0, signals_seen_ = for_ever;  // by those who wait: the earliest, the fewest
   std::vector<racing_attempt*> racing_;

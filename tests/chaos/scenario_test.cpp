@@ -128,6 +128,7 @@ TEST_CASE("the scenarios that ship are well-formed and the schema knows their ke
   for (const auto& metric : chaos::known_metrics())
     CHECK(schema.dump().find("\"" + metric + "\"") != std::string::npos);
   for (const auto& entry : std::filesystem::directory_iterator(COFFERDAM_SOURCE_DIR "/examples/chaos")) {
+    if (entry.path().extension() != ".json") continue;
     CHECK_NOTHROW(chaos::load_scenario(entry.path().string()));
     std::ifstream scenario(entry.path());
     const auto flat = nlohmann::json::parse(scenario).flatten();

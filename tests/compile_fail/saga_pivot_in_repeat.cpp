@@ -11,6 +11,6 @@ constexpr auto at_once = [](const auto&) { return false; };
 constexpr auto chain =
     saga::start<int>("s") | saga::repeat<"r">(at_once, saga::step<"a">([](const auto& s) { return act(s.context()); }));
 #else
-constexpr auto chain =
-    saga::start<int>("s") | saga::repeat<"r">(at_once, saga::pivot<"a">([](const auto& s) { return act(s.context()); }));
+constexpr auto chain = saga::start<int>("s") |
+                       saga::repeat<"r">(at_once, saga::pivot<"a">([](const auto& s) { return act(s.context()); }));
 #endif

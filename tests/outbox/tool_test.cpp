@@ -77,7 +77,8 @@ TEST_CASE("the outbox tool shows what was put aside, and relays carry out what i
     const auto executor = co_await net::this_coro::executor;
     {
       const auto job = spawn(executor, [&r] { return r.run(); });
-      for (auto s = co_await r.status(); s.parked != 5 || s.backlog > 0; s = co_await r.status()) co_await sleep_for(5ms);
+      for (auto s = co_await r.status(); s.parked != 5 || s.backlog > 0; s = co_await r.status())
+        co_await sleep_for(5ms);
 
       const auto status = outbox_tool::run(url, "status --json");
       CHECK(status.code == 0);
