@@ -173,8 +173,8 @@ std::string report_text(const scenario& s, const std::vector<run_result>& result
                         const std::vector<verdict_line>& verdicts, const std::string& file) {
   std::string text = s.title + "\n";
   if (!s.description.empty()) text += s.description + "\n";
-  text += format("%s simulated, %zu seed%s from %llu\n\n", to_string(s.length).c_str(), s.seeds.size(),
-                 s.seeds.size() == 1 ? "" : "s", static_cast<unsigned long long>(s.seeds.front()));
+  text += format("%s %s, %zu seed%s from %llu\n\n", to_string(s.length).c_str(), s.real ? "in real time" : "simulated",
+                 s.seeds.size(), s.seeds.size() == 1 ? "" : "s", static_cast<unsigned long long>(s.seeds.front()));
 
   switch (s.kind) {
     case scenario_kind::calls:
