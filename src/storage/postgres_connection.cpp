@@ -1,11 +1,15 @@
 #if defined(COFFERDAM_HAS_POSTGRES)
 #include "postgres_connection.hpp"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <system_error>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::postgres {
@@ -188,9 +192,8 @@ connection::~connection() {
 }
 
 void connection::close() noexcept {
-  // libpq closes it: ours must let it go before.
-  if (socket_.is_open()) socket_.release();
-  descriptor_ = -1;
+  net::asio_error_code ignored;
+  socket_.close(ignored);
   if (std::exchange(is_open_, false)) group_.open.fetch_sub(1, std::memory_order_relaxed);
   if (connection_ != nullptr) PQfinish(std::exchange(connection_, nullptr));
   prepared_.clear();
@@ -236,13 +239,20 @@ void connection::abandon() noexcept {
   end_waits();
 }
 
-/// libpq may change its socket while it connects: several hosts, TLS or not.
+/// libpq may change its socket while it connects: several hosts, TLS or not. Waits are for a duplicate, since libpq
+/// closes its own when the connection breaks: its number may by then be another connection's, whose waits would be
+/// taken back with ours.
 void connection::follow_socket() {
-  const int now = PQsocket(connection_);
-  if (now == descriptor_ && socket_.is_open()) return;
-  if (socket_.is_open()) socket_.release();
-  descriptor_ = now;
-  if (now >= 0) socket_.assign(now);
+  net::asio_error_code ignored;
+  socket_.close(ignored);
+  const int own = PQsocket(connection_);
+  if (own < 0) return;
+  const int duplicate = ::fcntl(own, F_DUPFD_CLOEXEC, 0);
+  if (duplicate < 0) {
+    throw storage_error(errc::database_unavailable,
+                        "no file descriptor is left: " + std::generic_category().message(errno));
+  }
+  socket_.assign(duplicate);
 }
 
 complaint connection::last_complaint() const {

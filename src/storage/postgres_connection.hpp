@@ -117,8 +117,7 @@ class connection {
   const timer_service& timers_;
   time_point waits_since_ = never;
   PGconn* connection_ = nullptr;
-  net::posix::stream_descriptor socket_;
-  int descriptor_ = -1;
+  net::posix::stream_descriptor socket_;  // a duplicate of libpq's
   bool is_abandoned_ = false, is_open_ = false;
   std::unordered_map<std::string, std::string> prepared_;  // by SQL
   std::unordered_set<std::string> seen_;                   // worth preparing the next time

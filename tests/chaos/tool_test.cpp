@@ -28,7 +28,7 @@ TEST_CASE("the tool runs scenarios, and its exit code is their verdict") {
   std::ofstream(place.file("odd.json")) << text.replace(at, likely.size(), "\"at_least\": 987654321");
   const auto odd = run_tool("run " + place.file("odd.json"));
   CHECK(odd.code == 1);
-  CHECK(odd.text.find("987654321") != std::string::npos);
+  CHECK(odd.text.find("FAIL") != std::string::npos);
 }
 
 TEST_CASE("the tool writes its reports into a directory, and only reads what it is to check") {
