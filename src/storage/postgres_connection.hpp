@@ -42,8 +42,10 @@ struct unit {
     steps.push_back({owned.back()->sql(), owned.back().get(), part});
   }
 
+  [[nodiscard]] bool is_answered() const noexcept { return answered == steps.size(); }
+
   std::size_t answered = 0;          ///< steps that succeeded
-  std::optional<complaint> refusal;  ///< of the step after these
+  std::optional<complaint> refusal;  ///< of the step after these; where there is none, a farewell
   bool is_complete = false;          ///< answered to the end, by success or refusal
 };
 

@@ -503,9 +503,8 @@ class driver final : public detail::storage_driver {
 
   outcome<receipt> outcome_of(const batch& work, unit& u) {
     const std::size_t last = u.steps.size() - 1;  // the commit
-    if (!u.refusal && u.answered == u.steps.size()) {
-      return receipt(rows_by_part(work, u));
-    }
+    // What the server says after the commit is its farewell.
+    if (u.is_answered()) return receipt(rows_by_part(work, u));
     if (!u.refusal || (u.answered == last && u.refusal->state.starts_with("57P"))) {
       return as_failure({errc::outcome_unknown, "the connection to '" + name_ + "' broke while the batch was under way",
                          u.refusal ? u.refusal->state : ""});
@@ -541,7 +540,7 @@ class driver final : public detail::storage_driver {
 
   /// The operation that the server's complaint is about; null when it is about something else.
   static const operation* refused_operation(const batch& work, const unit& u) {
-    if (!u.refusal || u.answered >= u.steps.size() || u.steps[u.answered].part == unit::none) return nullptr;
+    if (!u.refusal || u.is_answered() || u.steps[u.answered].part == unit::none) return nullptr;
     const auto* own = std::get_if<std::shared_ptr<operation>>(&work.steps()[u.steps[u.answered].part]);
     return own == nullptr ? nullptr : own->get();
   }
@@ -668,9 +667,9 @@ class driver final : public detail::storage_driver {
   }
 
   void take_rows(read_call& asked, unit& u) {
-    if (u.refusal) {
+    if (u.refusal && !u.is_answered()) {
       asked.why = as_failure(to_error(*u.refusal, u.steps[u.answered].sql));
-    } else if (u.answered < u.steps.size()) {
+    } else if (!u.is_answered()) {
       asked.why = as_failure({errc::database_unavailable, "the connection to '" + name_ + "' broke"});
     } else if (asked.cursor) {
       asked.found.push_back(std::move(u.steps.back().found));
