@@ -659,6 +659,7 @@ awaitable<void> kafka_consumer::state::commit() {
 
 std::vector<std::string> kafka_consumer::state::partitions() const {
   std::vector<std::string> all;
+  all.reserve(parts_.size());
   for (const auto& [where, p] : parts_) all.push_back(where.first + "/" + std::to_string(where.second));
   return all;
 }

@@ -276,6 +276,7 @@ std::vector<std::string> locks_of(const rows& journal) {
     by_key.emplace(key, step.substr(detail::lock_prefix.size()));
   }
   std::vector<std::string> resources;
+  resources.reserve(by_key.size());
   for (auto& [key, resource] : by_key) resources.push_back(std::move(resource));
   return resources;
 }
