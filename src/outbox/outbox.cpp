@@ -1,5 +1,6 @@
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/timer_service.hpp>
+#include <cofferdam/eventsourcing/event.hpp>
 #include <cofferdam/outbox/outbox.hpp>
 #include <cofferdam/outbox/publisher.hpp>
 
@@ -125,9 +126,10 @@ std::string outbox::enqueue(batch& b, message m) {
     throw message_refused_error("a message for '" + m.topic() + "' has " + std::to_string(m.payload().size()) +
                                 " bytes; max_payload is " + std::to_string(state_->options.max_payload));
   }
-  if (m.id().empty()) m.id(random_id(state_->random));
-  std::string headers = detail::headers_to_text(m);
   const auto now = state_->timers->date();
+  // Sorted by time, so that the index of ids grows at its end.
+  if (m.id().empty()) m.id(event_id::make(now, state_->random).to_string());
+  std::string headers = detail::headers_to_text(m);
   const auto part = static_cast<std::uint64_t>(detail::hash_of(m.key().empty() ? m.id() : m.key())) % parts();
   const bool is_delayed = m.deliver_at() && *m.deliver_at() > now;
   statement insert =
