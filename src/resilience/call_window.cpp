@@ -74,26 +74,19 @@ time_window::place time_window::place_of(std::int64_t slice) const noexcept {
 bool time_window::advance(const shard& mine, std::int64_t slice) noexcept {
   auto& newest_slice = heads_[mine.index].newest;
   const auto span = static_cast<std::int64_t>(buckets_);
-  std::uint64_t seen = newest_slice.load(std::memory_order_relaxed);
-  std::int64_t old = 0;
-  do {
-    old = static_cast<std::int64_t>(seen) - 1;
-    if (slice <= old) return slice > old - span;
-  } while (!newest_slice.compare_exchange_weak(seen, static_cast<std::uint64_t>(slice) + 1, std::memory_order_relaxed));
+  std::unique_lock<std::mutex> one_at_a_time(advancing_, std::defer_lock);
+  if (!mine.exclusive) one_at_a_time.lock();
+  const std::int64_t old = static_cast<std::int64_t>(newest_slice.load(std::memory_order_relaxed)) - 1;
+  if (slice <= old) return slice > old - span;
+  // Before anybody counts there: what is left of another turn may bear the same lap.
   for (std::int64_t passed = std::max(old, slice - span) + 1; passed <= slice; ++passed) {
-    const auto [bucket, lap] = place_of(passed);
+    const std::size_t bucket = place_of(passed).bucket;
     for (const unsigned generation : {0U, 1U}) {
-      for (const bool slow : {false, true}) {
-        if (slow && !with_slow_) continue;
-        auto& passed_word = word(mine.index, generation, slow, bucket);
-        std::uint64_t held = passed_word.load(std::memory_order_relaxed);
-        // In the last shard another thread may already count calls of the present turn there.
-        while (held != 0 && (mine.exclusive || held >> (2 * field_bits) != lap) &&
-               !passed_word.compare_exchange_weak(held, 0, std::memory_order_relaxed)) {
-        }
-      }
+      word(mine.index, generation, false, bucket).store(0, std::memory_order_relaxed);
+      if (with_slow_) word(mine.index, generation, true, bucket).store(0, std::memory_order_relaxed);
     }
   }
+  newest_slice.store(static_cast<std::uint64_t>(slice) + 1, std::memory_order_release);
   if (mine.exclusive) {
     const auto [bucket, lap] = place_of(slice);
     heads_[mine.index].of_owner = {static_cast<std::uint64_t>(slice * width_), lap, bucket};
@@ -117,7 +110,7 @@ void time_window::add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bo
 
 bool time_window::add(unsigned generation, std::int64_t slice, bool failed, bool slow) noexcept {
   const shard mine = writers_.mine();
-  if (heads_[mine.index].newest.load(std::memory_order_relaxed) != static_cast<std::uint64_t>(slice) + 1) [[unlikely]] {
+  if (heads_[mine.index].newest.load(std::memory_order_acquire) != static_cast<std::uint64_t>(slice) + 1) [[unlikely]] {
     if (!advance(mine, slice)) return false;
   }
   const auto [bucket, lap] = place_of(slice);

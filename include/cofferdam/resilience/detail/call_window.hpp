@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
@@ -148,6 +149,7 @@ class time_window {
   static void add_to(std::atomic<std::uint64_t>& word, std::uint64_t lap, bool marked, bool exclusive) noexcept;
 
   writers writers_;
+  std::mutex advancing_;  // of the shard that several threads share
   std::size_t buckets_;
   std::int64_t width_;
   double per_nanosecond_;
