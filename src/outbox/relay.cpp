@@ -280,10 +280,9 @@ awaitable<std::size_t> relay::worker::republish(const relay_request& r) {
 // -------------------------------------------------------------------------------------------------------------- leases
 
 awaitable<void> relay::worker::take(part& p) {
-  detail::leased_part& lease = p;
-  const bool is_taken = co_await leases_.take(lease);
-  part fresh;
-  static_cast<detail::leased_part&>(fresh) = lease;
+  const bool is_taken = co_await leases_.take(p);
+  part fresh;  // what is in memory was another time's
+  static_cast<detail::leased_part&>(fresh) = p;
   fresh.read_to = fresh.position;
   p = std::move(fresh);
   if (is_taken) publish(relay_event::kind::taken, p);

@@ -394,30 +394,30 @@ bool circuit_core::has_too_many_in_a_row(const working_memory& memory) const noe
 
 bool circuit_core::judge_by_time(const working_memory& memory, unsigned generation, std::int64_t slice, const mark& how,
                                  time_point ended) noexcept {
-  // The call is counted: of two that end at the same time, at least one is judged with both.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // The call is counted: of two that end at the same time, at least one is judged with both. A good one into a clean
+  // window needs no fence of its own, since the bad one that ends that makes it pass one.
+  how.is_bad() ? std::atomic_thread_fence(std::memory_order_seq_cst) : common_fence();
   std::int64_t newest_bad = newest_bad_slice_.load(std::memory_order_relaxed);
   if (how.is_bad()) {
-    bool was_clean = false;
-    while (newest_bad < slice) {
-      was_clean = newest_bad == nothing_bad;
-      if (newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) break;
-      was_clean = false;
+    while (newest_bad < slice &&
+           !newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) {
     }
-    if (was_clean) rare_fence();
+    if (newest_bad == nothing_bad) rare_fence();  // it was clean until now
     newest_bad = std::max(newest_bad, slice);
   } else if (newest_bad == nothing_bad) [[likely]] {
     return false;
+  } else {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
   }
   // A long success may be said to have ended when it began; the newest failure is then closer to the present.
   const std::int64_t present = std::max({slice, memory.by_time->slice_of(ended), newest_bad});
   if (!how.is_bad() && present == sound_slice_.load(std::memory_order_relaxed)) return false;
+  const auto has_bad = [](const window_counts& c) { return c.failures + c.slow + c.abandoned > 0; };
   const auto counts = memory.sum(generation, present);
-  if (!how.is_bad() && counts.failures + counts.slow + counts.abandoned == 0 &&
+  if (!how.is_bad() && !has_bad(counts) &&
       newest_bad_slice_.compare_exchange_strong(newest_bad, nothing_bad, std::memory_order_seq_cst)) {
     // Unless a bad call was counted meanwhile that still saw the old mark.
-    const auto now = memory.sum(generation, present);
-    if (now.failures + now.slow + now.abandoned > 0) {
+    if (has_bad(memory.sum(generation, present))) {
       newest_bad_slice_.store(present, std::memory_order_relaxed);
       rare_fence();
     }
