@@ -4,6 +4,7 @@
 # usage: check.sh   writes only below build/coverage
 set -eu
 cd "$(dirname "$0")/../.."
+mkdir -p build
 build=$PWD/build/coverage
 program=$build/tests/cofferdam_resilience_tests
 profiles=$build/profiles
