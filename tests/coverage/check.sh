@@ -1,22 +1,22 @@
 #!/bin/sh
-# Do the tests run every line of the pure cores, and every branch both ways? Builds the tests of resilience with clang's
-# source-based coverage, runs them, and names what is left. exclusions.md lists what nothing can run.
+# Do the tests run every line of the pure cores, and every branch both ways? Builds the tests of core and resilience with
+# clang's source-based coverage, runs them, and names what is left. exclusions.md lists what nothing can run.
 # usage: check.sh   writes only below build/coverage
 set -eu
 cd "$(dirname "$0")/../.."
 mkdir -p build
 build=$PWD/build/coverage
-program=$build/tests/cofferdam_resilience_tests
+programs="$build/tests/cofferdam_core_tests $build/tests/cofferdam_resilience_tests"
 profiles=$build/profiles
 
 if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 cmake --preset coverage -DCMAKE_UNITY_BUILD=ON -DCOFFERDAM_BUILD_EXAMPLES=OFF >"$build.log"
-cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)" --target cofferdam_resilience_tests >"$build.log" 2>&1 ||
+cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)" --target cofferdam_core_tests cofferdam_resilience_tests >"$build.log" 2>&1 ||
   { tail -n 30 "$build.log"; exit 1; }
 rm -rf "$profiles"
-LLVM_PROFILE_FILE=$profiles/tests.profraw "$program"
-llvm-profdata-19 merge -o "$profiles/tests.profdata" "$profiles/tests.profraw"
-# shellcheck disable=SC2046
-llvm-cov-19 export "$program" -instr-profile "$profiles/tests.profdata" \
+for program in $programs; do LLVM_PROFILE_FILE=$profiles/%p.profraw "$program"; done
+llvm-profdata-19 merge -o "$profiles/tests.profdata" "$profiles"/*.profraw
+# shellcheck disable=SC2046,SC2086
+llvm-cov-19 export $(printf -- '-object %s ' $programs) -instr-profile "$profiles/tests.profdata" \
   $(grep -v '^#' tests/coverage/cores.txt) >"$profiles/coverage.json"
 tests/coverage/judge.py "$profiles/coverage.json"
