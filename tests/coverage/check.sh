@@ -6,17 +6,18 @@ set -eu
 cd "$(dirname "$0")/../.."
 mkdir -p build
 build=$PWD/build/coverage
-programs="$build/tests/cofferdam_core_tests $build/tests/cofferdam_resilience_tests"
+core=$build/tests/cofferdam_core_tests
+resilience=$build/tests/cofferdam_resilience_tests
 profiles=$build/profiles
 
 if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 cmake --preset coverage -DCMAKE_UNITY_BUILD=ON -DCOFFERDAM_BUILD_EXAMPLES=OFF >"$build.log"
-cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)" --target cofferdam_core_tests cofferdam_resilience_tests >"$build.log" 2>&1 ||
+cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)" --target "${core##*/}" "${resilience##*/}" >"$build.log" 2>&1 ||
   { tail -n 30 "$build.log"; exit 1; }
 rm -rf "$profiles"
-for program in $programs; do LLVM_PROFILE_FILE=$profiles/%p.profraw "$program"; done
+for program in "$core" "$resilience"; do LLVM_PROFILE_FILE=$profiles/%p.profraw "$program"; done
 llvm-profdata-19 merge -o "$profiles/tests.profdata" "$profiles"/*.profraw
-# shellcheck disable=SC2046,SC2086
-llvm-cov-19 export $(printf -- '-object %s ' $programs) -instr-profile "$profiles/tests.profdata" \
+# shellcheck disable=SC2046
+llvm-cov-19 export "$core" -object "$resilience" -instr-profile "$profiles/tests.profdata" \
   $(grep -v '^#' tests/coverage/cores.txt) >"$profiles/coverage.json"
 tests/coverage/judge.py "$profiles/coverage.json"
