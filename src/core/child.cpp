@@ -27,6 +27,20 @@ class child_base::completion {
     if (not_started) self->why_ = failure::thrown(not_started);  // cancelled before the body's first step
     self->on_done();
   }
+  /// For a child on a strand of its own: what `operator()` does if it cannot be started there.
+  void launch(awaitable<void> body) {
+    const auto self = std::exchange(self_, {});
+    try {
+      if (self->cancelled_by_caller_) {
+        self->why_ = failure::cancelled();
+      } else {
+        return self->launch(std::move(body));
+      }
+    } catch (...) {
+      self->why_ = failure::current();
+    }
+    if (!self->is_dropped()) self->on_done();
+  }
   [[nodiscard]] const executor_type& get_executor() const noexcept { return executor_; }
 
  private:
@@ -34,31 +48,31 @@ class child_base::completion {
   reference<child_base> self_;
 };
 
-child_base::child_base(const net::any_io_executor& caller, child_options&& options)
-    : timers_(timers_of(caller)),
-      inherited_(deadline_of(caller)),
-      marks_(options.marks ? std::move(options.marks) : marks_of(caller)),
-      name_(std::move(options.name)),
-      mode_(options.mode) {
-  const bool elsewhere = options.on != nullptr || is_bare_pool(caller);
-  if (elsewhere) {
-    home_ = own_strand(options.on != nullptr ? *options.on : caller);
-    if (inherited_ != never || marks_) {
-      home_ = with_call(home_, inherited_ != never ? inherited_ : deadline_of(home_), marks_);
-    }
-    caller_ = net::prefer(caller, net::execution::outstanding_work.tracked);
-  } else {
-    home_ = caller;
-  }
-  limit_ = options.limit;
-  if (options.after != duration::max()) limit_ = std::min(limit_, saturating_add(timers_.now(), options.after));
-
+child_base::child_base(const net::any_io_executor& caller) noexcept : home_(caller), timers_(timers_of(caller)) {
   on_due = [](timer_entry& entry) noexcept {
     reference<child_base> self(static_cast<child_base*>(&entry));
     const net::any_io_executor home = self->home_;
     net::dispatch(home, [self = std::move(self)] { self->on_deadline(); });
   };
   on_shutdown = [](timer_entry& entry) noexcept { static_cast<child_base&>(entry).release(); };
+}
+
+void child_base::prepare(child_options&& options) {
+  const net::any_io_executor caller = home_;
+  inherited_ = deadline_of(caller);
+  marks_ = options.marks ? std::move(options.marks) : marks_of(caller);
+  name_ = std::move(options.name);
+  mode_ = options.mode;
+  limit_ = options.limit;
+  if (options.after != duration::max()) limit_ = std::min(limit_, saturating_add(timers_.now(), options.after));
+  if (options.on == nullptr && !is_bare_pool(caller)) return;
+
+  auto strand = own_strand(options.on != nullptr ? *options.on : caller);
+  if (inherited_ != never || marks_) {
+    strand = with_call(strand, inherited_ != never ? inherited_ : deadline_of(strand), marks_);
+  }
+  home_ = std::move(strand);
+  caller_ = net::prefer(caller, net::execution::outstanding_work.tracked);
 }
 
 failure child_base::refuse() const {
@@ -70,29 +84,23 @@ failure child_base::refuse() const {
 }
 
 void child_base::start_refused(failure why) {
+  if (is_dropped()) return;
   why_ = std::move(why);
   // Never complete from within an initiation.
   net::post(home_, completion(*this));
 }
 
 void child_base::start(awaitable<void> body) {
-  completion done(*this);
   if (!caller_) {
-    launch(std::move(body), std::move(done));
+    launch(std::move(body));
     return;
   }
   // From here on the child belongs to its own strand.
-  net::post(home_, [this, body = std::move(body), done = std::move(done)]() mutable {
-    launch(std::move(body), std::move(done));
-  });
+  net::post(home_, [done = completion(*this), body = std::move(body)]() mutable { done.launch(std::move(body)); });
 }
 
-void child_base::launch(awaitable<void> body, completion done) {
-  if (cancelled_by_caller_) {
-    why_ = failure::cancelled();
-    done();
-    return;
-  }
+/// Where Asio has no memory to spawn it, the completion is destroyed uncalled.
+void child_base::launch(awaitable<void> body) {
   // An enclosing deadline needs a timer of ours, too: its owner may have ended before us, and a body that ignores
   // cancellation does not hand on its owner's.
   net::any_io_executor executor = home_;
@@ -103,11 +111,11 @@ void child_base::launch(awaitable<void> body, completion done) {
     add_reference();  // the timer service's
     timers_.schedule(*this, std::min(limit_, inherited_), home_);
   }
-  net::co_spawn(executor, std::move(body), net::bind_cancellation_slot(signal_.slot(), std::move(done)));
+  net::co_spawn(executor, std::move(body), net::bind_cancellation_slot(signal_.slot(), completion(*this)));
 }
 
 void child_base::forward_cancellation(net::cancellation_type type) {
-  if (type == net::cancellation_type::none || !home_) return;
+  if (type == net::cancellation_type::none || is_dropped()) return;
   net::dispatch(home_, [self = reference<child_base>::share(*this)] {
     self->cancelled_by_caller_ = true;
     // The caller's filter let it through, so it means us, whatever the body would make of its type.

@@ -16,7 +16,7 @@ class parked::resumption {
   void operator()() {
     const auto self = std::exchange(self_, {});
     const auto work = std::exchange(self->executor_, {});
-    self->call_handler(self->reason_);
+    self->call_handler(std::move(self->error_), self->reason_);
   }
 
  private:
@@ -51,13 +51,23 @@ void parked::schedule(time_point until, const net::any_io_executor& executor) {
 bool parked::wake(wake_reason reason) noexcept {
   if (!claim()) return false;
   reason_ = reason;
+  resume();
+  return true;
+}
+
+void parked::fail(std::exception_ptr error) noexcept {
+  if (!claim()) return;
+  error_ = std::move(error);
+  resume();
+}
+
+void parked::resume() noexcept {
   if (timers_.cancel(*this)) {
     const parked_reference of_the_service(this);
     post_resumption();
   } else {
     post_resumption();
   }
-  return true;
 }
 
 void parked::drop() noexcept {

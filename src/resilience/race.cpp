@@ -2,13 +2,13 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
-race_base::race_base(const net::any_io_executor& home, hedge_scope& hedges, bool leave)
+race_base::race_base(const net::any_io_executor& home, hedge_scope& hedges, bool leave, signals s) noexcept
     : home_(home),
       timers_(timers_of(home)),
       hedges_(hedges),
       max_(hedges.max_attempts()),
       leave_(leave),
-      signals_(new net::cancellation_signal[max_]) {
+      signals_(std::move(s)) {
   on_due = [](timer_entry& entry) noexcept {
     reference<race_base> self(static_cast<race_base*>(&entry));
     const net::any_io_executor executor = self->home_;
@@ -22,7 +22,13 @@ void race_base::start_attempt() {
   const std::uint32_t index = started_++;
   if (index == 0) began_ = present;
   ++running_;
-  launch(index, signals_[index].slot());
+  try {
+    launch(index, signals_[index].slot());
+  } catch (...) {
+    if (!home_) return;  // without memory Asio destroyed its end uncalled
+    // Never complete from within an initiation.
+    net::post(home_, [end = attempt_end(*this, index), error = std::current_exception()]() mutable { end(error); });
+  }
   // An attempt may end before it is launched, so to speak; its failure has then started others.
   if (started_ == index + 1) await_next_attempt(present);
 }

@@ -1,7 +1,6 @@
 // The allocation harness: runs an operation again and again, letting its n-th allocation by operator new fail, one
 // later each time, until none fails. Coroutine frames and Asio's own operations are allocated otherwise and never fail
-// here: Asio cannot survive a failure within the initiation of an operation. So this is for operations that do not
-// suspend.
+// here: Asio cannot survive a failure within the initiation of an operation.
 #pragma once
 
 #include <cstddef>

@@ -85,10 +85,10 @@ template <class Key, std::copy_constructible T, class Hash = std::hash<Key>> cla
    public:
     interest(std::shared_ptr<hub> h, const Key& key) : hub_(std::move(h)), key_(key) {
       const std::lock_guard lock(hub_->mutex);
-      auto& listed = hub_->flights[key_];
-      first_ = listed == nullptr;
-      if (first_) listed = std::make_shared<flight>();
-      flight_ = listed;
+      const auto found = hub_->flights.find(key_);
+      first_ = found == hub_->flights.end();
+      flight_ = first_ ? std::make_shared<flight>() : found->second;
+      if (first_) hub_->flights.emplace(key_, flight_);
       ++flight_->interested;
       ++(first_ ? hub_->stats.flights : hub_->stats.joined);
     }
@@ -151,10 +151,15 @@ template <class Key, std::copy_constructible T, class Hash = std::hash<Key>> cla
     const interest mine(h, key);
     const std::shared_ptr<flight>& f = mine.to();
     if (mine.first()) {
-      const spawned job =
-          spawn(detail::without_deadline(executor), &fly<F, Args...>, h, key, f, std::move(task), std::move(args)...);
-      const std::lock_guard lock(h->mutex);
-      f->job = job;
+      try {
+        const spawned job =
+            spawn(detail::without_deadline(executor), &fly<F, Args...>, h, key, f, std::move(task), std::move(args)...);
+        const std::lock_guard lock(h->mutex);
+        f->job = job;
+      } catch (...) {  // no memory: nobody may be left waiting
+        landing(h, key, f).result = failure::current();
+        throw;
+      }
     }
     const auto enlist = detail::wait_among(f->waiting, h->mutex, [&] { return f->result.has_value(); });
     const wake_reason reason = co_await park(never, enlist);

@@ -4,6 +4,7 @@
 
 #include <cofferdam/core/deadline.hpp>
 #include <cofferdam/core/detail/reference.hpp>
+#include <cofferdam/core/detail/room.hpp>
 #include <cofferdam/core/net.hpp>
 #include <cofferdam/core/task.hpp>
 #include <cofferdam/core/timer_service.hpp>
@@ -37,11 +38,14 @@ struct child_options {
 /// caller's cancellation slot call: they dispatch there.
 class child_base : public counted, private timer_entry {
  protected:
-  child_base(const net::any_io_executor& caller, child_options&& options);
+  explicit child_base(const net::any_io_executor& caller) noexcept;
 
+  /// Before anything else.
+  void prepare(child_options&& options);
   /// Why the child must not start, decided from its limits.
   [[nodiscard]] failure refuse() const;
   void start(awaitable<void> body);
+  /// In place of `start`, or after it threw.
   void start_refused(failure why);
   void forward_cancellation(net::cancellation_type type);
   [[nodiscard]] bool detaches() const noexcept { return mode_ == on_timeout::detach; }
@@ -52,7 +56,8 @@ class child_base : public counted, private timer_entry {
   virtual void complete() = 0;
   virtual void drop_handler() noexcept = 0;
   [[nodiscard]] bool settle() noexcept { return !std::exchange(settled_, true); }
-  void launch(awaitable<void> body, completion done);
+  void launch(awaitable<void> body);
+  [[nodiscard]] bool is_dropped() const noexcept { return !home_; }
   void deliver();
   void on_deadline();
   void on_done();
@@ -67,7 +72,7 @@ class child_base : public counted, private timer_entry {
   call_marks marks_;
   shared_name name_;
   net::cancellation_signal signal_;
-  on_timeout mode_;
+  on_timeout mode_ = on_timeout::cancel;
   bool settled_ = false, expired_ = false, cancelled_by_caller_ = false;
 
  protected:
@@ -120,10 +125,21 @@ struct reporting {
 
 template <class T, class Report, class Handler> class child final : public child_result<T> {
  public:
-  child(Handler handler, child_options&& options)
-      : child_result<T>(net::get_associated_executor(handler), std::move(options)), handler_(std::move(handler)) {}
+  explicit child(Handler handler)
+      : child_result<T>(net::get_associated_executor(handler)), handler_(std::move(handler)) {}
 
-  template <class Body> void start(Body body) {
+  template <class Body> void start(child_options&& options, Body body) noexcept {
+    try {
+      try_start(std::move(options), body);
+    } catch (...) {
+      this->start_refused(failure::current());
+    }
+  }
+  using child_base::detaches;
+
+ private:
+  template <class Body> void try_start(child_options&& options, Body& body) {
+    this->prepare(std::move(options));
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
       slot.assign(
           [self = reference<child>::share(*this)](net::cancellation_type type) { self->forward_cancellation(type); });
@@ -134,9 +150,6 @@ template <class T, class Report, class Handler> class child final : public child
       child_base::start(body(*this));
     }
   }
-  using child_base::detaches;
-
- private:
   void complete() override {
     Handler handler = std::move(*handler_);
     handler_.reset();
@@ -177,14 +190,19 @@ awaitable<void> run_owned_task(child_result<T>& result, F task, Args... args) {
   co_await run_task<T>(result, task, args...);
 }
 
+template <class T, class Report> struct child_of {
+  template <class Handler> using type = child<T, Report, Handler>;
+  using room = detail::room<type>;
+};
+
 template <class T, class Report> struct initiate_child {
   // The arguments live in the frame of Asio's initiating coroutine, which is suspended until the handler is called: a
   // child that is waited for may refer to them, one that is left behind must not.
   template <class Handler, class F, class... Args>
-  void operator()(Handler handler, child_options&& options, F&& task, Args&&... args) const {
-    const reference<child<T, Report, Handler>> self(
-        new child<T, Report, Handler>(std::move(handler), std::move(options)));
-    self->start([&](child_result<T>& result) {
+  void operator()(Handler handler, typename child_of<T, Report>::room taken, child_options&& options, F&& task,
+                  Args&&... args) const {
+    const reference<child<T, Report, Handler>> self(taken.make(std::move(handler)));
+    self->start(std::move(options), [&](child_result<T>& result) {
       return self->detaches() ? run_owned_task<T>(result, std::move(task), std::move(args)...)
                               : run_task<T>(result, task, args...);
     });
@@ -194,7 +212,8 @@ template <class T, class Report> struct initiate_child {
 /// Runs `task(args...)` as a child; throws what it throws (`throwing`) or yields an outcome (`reporting`).
 template <class T, class Report, class F, class... Args> auto run_child(child_options options, F task, Args... args) {
   return net::async_initiate<const net::use_awaitable_t<>&, typename Report::template signature_of<T>::type>(
-      initiate_child<T, Report>{}, net::use_awaitable, std::move(options), std::move(task), std::move(args)...);
+      initiate_child<T, Report>{}, net::use_awaitable, typename child_of<T, Report>::room(), std::move(options),
+      std::move(task), std::move(args)...);
 }
 
 }  // namespace detail

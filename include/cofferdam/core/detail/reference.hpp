@@ -4,6 +4,7 @@
 #include <cofferdam/core/config.hpp>
 
 #include <atomic>
+#include <new>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
@@ -18,6 +19,8 @@ class counted {
     // Release publishes this owner's writes, acquire makes all of them visible to the destructor.
     if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
+  /// Of any size: the memory may be a `room`.
+  static void operator delete(void* memory) noexcept { ::operator delete(memory); }
 
  protected:
   counted() noexcept = default;

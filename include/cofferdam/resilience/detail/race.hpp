@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cofferdam/core/detail/reference.hpp>
+#include <cofferdam/core/detail/room.hpp>
 #include <cofferdam/core/net.hpp>
 #include <cofferdam/core/outcome.hpp>
 #include <cofferdam/core/timer_service.hpp>
@@ -28,7 +29,8 @@ template <class T> struct race_result {
 /// cancellation slot call: they dispatch there.
 class race_base : public counted, private timer_entry {
  protected:
-  race_base(const net::any_io_executor& home, hedge_scope& hedges, bool leave);
+  using signals = std::unique_ptr<net::cancellation_signal[]>;  // of the attempts
+  race_base(const net::any_io_executor& home, hedge_scope& hedges, bool leave, signals s) noexcept;
 
   void begin() { start_attempt(); }
   /// Whether the outcome of attempt `index` is to be kept. Called before it is, and before its end.
@@ -84,13 +86,15 @@ class race_base : public counted, private timer_entry {
   std::uint32_t max_, started_ = 0, running_ = 0, winner_ = nobody;
   bool leave_, no_more_ = false, cancelled_ = false, completed_ = false;
   time_point began_{};
-  std::unique_ptr<net::cancellation_signal[]> signals_;  // of the attempts
+  signals signals_;
 };
 
 template <class T, class Handler, class Make> class race final : public race_base {
  public:
-  race(Handler handler, hedge_scope& hedges, bool leave, const Make& make)
-      : race_base(net::get_associated_executor(handler), hedges, leave), handler_(std::move(handler)), make_(make) {}
+  race(Handler handler, hedge_scope& hedges, bool leave, const Make& make, race_base::signals s) noexcept
+      : race_base(net::get_associated_executor(handler), hedges, leave, std::move(s)),
+        handler_(std::move(handler)),
+        make_(make) {}
 
   void start() {
     if (auto slot = net::get_associated_cancellation_slot(*handler_); slot.is_connected()) {
@@ -112,8 +116,8 @@ template <class T, class Handler, class Make> class race final : public race_bas
     if (judge(index, outcome_view(value, typeid(T), result.why()))) result_.emplace(std::move(result));
   }
   void launch(std::uint32_t index, net::cancellation_slot slot) override {
-    net::co_spawn(home(), run(*this, index, make_(index)),
-                  net::bind_cancellation_slot(slot, attempt_end(*this, index)));
+    auto body = run(*this, index, make_(index));
+    net::co_spawn(home(), std::move(body), net::bind_cancellation_slot(slot, attempt_end(*this, index)));
   }
   void fail(std::uint32_t index, failure why) override { accept(index, std::move(why)); }
   void complete() override {
@@ -128,10 +132,17 @@ template <class T, class Handler, class Make> class race final : public race_bas
   std::optional<outcome<T>> result_;  // the winner's, and until there is one the first attempt's
 };
 
-template <class T> struct initiate_race {
-  template <class Handler, class Make>
-  void operator()(Handler handler, hedge_scope* hedges, bool leave, const Make& make) const {
-    const reference<race<T, Handler, Make>> self(new race<T, Handler, Make>(std::move(handler), *hedges, leave, make));
+template <class T, class Make> struct race_of {
+  template <class Handler> using type = race<T, Handler, Make>;
+  using room = detail::room<type>;
+};
+
+template <class T, class Make> struct initiate_race {
+  template <class Handler>
+  void operator()(Handler handler, typename race_of<T, Make>::room taken, hedge_scope* hedges, bool leave,
+                  const Make& make, std::unique_ptr<net::cancellation_signal[]> signals) const {
+    const reference<race<T, Handler, Make>> self(
+        taken.make(std::move(handler), *hedges, leave, make, std::move(signals)));
     self->start();
   }
 };
@@ -142,7 +153,8 @@ template <class T> struct initiate_race {
 /// Executor: the caller's, which must order its handlers. Cancellation: reaches all attempts; all are waited for.
 template <class T, class Make> auto run_race(hedge_scope& hedges, bool leave, const Make& make) {
   return net::async_initiate<const net::use_awaitable_t<>&, void(race_result<T>)>(
-      initiate_race<T>{}, net::use_awaitable, &hedges, leave, make);
+      initiate_race<T, Make>{}, net::use_awaitable, typename race_of<T, Make>::room(), &hedges, leave, make,
+      std::make_unique<net::cancellation_signal[]>(hedges.max_attempts()));
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail
