@@ -19,15 +19,16 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/mutation"
-TESTS = {  # which test is to notice
-    "src/core/backoff.cpp": "core/backoff_test",
-    "src/resilience/call_window.cpp": "resilience/call_window_test",
-    "src/resilience/circuit_core.cpp": "resilience/circuit_core_test",
-    "src/resilience/latency_histogram.cpp": "resilience/latency_histogram_test",
-    "src/resilience/limit_core.cpp": "resilience/limit_core_test",
-    "src/resilience/rate_core.cpp": "resilience/rate_limiter_test",
-    "src/resilience/retry_budget.cpp": "resilience/retry_budget_test",
-    "include/cofferdam/resilience/detail/cache_table.hpp": "resilience/cache_table_test",
+TESTS = {  # which tests are to notice; of a header, one
+    "src/core/backoff.cpp": ["core/backoff_test"],
+    "src/resilience/call_window.cpp": ["resilience/call_window_test"],
+    "src/resilience/circuit_core.cpp": ["resilience/circuit_core_test", "resilience/core_corners_test",
+                                        "resilience/circuit_breaker_test"],
+    "src/resilience/latency_histogram.cpp": ["resilience/latency_histogram_test"],
+    "src/resilience/limit_core.cpp": ["resilience/limit_core_test"],
+    "src/resilience/rate_core.cpp": ["resilience/rate_limiter_test"],
+    "src/resilience/retry_budget.cpp": ["resilience/retry_budget_test"],
+    "include/cofferdam/resilience/detail/cache_table.hpp": ["resilience/cache_table_test"],
 }
 
 Mutant = collections.namedtuple("Mutant", "file number before after")  # `number` of the line, its two texts
@@ -105,6 +106,10 @@ def bodies_of(lines):
             yield begin, end
 
 
+def object_of(test):
+    return BUILD / f"{pathlib.Path(test).name}.o"
+
+
 SWITCH = """#include <cstdlib>
 static const int mutant_at_work = std::getenv("COFFERDAM_MUTANT") ? std::atoi(std::getenv("COFFERDAM_MUTANT")) : -1;
 """
@@ -146,11 +151,11 @@ class Workshop:
                         self.build / "libcofferdam_resilience.a", self.build / "libcofferdam_core.a", "-pthread",
                         "-o", program], check=True, stderr=subprocess.DEVNULL)
 
-    def test_object(self, file):
-        made = BUILD / f"{pathlib.Path(TESTS[file]).name}.o"
-        if problems := self.compile(str(ROOT / f"tests/{TESTS[file]}.cpp"), made):
-            sys.exit(problems)
-        return made
+    def test_objects(self, file):
+        for test in TESTS[file]:
+            if problems := self.compile(str(ROOT / f"tests/{test}.cpp"), object_of(test)):
+                sys.exit(problems)
+        return [object_of(test) for test in TESTS[file]]
 
     def verdict(self, file, program, number):
         """The quick tests first: models are compared over many operations."""
@@ -173,7 +178,7 @@ class Workshop:
         self.together[file] = (place / "tests", set(), set())  # with whom it can be asked for, and who is stillborn
         if file.endswith(".hpp"):
             if self.alone("none", file, (ROOT / file).read_text()) != "survives":
-                sys.exit(f"{TESTS[file]} fails without any change of {file}")
+                sys.exit(f"{' '.join(TESTS[file])}: fails without any change of {file}")
             return
         lines = (ROOT / file).read_text().splitlines()
         bodies = {line: body for body in bodies_of(lines) for line in range(*body)}
@@ -204,11 +209,11 @@ class Workshop:
             if not found:
                 sys.exit(problems)
             stillborn |= found
-        self.link(place / "tests", place / "mutants.o", self.test_object(file))
+        self.link(place / "tests", place / "mutants.o", *self.test_objects(file))
         self.together[file] = (place / "tests", set(chosen), stillborn)
         begin = time.monotonic()
         if self.verdict(file, place / "tests", -1) != "survives":
-            sys.exit(f"{TESTS[file]} fails without any change of {file}")
+            sys.exit(f"{' '.join(TESTS[file])}: fails without any change of {file}")
         self.patience[file] = 10 + 5 * (time.monotonic() - begin)
 
     def alone(self, number, file, text):
@@ -218,11 +223,11 @@ class Workshop:
         mutated = place / (pathlib.Path(file).relative_to("include") if is_header else pathlib.Path(file).name)
         mutated.parent.mkdir(parents=True, exist_ok=True)
         mutated.write_text(text)
-        source = str(ROOT / f"tests/{TESTS[file]}.cpp") if is_header else str(mutated)
+        source = str(ROOT / f"tests/{TESTS[file][0]}.cpp") if is_header else str(mutated)
         if self.compile(source, place / "mutant.o", [place]):
             return "stillborn"
         self.link(place / "tests", place / "mutant.o",
-                  *([] if is_header else [BUILD / f"{pathlib.Path(TESTS[file]).name}.o"]))
+                  *([] if is_header else map(object_of, TESTS[file])))
         try:
             return self.verdict(file, place / "tests", -1)
         finally:
