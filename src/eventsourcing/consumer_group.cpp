@@ -550,10 +550,9 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
     const auto position = found.front().get<std::optional<std::uint64_t>>(0);
     if (!position) co_return handled;
     batch b;
-    b.require("the event at position " + std::to_string(*position) + " is still put aside",
-              "select count(*) > 0 from cofferdam_group_parked where consumer = $1 and position = $2", state_->name,
-              *position);
-    b.execute("delete from cofferdam_group_parked where consumer = $1 and position = $2", state_->name, *position);
+    b.require_change("the event at position " + std::to_string(*position) + " is still put aside",
+                     "delete from cofferdam_group_parked where consumer = $1 and position = $2", state_->name,
+                     *position);
     read_options one;
     one.from = *position;
     one.limit = 1;

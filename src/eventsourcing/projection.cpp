@@ -69,9 +69,8 @@ awaitable<std::size_t> projection::catch_up_from(std::uint64_t& done) {
 batch projection::moved(std::uint64_t from, std::uint64_t to) const {
   batch b;
   b.lock("projection/" + name_);
-  b.require("'" + name_ + "' is followed by nobody else",
-            "select position = $2 from cofferdam_projections where name = $1", name_, from);
-  b.execute("update cofferdam_projections set position = $2 where name = $1", name_, to);
+  b.require_change("'" + name_ + "' is followed by nobody else",
+                   "update cofferdam_projections set position = $3 where name = $1 and position = $2", name_, from, to);
   return b;
 }
 
@@ -160,12 +159,10 @@ awaitable<std::size_t> projection::replay(std::string stream) {
     if (first == waiting.end()) co_return applied;
     batch b;
     b.lock("projection/" + name_);
-    b.require("it is still put aside",
-              "select count(*) = 1 from cofferdam_parked where projection = $1 and stream = $2 and position = $3",
-              name_, stream, first->event.position);
+    b.require_change("it is still put aside",
+                     "delete from cofferdam_parked where projection = $1 and stream = $2 and position = $3", name_,
+                     stream, first->event.position);
     handler_(b, first->event);
-    b.execute("delete from cofferdam_parked where projection = $1 and stream = $2 and position = $3", name_, stream,
-              first->event.position);
     co_await store_->storage().commit(std::move(b));
   }
 }

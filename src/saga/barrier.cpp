@@ -104,14 +104,11 @@ awaitable<barrier_verdict> barrier::undo(participant_call call, batch work) {
   const moment here = co_await now();
   for (;;) {
     batch b;
-    b.execute(
+    b.require_change(
+        "'" + call.key + "' of the saga '" + call.saga + "' is to be undone",
         "update cofferdam_saga_barrier set state = $3, token = $4, at = $5, epoch = case when epoch > $6 then epoch "
-        "else "
-        "cast($6 as bigint) end where saga = $1 and key = $2 and state = $7",
+        "else cast($6 as bigint) end where saga = $1 and key = $2 and state = $7",
         call.saga, call.key, number(row_state::undone), here.token, here.at, call.epoch, number(row_state::done));
-    b.require("'" + call.key + "' of the saga '" + call.saga + "' is to be undone",
-              "select count(*) > 0 from cofferdam_saga_barrier where saga = $1 and key = $2 and token = $3", call.saga,
-              call.key, here.token);
     batch copy = work;
     b.add(std::move(copy));
     const auto done = co_await db_->try_commit(std::move(b));

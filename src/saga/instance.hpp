@@ -27,7 +27,8 @@ class engine_state;
 struct record {
   enum class outcome : std::uint8_t { open, succeeded, failed };
   std::string key, step;
-  std::string arguments;  // as JSON text, to compare
+  nlohmann::json arguments;
+  [[nodiscard]] bool has_arguments(const nlohmann::json& now) const;
   step_settings settings;
   outcome ended = outcome::open;
   nlohmann::json result;  // of a step that succeeded; the signal that was taken
@@ -150,7 +151,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<written> write(std::vector<entry> entries, batch own);
   awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
-  void add_guard(batch& b, std::uint64_t after) const;
+  /// What a batch that moves the saga on requires.
+  [[nodiscard]] std::string is_ours() const { return "the saga '" + id_ + "' is ours"; }
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<std::optional<std::int64_t>> count(statement question);
   awaitable<void> load();
@@ -205,8 +207,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::optional<spawned> running_;
 
   // the journal
-  std::deque<record> records_;  // in the order of their intents
-  std::unordered_map<std::string, std::size_t> index_;
+  std::deque<record> records_;                                 // in the order of their intents
+  std::unordered_map<std::string_view, std::size_t> index_;    // by their keys
   std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
   std::vector<entry> buffer_;                                  // outcomes that go with the next commit
   std::uint64_t seq_ = 0, epoch_ = 1;

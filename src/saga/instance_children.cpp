@@ -57,9 +57,9 @@ bool instance::replay(child_work& child) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
   record* r = find(child.key());
   if (r == nullptr) return false;
-  const std::string input = child.input().dump();
-  if (!r->is_child || r->arguments != input) {
-    leave_changed(child.key(), "'" + r->step + "' with " + r->arguments, "a saga with " + input);
+  const nlohmann::json input = child.input();
+  if (!r->is_child || !r->has_arguments(input)) {
+    leave_changed(child.key(), "'" + r->step + "' with " + r->arguments.dump(), "a saga with " + input.dump());
     return false;
   }
   visit(*r);

@@ -18,6 +18,11 @@ bool is_key_of(std::string_view key, std::string_view step) noexcept {
 
 }  // namespace
 
+/// As the journal has them: there, what JSON cannot say is null.
+bool record::has_arguments(const nlohmann::json& now) const {
+  return arguments == now || arguments.dump() == now.dump();
+}
+
 record* instance::find(const std::string& key) {
   const auto it = index_.find(key);
   return it == index_.end() ? nullptr : &records_[it->second];
@@ -56,10 +61,10 @@ void instance::apply(const entry& e) {
   record* r = find(e.key);
   if (begins) {
     if (r != nullptr) throw std::invalid_argument("it began before");
-    index_.emplace(e.key, records_.size());
     r = &records_.emplace_back();
     r->key = e.key;
     r->step = e.step;
+    index_.emplace(r->key, records_.size() - 1);
   }
   if (e.kind == entry_kind::aborted) {
     has_aborted_ = true;
@@ -83,7 +88,7 @@ void instance::apply(const entry& e) {
     case entry_kind::intent:
       if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
       r->is_step = true;
-      r->arguments = e.payload.at("arguments").dump();
+      r->arguments = e.payload.at("arguments");
       if (e.payload.contains("undo")) {
         r->settings.undo_attempts = e.payload["undo"].value("attempts", std::uint32_t{0});
         r->settings.undo_timeout = duration(e.payload["undo"].value("timeout_ns", std::int64_t{0}));
@@ -91,7 +96,7 @@ void instance::apply(const entry& e) {
       break;
     case entry_kind::called:
       r->is_child = true;
-      r->arguments = e.payload.at("input").dump();
+      r->arguments = e.payload.at("input");
       break;
     case entry_kind::won:
       r->is_race = true;
@@ -255,6 +260,7 @@ void instance::leave_changed(std::string place, std::string journal, std::string
 
 void instance::note(entry e) {
   ++noted_;
+  e.payload = nullptr;  // its text is what is written
   buffer_.push_back(std::move(e));
 }
 
@@ -324,11 +330,6 @@ awaitable<void> instance::take_turn() {
 std::uint64_t instance::seq_after(const std::vector<entry>& entries) const noexcept {
   return seq_ + std::max<std::size_t>(entries.size(), 1);
 }
-/// For a batch whose update moved the saga on to `after`, if it was still ours.
-void instance::add_guard(batch& b, std::uint64_t after) const {
-  b.require("the saga '" + id_ + "' is ours",
-            "select count(*) > 0 from cofferdam_sagas where id = $1 and epoch = $2 and seq = $3", id_, epoch_, after);
-}
 void instance::add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const {
   std::uint64_t seq = seq_;
   for (const entry& e : entries) {
@@ -354,12 +355,11 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   const auto make = [&] {
     batch b;
     if (is_inserted_) {
-      b.execute(
+      b.require_change(
+          is_ours(),
           "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 "
-          "and "
-          "epoch = $2 and seq = $3",
+          "and epoch = $2 and seq = $3",
           id_, epoch_, seq_, after, state, pivoted, at);
-      add_guard(b, after);
     } else {
       b.execute(
           "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, pivoted, "
@@ -458,11 +458,11 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
   const std::int64_t at = now();
   batch b;
   if (is_inserted_) {
-    b.execute(
+    b.require_change(
+        is_ours(),
         "update cofferdam_sagas set seq = $4, state = $5, reason = $6, output = $7, owner = null, wake_at = null, "
         "updated_at = $8, claims = 0, pivoted = $9 where id = $1 and epoch = $2 and seq = $3",
         id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, output.dump(), at, has_pivoted_ ? 1 : 0);
-    add_guard(b, after);
   } else {  // it ended without a step
     b.execute(
         "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, signals, claims, pivoted, "
@@ -507,13 +507,13 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   const std::int64_t at = now();
   batch b;
   // A signal that came since the saga looked makes it due at once.
-  b.execute(
+  b.require_change(
+      is_ours(),
       "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals <= $7 "
       "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0, pivoted = $10 where id = $1 and epoch = $2 and "
       "seq = $3",
       id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, signals_seen_, wake_at, at,
       has_pivoted_ ? 1 : 0);
-  add_guard(b, after);
   add_entries(b, entries, at);
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);

@@ -34,10 +34,10 @@ bool instance::replay(step_work& work) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
   record* r = find(work.key());
   if (r == nullptr) return false;
-  const std::string arguments = work.arguments().dump();
-  if (!r->is_step || r->step != work.name() || r->arguments != arguments) {
-    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments,
-                  "'" + std::string(work.name()) + "' with " + arguments);
+  const nlohmann::json arguments = work.arguments();
+  if (!r->is_step || r->step != work.name() || !r->has_arguments(arguments)) {
+    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments.dump(),
+                  "'" + std::string(work.name()) + "' with " + arguments.dump());
     return false;
   }
   visit(*r);
@@ -168,7 +168,8 @@ awaitable<bool> instance::run_step(step_work& work) {
       if (work.settings().undo_timeout > duration()) {
         payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
       }
-      const std::size_t bytes = payload.dump().size();
+      entry intent(entry_kind::intent, work.key(), std::string(work.name()), std::move(payload));
+      const std::size_t bytes = intent.text.size();
       if (bytes > engine_->options.max_payload) {
         work.fail(step_failed(work.key(), step_failed::reason::refused,
                               "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
@@ -176,7 +177,7 @@ awaitable<bool> instance::run_step(step_work& work) {
                               "payload_too_large"));
         co_return true;
       }
-      add({entry_kind::intent, work.key(), std::string(work.name()), std::move(payload)});
+      add(std::move(intent));
       const bool is_ours = co_await flush();
       if (!is_ours || leaving_ != leave_reason::none) co_return false;
     }
@@ -269,11 +270,11 @@ awaitable<bool> instance::run_step(step_work& work) {
   if (has_succeeded) {
     publish(saga_event::kind::step_succeeded, work.key());
     if (has_journal() && !work.is_transactional()) {
-      nlohmann::json result = work.result();
-      if (result.dump().size() > options.max_payload) {
+      entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
+      if (outcome.text.size() > options.max_payload) {
         end = {attempt_end::kind::unsure, "its result has more than max_payload bytes", "payload_too_large", {}};
       } else {
-        settle({entry_kind::succeeded, work.key(), {}, std::move(result)});
+        settle(std::move(outcome));
       }
     }
     if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());

@@ -20,7 +20,7 @@ class journaled_step final : public past_step {
       : past_step(r.key, r.settings, what.undo_wants, r.ended == record::outcome::succeeded),
         what_(&what),
         journal_(&journal),
-        arguments_(nlohmann::json::parse(r.arguments)),
+        arguments_(r.arguments),
         result_(r.result) {}
 
   awaitable<void> undo(step_context& context) override {

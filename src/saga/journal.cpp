@@ -116,7 +116,7 @@ void insert_entry(batch& b, const std::string& saga, std::uint64_t seq, std::uin
   b.execute(
       "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) values($1, $2, $3, $4, $5, "
       "$6, $7, $8)",
-      saga, seq, static_cast<std::int64_t>(e.kind), e.key, e.step, e.payload.dump(), epoch, at);
+      saga, seq, static_cast<std::int64_t>(e.kind), e.key, e.step, e.text, epoch, at);
 }
 
 nlohmann::json parse_stored(const std::string& saga, const std::string& what, const std::string& text) {

@@ -48,10 +48,11 @@ struct entry {
   entry() = default;
   /// No aggregate: GCC 12 would destroy it twice in a co_await.
   entry(entry_kind what, std::string where, std::string which, nlohmann::json with)
-      : kind(what), key(std::move(where)), step(std::move(which)), payload(std::move(with)) {}
+      : kind(what), key(std::move(where)), step(std::move(which)), payload(std::move(with)), text(payload.dump()) {}
   entry_kind kind = entry_kind::intent;
   std::string key, step;
   nlohmann::json payload;
+  std::string text;  // of the payload; not set in one that was read
 };
 
 [[nodiscard]] std::vector<migration> saga_schema();

@@ -100,8 +100,7 @@ awaitable<void> part_leases::leave() {
 std::string part_leases::loss_of(const leased_part& p) { return "part " + std::to_string(p.number) + " is ours"; }
 
 void part_leases::write(batch& b, const leased_part& p, std::uint64_t position) const {
-  b.execute(write_, group_, p.number, id_, p.epoch, position, lease_end());
-  fence(b, p);
+  b.require_change(loss_of(p), write_, group_, p.number, id_, p.epoch, position, lease_end());
 }
 void part_leases::fence(batch& b, const leased_part& p) const {
   b.require(loss_of(p), owned_, group_, p.number, id_, p.epoch);

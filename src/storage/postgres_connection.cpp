@@ -163,13 +163,23 @@ storage_error to_error(const complaint& what, const std::string& sql) {
   return {code_of(what), std::move(message), what.state};
 }
 
+namespace {
+std::string without_end(std::string sql) {
+  while (!sql.empty() && (sql.back() == ';' || sql.back() == ' ' || sql.back() == '\n')) sql.pop_back();
+  return sql;
+}
+}  // namespace
+
 std::string condition_sql(const std::string& query) {
-  std::string inner = query;
-  while (!inner.empty() && (inner.back() == ';' || inner.back() == ' ' || inner.back() == '\n')) inner.pop_back();
   // set_config is volatile, so it is evaluated only now, and no parameter without a dot can be made up.
-  return "select case when coalesce((select held::text from (" + inner +
+  return "select case when coalesce((select held::text from (" + without_end(query) +
          "\n) as cofferdam_condition(held) limit 1), '0') in ('0', 'f', 'false') then set_config('" + condition_mark +
          "', '', true) end";
+}
+
+std::string changing_condition_sql(const std::string& change) {
+  return "with cofferdam_change as (" + without_end(change) + "\nreturning 1) " +
+         condition_sql("select count(*) > 0 from cofferdam_change");
 }
 
 bool is_condition(const complaint& what) noexcept { return what.message.find(condition_mark) != std::string::npos; }

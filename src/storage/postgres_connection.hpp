@@ -51,6 +51,8 @@ struct unit {
 
 /// The first cell of `query`, which must be true; otherwise the server fails, in a way that `is_condition` knows.
 [[nodiscard]] std::string condition_sql(const std::string& query);
+/// `change`, which must change a row; otherwise as above.
+[[nodiscard]] std::string changing_condition_sql(const std::string& change);
 [[nodiscard]] bool is_condition(const complaint& what) noexcept;
 
 class connection;

@@ -127,7 +127,9 @@ unit unit_of(const batch& work) {
       }
       made.steps.push_back({own->sql(), own, part});
     } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
-      made.steps.push_back({condition_sql(condition->query.sql()), &condition->query, part});
+      const std::string& sql = condition->query.sql();
+      made.steps.push_back(
+          {condition->is_change ? changing_condition_sql(sql) : condition_sql(sql), &condition->query, part});
     } else {
       for (auto& s : std::get<std::shared_ptr<operation>>(step)->statements()) made.add(std::move(s), part);
     }

@@ -519,9 +519,17 @@ class driver final : public detail::storage_driver {
   }
 
   void require(const batch::requirement& condition) {
-    prepared p = writing_->prepare_query(condition.query.sql());
-    p.bind_all(condition.query);
-    if (p.step() && p.integer(0) != 0) return;
+    bool holds = false;
+    if (condition.is_change) {
+      prepared p = writing_->prepare(condition.query.sql());
+      p.bind_all(condition.query).execute();
+      holds = writing_->changed() > 0;
+    } else {
+      prepared p = writing_->prepare_query(condition.query.sql());
+      p.bind_all(condition.query);
+      holds = p.step() && p.integer(0) != 0;
+    }
+    if (holds) return;
     throw storage_error(errc::condition_failed, condition.name);
   }
 

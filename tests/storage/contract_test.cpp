@@ -121,6 +121,33 @@ TEST_CASE("a condition that does not hold refuses the batch by its name") {
   });
 }
 
+TEST_CASE("a change that changes nothing refuses the batch by its name") {
+  contract::on_every_database([](database& db) -> awaitable<void> {
+    co_await contract::make_items(db);
+    batch first;
+    first.execute("insert into items(name, amount) values('bolt', 1)");
+    first.require_change("there is one bolt", "update items set amount = $2 where name = $1 and amount = 1", "bolt", 2);
+    batch second;
+    second.execute("insert into items(name, amount) values('nut', 1)");
+    second.require_change("there is one bolt", "update items set amount = $2 where name = $1 and amount = 1;", "bolt",
+                          3);
+    second.require_change("nobody gets here", "delete from items where name = 'bolt'");
+    co_await db.commit(std::move(first));
+    const auto again = co_await db.try_commit(std::move(second));
+    REQUIRE(!again);
+    CHECK(again.code() == errc::condition_failed);
+    CHECK(again.why().message().find("there is one bolt") != std::string::npos);
+    const rows left = co_await db.query("select name, amount from items");
+    REQUIRE(left.size() == 1);
+    CHECK(left.front().get<int>(1) == 2);
+    batch third;  // also where a statement before it changed something
+    third.execute("update items set amount = 4");
+    third.require_change("there is a screw", "insert into items(name, amount) select 'screw', 1 where 1 = 0");
+    const auto in_vain = co_await db.try_commit(std::move(third));
+    CHECK(in_vain.code() == errc::condition_failed);
+  });
+}
+
 TEST_CASE("a condition that has no row does not hold") {
   contract::on_every_database([](database& db) -> awaitable<void> {
     co_await contract::make_items(db);

@@ -80,6 +80,15 @@ class batch {
     return *this;
   }
 
+  /// An insert, update or delete that must change a row, or the commit ends with `condition_failed`: what is written
+  /// only under the version, epoch or owner that was read.
+  template <std::convertible_to<value>... Values>
+  batch& require_change(std::string name, std::string sql, Values&&... parameters) {
+    steps_.emplace_back(
+        requirement{std::move(name), statement(std::move(sql), std::forward<Values>(parameters)...), true});
+    return *this;
+  }
+
   /// A statement of the user's own. Its rows are in the receipt, under the index returned here.
   template <std::convertible_to<value>... Values> std::size_t execute(std::string sql, Values&&... parameters) {
     return execute(statement(std::move(sql), std::forward<Values>(parameters)...));
@@ -108,6 +117,7 @@ class batch {
   struct requirement {
     std::string name;
     statement query;
+    bool is_change = false;  // it must change a row; else its first cell must be true
   };
   using step = std::variant<statement, requirement, std::shared_ptr<operation>>;
   [[nodiscard]] const std::vector<step>& steps() const noexcept { return steps_; }
