@@ -309,6 +309,7 @@ void owned_connection::execute(const char* sql) {
 
 std::int64_t owned_connection::last_insert_id() const noexcept { return sqlite3_last_insert_rowid(db_); }
 std::size_t owned_connection::changed() const noexcept { return static_cast<std::size_t>(sqlite3_changes64(db_)); }
+int owned_connection::all_changes() const noexcept { return sqlite3_total_changes(db_); }
 bool owned_connection::in_transaction() const noexcept { return sqlite3_get_autocommit(db_) == 0; }
 
 owned_connection::interruptible::interruptible(owned_connection& connection, const std::atomic<bool>& flag) noexcept

@@ -53,6 +53,8 @@ class owned_connection final : public connection {
   [[nodiscard]] prepared prepare(std::string_view sql) override;
   [[nodiscard]] std::int64_t last_insert_id() const noexcept override;
   [[nodiscard]] std::size_t changed() const noexcept override;
+  /// Rows changed since it was opened.
+  [[nodiscard]] int all_changes() const noexcept;
 
   /// As `prepare`. Errors: `invalid_statement` when it would write.
   [[nodiscard]] prepared prepare_query(std::string_view sql);

@@ -1,4 +1,4 @@
-// The SQLite driver: one thread writes, batches that came together share a commit, each in a savepoint; others read.
+// The SQLite driver: one thread writes, batches that came together share a commit; others read.
 #include "sqlite_connection.hpp"
 #include "sqlite_watch.hpp"
 
@@ -439,9 +439,24 @@ class driver final : public detail::storage_driver {
 
   // --- writing
 
+  /// What keeps the batches of a transaction apart when one of them fails. A savepoint costs more than many a batch,
+  /// and most that fail do so before they have written.
+  enum class isolation : std::uint8_t { none, savepoints };
+  /// Thrown where there is nothing: one failed halfway.
+  struct half_written {};
+
   void write(std::span<reference<write_ticket>> group) {
+    constexpr std::size_t cautious_for = 64;  // groups
     bool has_begun = false;
-    const failure why = write_together(group, has_begun);
+    failure why;
+    try {
+      why = write_together(group, caution_ > 0 ? isolation::savepoints : isolation::none, has_begun);
+      if (caution_ > 0) --caution_;
+    } catch (const half_written&) {
+      undo();
+      caution_ = cautious_for;
+      why = write_together(group, isolation::savepoints, has_begun);
+    }
     // One of them may have taken the transaction down with it: alone, each gets its own outcome.
     if (why && has_begun && group.size() > 1) {
       for (auto& alone : group) write(std::span(&alone, 1));
@@ -459,16 +474,20 @@ class driver final : public detail::storage_driver {
   }
 
   /// Empty when every batch has an outcome of its own; otherwise nothing was written.
-  failure write_together(std::span<reference<write_ticket>> group, bool& has_begun) {
+  /// Errors: half_written.
+  failure write_together(std::span<reference<write_ticket>> group, isolation between, bool& has_begun) {
     bool is_committing = false;
     try {
       run_now("begin immediate");
       has_begun = true;
       bool has_work = false;
-      for (const auto& written : group) has_work |= run_apart(*written, group.size() > 1);
+      const bool has_company = group.size() > 1;
+      for (const auto& written : group) has_work |= run_apart(*written, has_company, between);
       is_committing = true;
       run_now(has_work ? "commit" : "rollback");
       return {};
+    } catch (const half_written&) {
+      throw;
     } catch (const storage_error& e) {
       // A log that could not be synced may be found whole after a crash, commit and all.
       const bool is_unknown = is_committing && e.code() == errc::database_io_error;
@@ -485,30 +504,36 @@ class driver final : public detail::storage_driver {
     }
   }
 
-  /// Runs one batch, in a savepoint when it has company. True when it stands.
-  /// Errors: throws when the whole transaction is lost.
-  bool run_apart(write_ticket& written, bool has_company) {
-    if (has_company) run_now("savepoint batch");
+  /// Runs one batch. True when it stands.
+  /// Errors: half_written; throws when the whole transaction is lost.
+  bool run_apart(write_ticket& written, bool has_company, isolation between) {
+    const bool has_savepoint = has_company && between == isolation::savepoints;
+    const auto changes_before = writing_->all_changes();
+    bool ran_statement = false;  // which may have changed what is not counted: the schema
+    if (has_savepoint) run_now("savepoint batch");
     try {
-      written.result.emplace(run_batch(written.work));
-      if (has_company) run_now("release batch");
+      written.result.emplace(run_batch(written.work, ran_statement));
+      if (has_savepoint) run_now("release batch");
       return true;
     } catch (...) {
       written.result.emplace(failure::current());
       if (!writing_->in_transaction()) throw;  // SQLite itself rolled back: disk full, out of memory, I/O
-      if (has_company) {
+      if (has_savepoint) {
         run_now("rollback to batch");
         run_now("release batch");
+      } else if (has_company && (ran_statement || writing_->all_changes() != changes_before)) {
+        throw half_written();
       }
       return false;
     }
   }
 
-  receipt run_batch(const batch& work) {
+  receipt run_batch(const batch& work, bool& ran_statement) {
     std::vector<rows> results;
     for (const auto& step : work.steps()) {
       if (const auto* own = std::get_if<statement>(&step)) {
         results.push_back(writing_->run(*own));
+        ran_statement = true;
       } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
         require(*condition);
       } else {
@@ -605,6 +630,7 @@ class driver final : public detail::storage_driver {
   std::mutex inline_mutex_;  // where there are no threads
   std::unique_ptr<owned_connection> writing_;
   std::int64_t log_pages_ = 0;  // the writer's
+  std::size_t caution_ = 0;     // the writer's: for how many groups it takes savepoints
   std::thread writer_;
   std::vector<std::thread> readers_;
   std::mutex watch_mutex_;

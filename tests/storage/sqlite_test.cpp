@@ -154,17 +154,21 @@ ASYNC_TEST("an operation runs inside its batch and keeps what it found out") {
 }
 
 TEST_CASE("batches that come together share commits, and each keeps its own fate") {
+  // Refused before it has written, or halfway.
+  const bool halfway = GENERATE(false, true);
   const test::temporary_directory directory;
-  const auto body = [](std::string url) -> awaitable<database_stats> {
+  const auto body = [halfway](std::string url) -> awaitable<database_stats> {
     database db = co_await database::open(std::move(url));
     co_await sqlite_cases::make_log(db);
     int next = 0, wrong = 0;
     const auto write = [&]() -> awaitable<void> {
       const int me = next++;
       for (int i = 0; i < 20; ++i) {
-        batch b = sqlite_cases::a_line(std::to_string(me));
         const bool is_bad = (me + i) % 7 == 0;
-        if (is_bad) b.execute("insert into log(id, line) values(1, 'taken')");
+        batch b;
+        if (is_bad && !halfway) b.require("there is a line too many", "select count(*) > 1000000 from log");
+        b.add(sqlite_cases::a_line(std::to_string(me)));
+        if (is_bad && halfway) b.execute("insert into log(id, line) values(1, 'taken')");
         const auto result = co_await db.try_commit(std::move(b));
         if (result.has_value() == is_bad) ++wrong;
       }
