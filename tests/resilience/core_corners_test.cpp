@@ -60,6 +60,48 @@ TEST_CASE("each option of a circuit that cannot work is named", "[circuit]") {
   CHECK(only_problem({.probe_failure_ratio = 1.1}) == "probe_failure_ratio");
 }
 
+TEST_CASE("good calls are counted in whatever slice they come", "[circuit]") {
+  circuit_core core(a_name(), {.window = 10s, .buckets = 10});
+  for (int i = 0; i < 5; ++i) call(core, good, present + i * 1s);
+  CHECK(core.stats(present + 4s).calls == 5);
+}
+
+TEST_CASE("a row of failures outlasts other options, and another kind of window", "[circuit]") {
+  circuit_breaker_options options{.minimum_calls = 100, .consecutive_failures = 3};
+  circuit_core core(a_name(), options);
+  call(core, bad);
+  call(core, bad);
+  options.window_calls = 50;
+  core.reconfigure(options);
+  CHECK(core.state() == circuit_state::closed);
+  call(core, bad);
+  CHECK(core.state() == circuit_state::open);
+}
+
+TEST_CASE("one slow call in flight is enough where one is asked for", "[circuit]") {
+  circuit_core core(a_name(), {.slow_call_duration = 1s, .minimum_calls = 1000, .slow_in_flight = 1});
+  const auto hanging = entered(core);
+  circuit_permit refused;
+  CHECK(core.admit(refused, present + 2s).is_refusal(errc::circuit_open));
+  core.abandon(hanging);
+}
+
+TEST_CASE("a watch that was off for a while knows nothing of the calls before", "[circuit]") {
+  circuit_breaker_options options{.slow_call_duration = 1s, .minimum_calls = 1000, .slow_in_flight = 2};
+  circuit_core core(a_name(), options);
+  const auto before = entered(core);
+  options.slow_in_flight = 0;
+  core.reconfigure(options);
+  options.slow_in_flight = 2;
+  core.reconfigure(options);
+  const auto first = entered(core), second = entered(core);
+  end(core, before, good);
+  circuit_permit refused;
+  CHECK(core.admit(refused, present + 2s).is_refusal(errc::circuit_open));  // two, not one
+  core.abandon(first);
+  core.abandon(second);
+}
+
 TEST_CASE("a good call ends a row of failures, also in a slice that cannot trip any more", "[circuit]") {
   circuit_core core(a_name(), {.failure_ratio = 0.9, .minimum_calls = 2, .consecutive_failures = 3});
   for (int i = 0; i < 10; ++i) call(core, good);
