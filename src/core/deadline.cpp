@@ -10,12 +10,13 @@ using pool_executor = net::thread_pool::executor_type;
 
 net::any_io_executor base_executor(const net::any_io_executor& executor) {
   if (const auto* limited = target_of<deadline_executor>(executor)) return base_executor(limited->inner());
-  if (const auto* strand = target_of<net::strand<net::any_io_executor>>(executor)) {
+  auto found = net::prefer(executor, net::execution::outstanding_work.untracked);
+  if (const auto* strand = target_of<net::strand<net::any_io_executor>>(found)) {
     return base_executor(strand->get_inner_executor());
   }
-  if (const auto* strand = target_of<net::strand<context_executor>>(executor)) return strand->get_inner_executor();
-  if (const auto* strand = target_of<net::strand<pool_executor>>(executor)) return strand->get_inner_executor();
-  return net::prefer(executor, net::execution::outstanding_work.untracked);
+  if (const auto* strand = target_of<net::strand<context_executor>>(found)) return strand->get_inner_executor();
+  if (const auto* strand = target_of<net::strand<pool_executor>>(found)) return strand->get_inner_executor();
+  return found;
 }
 
 bool is_within(const net::any_io_executor& executor, const void* what) noexcept {

@@ -2,6 +2,16 @@
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
+namespace {
+/// One on a context's own executor is small enough for any_io_executor to hold in place, and is asked nothing by way of
+/// the heap.
+net::any_io_executor strand_on(const net::any_io_executor& executor) {
+  if (const auto* context = target_of<net::io_context::executor_type>(executor)) return net::make_strand(*context);
+  if (const auto* pool = target_of<net::thread_pool::executor_type>(executor)) return net::make_strand(*pool);
+  return net::make_strand(executor);
+}
+}  // namespace
+
 net::any_io_executor own_strand(const net::any_io_executor& executor) {
   const auto& inner = without_deadline(executor);
   const bool is_strand = target_of<net::strand<net::any_io_executor>>(inner) != nullptr ||
@@ -10,7 +20,7 @@ net::any_io_executor own_strand(const net::any_io_executor& executor) {
   if (is_strand || timers_of(executor).is_virtual()) {
     return marks_of(executor) ? with_call(executor, deadline_of(executor), nullptr) : executor;
   }
-  return with_call(net::make_strand(inner), deadline_of(executor), nullptr);
+  return with_call(strand_on(inner), deadline_of(executor), nullptr);
 }
 
 void spawned_state::start(awaitable<void> body) {

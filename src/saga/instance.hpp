@@ -126,7 +126,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   [[nodiscard]] bool has_journal() const noexcept { return definition_ != nullptr; }
   [[nodiscard]] record* find(const std::string& key);
   record& add(entry e);
-  void apply(const entry& e);
+  void apply(entry& e);
   void visit(record& r);
   void visit_part(record& part);
   [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;

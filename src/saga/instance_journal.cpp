@@ -50,8 +50,9 @@ std::string_view scope_of(std::string_view key) noexcept {
   return slash == std::string_view::npos ? std::string_view() : key.substr(0, slash + 1);
 }
 
+/// Takes what it keeps out of the payload.
 /// Errors: std::invalid_argument, or one of nlohmann::json, where the journal is damaged.
-void instance::apply(const entry& e) {
+void instance::apply(entry& e) {
   const bool begins = e.kind == entry_kind::intent || e.kind == entry_kind::waiting ||
                       e.kind == entry_kind::nested_aborted || e.kind == entry_kind::called || e.kind == entry_kind::won;
   if (e.kind == entry_kind::branched) {
@@ -88,7 +89,7 @@ void instance::apply(const entry& e) {
     case entry_kind::intent:
       if (!is_key_of(e.key, e.step)) throw std::invalid_argument("it belongs to the step '" + e.step + "'");
       r->is_step = true;
-      r->arguments = e.payload.at("arguments");
+      r->arguments = std::move(e.payload.at("arguments"));
       if (e.payload.contains("undo")) {
         r->settings.undo_attempts = e.payload["undo"].value("attempts", std::uint32_t{0});
         r->settings.undo_timeout = duration(e.payload["undo"].value("timeout_ns", std::int64_t{0}));
@@ -96,7 +97,7 @@ void instance::apply(const entry& e) {
       break;
     case entry_kind::called:
       r->is_child = true;
-      r->arguments = e.payload.at("input");
+      r->arguments = std::move(e.payload.at("input"));
       break;
     case entry_kind::won:
       r->is_race = true;
@@ -119,14 +120,14 @@ void instance::apply(const entry& e) {
       require(may_fail);
       r->ended = record::outcome::succeeded;
       r->why.reset();
-      r->result = e.payload;
+      r->result = std::move(e.payload);
       break;
     case entry_kind::signalled:
       require(!may_fail);
       (void)e.payload.at("payload");
       (void)e.payload.at("message_id").get_ref<const std::string&>();
       r->ended = record::outcome::succeeded;
-      r->result = e.payload;
+      r->result = std::move(e.payload);
       break;
     case entry_kind::failed: {
       require(may_fail);
@@ -155,7 +156,7 @@ void instance::apply(const entry& e) {
       break;
     case entry_kind::progress:
       require(r->is_step);
-      r->progress = e.payload;
+      r->progress = std::move(e.payload);
       break;
     case entry_kind::nested_aborted:
       r->nested_reason = e.payload.value("why", "");
@@ -165,7 +166,7 @@ void instance::apply(const entry& e) {
       if (e.payload.value("verb", "") == "skip") {
         require(r->is_step || r->is_child);
         r->ended = record::outcome::succeeded;
-        r->result = e.payload.at("result");
+        r->result = std::move(e.payload.at("result"));
       }
       break;
     case entry_kind::aborted:
@@ -209,8 +210,8 @@ void instance::take_in(const rows& journal) {
   input_ = parse_stored(id_, "its input", text);
   for (const row r : journal) {
     const auto seq = r.get<std::uint64_t>(0);
-    const entry e = parse_entry(id_, seq, r.get<std::int64_t>(1), r.get<std::string>(2), r.get<std::string>(3),
-                                r.get<std::string>(4));
+    entry e = parse_entry(id_, seq, r.get<std::int64_t>(1), r.get<std::string>(2), r.get<std::string>(3),
+                          r.get<std::string>(4));
     std::string damage = seq > seq_ ? "it comes after the last one" : "";
     try {
       if (damage.empty()) apply(e);
@@ -288,7 +289,7 @@ awaitable<void> instance::heartbeat(const std::string& key, nlohmann::json progr
 /// Writes what is noted. False: this saga is no longer ours.
 awaitable<bool> instance::flush() {
   const std::uint64_t mine = noted_;
-  co_await take_turn();
+  if (is_writing_) co_await take_turn();
   if (leaving_ == leave_reason::lost) co_return false;
   if (durable_ >= mine) co_return true;  // another branch's commit took it along
   is_writing_ = true;
@@ -304,7 +305,7 @@ awaitable<bool> instance::flush() {
 /// Writes what is noted, `outcome`, and `own`, in one commit. `refused`: none of it is written, since the database
 /// refuses `own`.
 awaitable<instance::written> instance::flush_with(entry outcome, batch own) {
-  co_await take_turn();
+  if (is_writing_) co_await take_turn();
   if (leaving_ == leave_reason::lost) co_return written::lost;
   is_writing_ = true;
   auto entries = std::exchange(buffer_, {});

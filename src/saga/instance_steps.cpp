@@ -163,7 +163,8 @@ awaitable<bool> instance::run_step(step_work& work) {
         co_return false;
       }
       if (is_rehearsal_) co_return false;
-      nlohmann::json payload{{"arguments", work.arguments()}};
+      nlohmann::json payload;
+      payload["arguments"] = work.arguments();
       if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
       if (work.settings().undo_timeout > duration()) {
         payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
