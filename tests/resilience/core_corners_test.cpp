@@ -66,6 +66,19 @@ TEST_CASE("good calls are counted in whatever slice they come", "[circuit]") {
   CHECK(core.stats(present + 4s).calls == 5);
 }
 
+TEST_CASE("timeouts and fallbacks are counted, also across other options", "[circuit]") {
+  circuit_breaker_options options;
+  circuit_core core(a_name(), options);
+  call(core, bad);
+  for (int i = 0; i < 2; ++i) core.count_timeout();
+  for (int i = 0; i < 3; ++i) core.count_fallback();
+  options.window_calls = 50;
+  core.reconfigure(options);
+  core.count_timeout();
+  CHECK(core.stats(present).timeouts == 3);
+  CHECK(core.stats(present).fallbacks == 3);
+}
+
 TEST_CASE("a row of failures outlasts other options, and another kind of window", "[circuit]") {
   circuit_breaker_options options{.minimum_calls = 100, .consecutive_failures = 3};
   circuit_core core(a_name(), options);
