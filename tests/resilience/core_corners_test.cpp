@@ -79,6 +79,12 @@ TEST_CASE("timeouts and fallbacks are counted, also across other options", "[cir
   CHECK(core.stats(present).fallbacks == 3);
 }
 
+TEST_CASE("a closed circuit says so in its snapshot", "[circuit]") {
+  circuit_core core(a_name(), {});
+  CHECK(core.snapshot(present).state == circuit_state::closed);
+  CHECK(core.snapshot(present).remaining_break == 0s);
+}
+
 TEST_CASE("a row of failures outlasts other options, and another kind of window", "[circuit]") {
   circuit_breaker_options options{.minimum_calls = 100, .consecutive_failures = 3};
   circuit_core core(a_name(), options);
