@@ -44,7 +44,10 @@ void require(natsStatus status, const std::string& what) {
                      what + ": " + text_of(status));
 }
 
-connection_pointer open_connection(const nats_server& server) {
+/// How soon what is sent leaves: message by message, or together with what comes within a millisecond.
+enum class pace : std::uint8_t { prompt, bulk };
+
+connection_pointer open_connection(const nats_server& server, pace p = pace::prompt) {
   natsOptions* made = nullptr;
   require(natsOptions_Create(&made), "NATS");
   const options_pointer options(made);
@@ -53,7 +56,7 @@ connection_pointer open_connection(const nats_server& server) {
   require(natsOptions_SetTimeout(made, timeout), "the connect timeout");
   require(natsOptions_SetMaxReconnect(made, -1), "NATS");
   require(natsOptions_SetReconnectWait(made, 250), "NATS");
-  require(natsOptions_SetSendAsap(made, true), "NATS");
+  require(natsOptions_SetSendAsap(made, p == pace::prompt), "NATS");
   if (!server.credentials_file().empty()) {
     require(natsOptions_SetUserCredentialsFromFiles(made, server.credentials_file().c_str(), nullptr),
             "the credentials file '" + server.credentials_file() + "'");
@@ -96,21 +99,23 @@ message to_message(natsMsg* from) {
 class nats_publisher::state {
  public:
   state(const nats_server& server, nats_publisher_options options)
-      : max_pending_(std::max<std::size_t>(options.max_pending, 1)), connection_(open_connection(server)) {
-    open_context();
-  }
+      : max_pending_(std::max<std::size_t>(options.max_pending, 1)),
+        prompt_(open_connection(server)),
+        bulk_(open_connection(server, pace::bulk)),
+        prompt_context_(open_context(prompt_)),
+        bulk_context_(open_context(bulk_)) {}
   ~state() {
     // Nothing is called back once the connection is gone.
-    context_.reset();
-    natsConnection_Close(connection_.get());
+    for (auto* context : {&prompt_context_, &bulk_context_}) context->reset();
+    for (auto* connection : {&prompt_, &bulk_}) natsConnection_Close(connection->get());
   }
   state(const state&) = delete;
   state& operator=(const state&) = delete;
 
-  awaitable<void> publish(const message& m);
+  awaitable<void> publish(std::span<publication> all);
 
   std::mutex context_mutex;  // of blocking calls
-  [[nodiscard]] jsCtx* context() const noexcept { return context_.get(); }
+  [[nodiscard]] jsCtx* context() const noexcept { return prompt_context_.get(); }
   [[nodiscard]] std::size_t pending() const {
     const std::lock_guard lock(mutex_);
     return flights_.size();
@@ -118,26 +123,37 @@ class nats_publisher::state {
   std::atomic<std::uint64_t> duplicates{0};
 
  private:
-  void open_context() {
+  context_pointer open_context(const connection_pointer& connection) {
     jsOptions options;
     require(jsOptions_Init(&options), "JetStream");
     options.PublishAsync.MaxPending = 0;  // we wait where the library would block
     options.PublishAsync.AckHandler = on_ack;
     options.PublishAsync.AckHandlerClosure = this;
     jsCtx* made = nullptr;
-    require(natsConnection_JetStream(&made, connection_.get(), &options), "JetStream");
-    context_.reset(made);
+    require(natsConnection_JetStream(&made, connection.get(), &options), "JetStream");
+    return context_pointer(made);
   }
 
-  /// A message that was sent and not acknowledged.
-  struct flight {
-    bool is_over = false, is_duplicate = false, is_abandoned = false;
+  struct answer {
+    bool is_over = false, is_duplicate = false;
     natsStatus status = NATS_OK;
     int code = 0;
     std::string text;
+  };
+  /// Messages that were sent together; whoever sent them is woken once, when all are acknowledged.
+  struct wave final : detail::counted {
+    explicit wave(std::size_t count) : answers(count) {}
+    std::vector<answer> answers;
+    std::size_t open = 0;  // on their way
+    bool is_abandoned = false;
     detail::parked_reference waiting;
   };
-  using flights = std::unordered_map<natsMsg*, std::shared_ptr<flight>>;
+  struct flight {
+    detail::reference<wave> of;
+    std::size_t place;
+    jsCtx* via;
+  };
+  using flights = std::unordered_map<natsMsg*, flight>;
   struct waiters {
     detail::parked_reference publisher;
     std::vector<detail::parked_reference> waiting_for_room;
@@ -152,39 +168,50 @@ class nats_publisher::state {
   static void on_ack(jsCtx* /*context*/, natsMsg* acknowledged, jsPubAck* ack, jsPubAckErr* error, void* closure) {
     auto& self = *static_cast<state*>(closure);
     const message_pointer ours(acknowledged);
-    waiters who;
-    {
-      const std::lock_guard lock(self.mutex_);
-      const auto found = self.flights_.find(acknowledged);
-      if (found == self.flights_.end()) return;
-      flight& f = *found->second;
-      if (ack != nullptr) f.is_duplicate = ack->Duplicate;
-      if (error != nullptr) {
-        f.status = error->Err;
-        f.code = static_cast<int>(error->ErrCode);
-        f.text = error->ErrText != nullptr ? error->ErrText : natsStatus_GetText(error->Err);
-      }
-      who = self.end(found);
+    answer a;
+    if (ack != nullptr) a.is_duplicate = ack->Duplicate;
+    if (error != nullptr) {
+      a.status = error->Err;
+      a.code = static_cast<int>(error->ErrCode);
+      a.text = error->ErrText != nullptr ? error->ErrText : natsStatus_GetText(error->Err);
     }
-    who.go_on();
+    self.end(acknowledged, std::move(a)).go_on();
   }
-  /// Under the lock.
-  waiters end(flights::iterator which) {
-    flight& f = *which->second;
-    f.is_over = true;
-    if (f.is_abandoned) --abandoned_;
-    waiters who{std::move(f.waiting), std::exchange(waiting_for_room_, {})};
-    flights_.erase(which);
+  waiters end(natsMsg* which, answer a) {
+    const std::lock_guard lock(mutex_);
+    const auto found = flights_.find(which);
+    if (found == flights_.end()) return {};
+    wave& w = *found->second.of;
+    if (w.is_abandoned) {
+      --abandoned_;
+    } else {
+      a.is_over = true;
+      w.answers[found->second.place] = std::move(a);
+    }
+    waiters who;
+    if (--w.open == 0) who.publisher = std::exchange(w.waiting, {});
+    who.waiting_for_room = std::exchange(waiting_for_room_, {});
+    flights_.erase(found);
     return who;
   }
+  [[nodiscard]] bool has_room() const {
+    const std::lock_guard lock(mutex_);
+    return flights_.size() < max_pending_;
+  }
   awaitable<void> wait_for_room();
+  awaitable<void> send_all(std::span<publication> all, wave& with);
+  awaitable<void> wait_for(detail::reference<wave> w);
   void give_up_acknowledgements();
-  message_pointer to_nats(const message& m) const;
-  std::shared_ptr<flight> send(const message& m, message_pointer made);
+  static message_pointer to_nats(const message& m);
+  void send(const message& m, jsCtx* via, wave& with, std::size_t place);
+  /// Whoever sent the wave waits no longer.
+  void leave(wave& w);
+  [[nodiscard]] static failure failure_of(const message& m, const answer& a);
 
   const std::size_t max_pending_;
-  connection_pointer connection_;
-  context_pointer context_;
+  // A message that follows nobody leaves at once; many together cost less.
+  connection_pointer prompt_, bulk_;
+  context_pointer prompt_context_, bulk_context_;
   mutable std::mutex mutex_;
   flights flights_;
   std::size_t abandoned_ = 0;  // of these
@@ -193,31 +220,32 @@ class nats_publisher::state {
 
 /// The library keeps what was never acknowledged, as after a lost connection, for ever.
 void nats_publisher::state::give_up_acknowledgements() {
-  natsMsgList lost{};
-  if (js_PublishAsyncGetPendingList(&lost, context_.get()) != NATS_OK) return;
-  for (int i = 0; i < lost.Count; ++i) {
-    waiters who;
+  for (jsCtx* context : {prompt_context_.get(), bulk_context_.get()}) {
     {
       const std::lock_guard lock(mutex_);
-      const auto found = flights_.find(lost.Msgs[i]);
-      if (found == flights_.end()) continue;
-      found->second->status = NATS_TIMEOUT;
-      found->second->text = "no acknowledgement";
-      who = end(found);
+      const auto is_via = [context](const auto& each) { return each.second.via == context; };
+      // libnats 3.4 crashes when it is asked for the list of a context that has never published.
+      if (std::ranges::none_of(flights_, is_via)) continue;
     }
-    who.go_on();
+    natsMsgList lost{};
+    if (js_PublishAsyncGetPendingList(&lost, context) != NATS_OK) continue;
+    for (int i = 0; i < lost.Count; ++i) {
+      answer none;
+      none.status = NATS_TIMEOUT;
+      none.text = "no acknowledgement";
+      end(lost.Msgs[i], std::move(none)).go_on();
+    }
+    natsMsgList_Destroy(&lost);
   }
-  natsMsgList_Destroy(&lost);
 }
 
 awaitable<void> nats_publisher::state::wait_for_room() {
-  const auto has_room = [this] { return flights_.size() < max_pending_; };
-  const auto enlist = detail::wait_among(waiting_for_room_, mutex_, has_room);
-  for (;;) {
+  const auto is_over = [this] { return flights_.size() < max_pending_; };
+  const auto enlist = detail::wait_among(waiting_for_room_, mutex_, is_over);
+  while (!has_room()) {
     bool is_lost = false;
     {
       const std::lock_guard lock(mutex_);
-      if (has_room()) co_return;
       is_lost = abandoned_ > flights_.size() / 2;
     }
     if (is_lost) {
@@ -229,33 +257,36 @@ awaitable<void> nats_publisher::state::wait_for_room() {
   }
 }
 
-message_pointer nats_publisher::state::to_nats(const message& m) const {
+message_pointer nats_publisher::state::to_nats(const message& m) {
   natsMsg* made = nullptr;
   const auto size = static_cast<int>(m.payload().size());
   const natsStatus created = natsMsg_Create(&made, m.topic().c_str(), nullptr, m.payload().data(), size);
   if (created != NATS_OK) throw message_refused_error("the subject '" + m.topic() + "': " + text_of(created));
   for (const auto& [name, text] : m.headers()) (void)natsMsgHeader_Set(made, name.c_str(), text.c_str());
   (void)natsMsgHeader_Set(made, "Nats-Msg-Id", m.id().c_str());
-  for (const auto& [name, text] : cloud_event_attributes(m)) {
-    (void)natsMsgHeader_Set(made, ("ce-" + name).c_str(), text.c_str());
-  }
+  for_each_cloud_event_attribute(m, [made](const char* name, const std::string& text) {
+    (void)natsMsgHeader_Set(made, (std::string("ce-") + name).c_str(), text.c_str());
+  });
   return message_pointer(made);
 }
 
-std::shared_ptr<nats_publisher::state::flight> nats_publisher::state::send(const message& m, message_pointer made) {
-  const auto mine = std::make_shared<flight>();
+void nats_publisher::state::send(const message& m, jsCtx* via, wave& with, std::size_t place) {
+  message_pointer made = to_nats(m);
+  natsMsg* const name = made.get();
   {
     const std::lock_guard lock(mutex_);
-    flights_.emplace(made.get(), mine);  // before it is sent: the answer may be faster than we are
+    // Before it is sent: the answer may be faster than we are.
+    flights_.emplace(name, flight{detail::reference<wave>::share(with), place, via});
+    ++with.open;
   }
-  natsMsg* const name = made.get();
   natsMsg* sent = made.release();
-  const natsStatus status = js_PublishMsgAsync(context_.get(), &sent, nullptr);
-  if (status == NATS_OK) return mine;
+  const natsStatus status = js_PublishMsgAsync(via, &sent, nullptr);
+  if (status == NATS_OK) return;
   const message_pointer still_ours(sent);
   {
     const std::lock_guard lock(mutex_);
     flights_.erase(name);
+    --with.open;
   }
   const bool is_refused = status == NATS_MAX_PAYLOAD || status == NATS_INVALID_SUBJECT || status == NATS_INVALID_ARG;
   const std::string what = "the message '" + m.id() + "' for '" + m.topic() + "': " + text_of(status);
@@ -263,36 +294,71 @@ std::shared_ptr<nats_publisher::state::flight> nats_publisher::state::send(const
   throw broker_error(errc::broker_unavailable, what);
 }
 
-awaitable<void> nats_publisher::state::publish(const message& m) {
-  auto made = to_nats(m);
-  co_await wait_for_room();
-  const auto mine = send(m, std::move(made));
-  const auto enlist = [this, mine](const detail::parked_reference& self) {
+void nats_publisher::state::leave(wave& w) {
+  const std::lock_guard lock(mutex_);
+  w.waiting = {};
+  w.is_abandoned = true;
+  abandoned_ += w.open;
+}
+
+failure nats_publisher::state::failure_of(const message& m, const answer& a) {
+  const std::string what = "the message '" + m.id() + "' for '" + m.topic() + "': " + a.text;
+  if (a.code == JSStreamMessageExceedsMaximumErr) {
+    return failure::thrown(std::make_exception_ptr(message_refused_error(what)));
+  }
+  if (a.status == NATS_NO_RESPONDERS || a.code == JSStreamNotFoundErr) {
+    const std::string missing = "no stream takes the subject '" + m.topic() + "': " + a.text;
+    return failure::thrown(std::make_exception_ptr(broker_error(errc::topic_missing, missing)));
+  }
+  return failure::thrown(std::make_exception_ptr(broker_error(errc::broker_unavailable, what)));
+}
+
+awaitable<void> nats_publisher::state::send_all(std::span<publication> all, wave& with) {
+  constexpr std::size_t many = 16;
+  jsCtx* const via = (all.size() < many ? prompt_context_ : bulk_context_).get();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!has_room()) co_await wait_for_room();
+    try {
+      send(*all[i].content, via, with, i);
+    } catch (const std::exception& e) {
+      all[i].why = failure::current(e);
+    }
+  }
+}
+
+awaitable<void> nats_publisher::state::wait_for(detail::reference<wave> w) {
+  const auto enlist = [this, w](const detail::parked_reference& self) {
     {
       const std::lock_guard lock(mutex_);
-      if (!mine->is_over) {
-        mine->waiting = self;
+      if (w->open > 0) {
+        w->waiting = self;
         return;
       }
     }
     self->wake(wake_reason::woken);
   };
   const auto woken = co_await park(never, enlist);
-  {
-    const std::lock_guard lock(mutex_);
-    mine->waiting = {};
-    mine->is_abandoned = !mine->is_over;
-    if (mine->is_abandoned) ++abandoned_;
+  if (woken == wake_reason::cancelled) failure::cancelled().raise();
+}
+
+awaitable<void> nats_publisher::state::publish(std::span<publication> all) {
+  const detail::reference<wave> mine(new wave(all.size()));
+  std::exception_ptr cancelled;
+  try {
+    co_await send_all(all, *mine);
+    co_await wait_for(mine);
+  } catch (const std::exception&) {
+    cancelled = std::current_exception();
   }
-  if (woken == wake_reason::cancelled && mine->is_abandoned) failure::cancelled().raise();
-  if (mine->is_duplicate) duplicates.fetch_add(1, std::memory_order_relaxed);
-  if (mine->status == NATS_OK && mine->code == 0) co_return;
-  const std::string what = "the message '" + m.id() + "' for '" + m.topic() + "': " + mine->text;
-  if (mine->code == JSStreamMessageExceedsMaximumErr) throw message_refused_error(what);
-  if (mine->status == NATS_NO_RESPONDERS || mine->code == JSStreamNotFoundErr) {
-    throw broker_error(errc::topic_missing, "no stream takes the subject '" + m.topic() + "': " + mine->text);
+  leave(*mine);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const answer& a = mine->answers[i];
+    if (!a.is_over) continue;
+    if (a.is_duplicate) duplicates.fetch_add(1, std::memory_order_relaxed);
+    all[i].is_done = a.status == NATS_OK && a.code == 0;
+    if (!all[i].is_done) all[i].why = failure_of(*all[i].content, a);
   }
-  throw broker_error(errc::broker_unavailable, what);
+  if (cancelled) std::rethrow_exception(cancelled);
 }
 
 awaitable<std::unique_ptr<nats_publisher>> nats_publisher::connect(nats_server server, nats_publisher_options options) {
@@ -302,7 +368,12 @@ awaitable<std::unique_ptr<nats_publisher>> nats_publisher::connect(nats_server s
 }
 nats_publisher::~nats_publisher() = default;
 
-awaitable<void> nats_publisher::publish(const message& m) { return state_->publish(m); }
+awaitable<void> nats_publisher::publish(const message& m) {
+  publication one{&m};
+  co_await state_->publish({&one, 1});
+  if (one.why) one.why.raise();
+}
+awaitable<void> nats_publisher::publish_all(std::span<publication> all) { return state_->publish(all); }
 std::size_t nats_publisher::pending() const { return state_->pending(); }
 std::uint64_t nats_publisher::duplicates() const noexcept { return state_->duplicates.load(std::memory_order_relaxed); }
 

@@ -1,4 +1,3 @@
-#include <cofferdam/core/units.hpp>
 #include <cofferdam/outbox/cloud_event.hpp>
 
 #include <algorithm>
@@ -47,13 +46,6 @@ std::string trace_context::to_string() const { return "00-" + trace_ + "-" + par
 message as_cloud_event(message m, std::string source, std::string content_type) {
   m.header("ce-source", std::move(source)).header("content-type", std::move(content_type));
   return m;
-}
-
-std::map<std::string, std::string> cloud_event_attributes(const message& m) {
-  std::map<std::string, std::string> all{{"specversion", "1.0"}, {"id", m.id()}, {"type", m.type()}};
-  if (m.time() != std::chrono::system_clock::time_point()) all.emplace("time", to_string(m.time(), 6));
-  if (!m.key().empty()) all.emplace("partitionkey", m.key());
-  return all;
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,4 +1,3 @@
-#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/timeout.hpp>
@@ -11,8 +10,12 @@
 #include "message_rows.hpp"
 
 #include <algorithm>
+#include <deque>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -31,6 +34,8 @@ struct relay::state {
     const auto call = [this, &m] { return to->publish(m); };
     co_await with_timeout(options.publish_timeout, call);
   }
+  awaitable<failure> send_all(std::span<publication> wave);
+  awaitable<void> send_guarded(std::span<publication> wave);
   awaitable<std::size_t> replay(std::string key);
   awaitable<std::size_t> republish(std::vector<message> page);
 
@@ -62,8 +67,9 @@ class relay::worker {
     message content;
     end how = end::open;
     std::string why{};
-    bool is_outage = false;  // it failed for what is surely not its own fault
-    std::uint32_t tries = 0;
+    bool is_outage = false;   // it failed for what is surely not its own fault
+    std::uint64_t heard = 0;  // what the broker had taken when it was last tried
+    std::uint32_t tries = 0;  // those in which it failed while the broker took others
     time_point not_before{};
   };
   /// What a part is to its owner; `position` is the place that is written.
@@ -75,11 +81,21 @@ class relay::worker {
     std::set<std::string> parked_keys;     // as far as we know
     bool knows_parked_keys = false;
     time_point written;
-    backoff_state pauses;
     std::uint32_t troubles = 0;  // rounds in a row in which the broker took nothing
-    duration pause{};            // that follows from them
+    std::string shut;            // the circuit is open, says this round
+    std::uint32_t refusals = 0;  // such rounds in a row
+    backoff_state pauses;
+    duration pause{};  // that follows from them
   };
-  using chain = std::vector<flight*>;  // of one key
+  struct verdict {  // on a round
+    std::size_t published = 0;
+    std::string trouble;
+  };
+  struct chain {  // of one key
+    std::vector<flight*> messages;
+    std::size_t next = 0;
+    [[nodiscard]] bool is_doubted() const noexcept { return messages.front()->not_before != time_point(); }
+  };
 
   awaitable<void> serve(part& p);
   awaitable<void> keep_house();
@@ -93,9 +109,14 @@ class relay::worker {
   awaitable<bool> read_page(part& p);
   [[nodiscard]] std::vector<chain> chains_of(part& p);
   awaitable<void> carry(part& p, std::vector<chain> chains);
-  awaitable<void> carry_chains(part& p, const std::vector<chain>& chains, std::size_t& next);
+  awaitable<bool> carry_guarded(part& p, std::deque<chain>& waiting);
+  awaitable<void> carry_doubted(std::deque<chain>& doubted, std::deque<chain>& waiting);
+  [[nodiscard]] static std::vector<chain> take_some(std::deque<chain>& from, std::size_t limit);
+  [[nodiscard]] static std::vector<publication> wave_of(const std::vector<chain>& sent);
+  void note(std::vector<publication>& wave, std::vector<chain>& sent, std::deque<chain>& waiting);
   awaitable<void> settle(part& p, bool is_more);
-  void judge(part& p, std::size_t& published, std::string& trouble);
+  [[nodiscard]] verdict judge(part& p);
+  void judge_failed(part& p, flight& f);
   awaitable<bool> write(part& p);
   awaitable<void> idle(part& p, std::uint64_t seen);
   void publish(relay_event::kind what, const part& p, std::size_t count = 0, std::string key = {},
@@ -115,8 +136,7 @@ class relay::worker {
   static constexpr std::size_t write_after_messages = 1'000;
   static constexpr duration write_after = std::chrono::milliseconds(50);
   static constexpr duration soon = std::chrono::milliseconds(1);
-  static constexpr duration look_for_requests_every = std::chrono::milliseconds(250);
-  static constexpr duration look_without_a_hint_every = std::chrono::seconds(2);
+  static constexpr duration rest = std::chrono::milliseconds(250);
 
   state* s_;
   const timer_service* timers_;
@@ -126,7 +146,9 @@ class relay::worker {
   bool is_stopping_ = false;
   std::vector<part> parts_;
   std::size_t published_ = 0, next_part_ = 0, serving_ = 0;
-  detail::parked_reference housekeeper_;
+  std::uint64_t taken_ = 0;  // by the broker, of all parts
+  bool is_house_quiet_ = false;
+  std::function<void()> end_;
   std::exception_ptr error_;
 };
 
@@ -136,7 +158,7 @@ awaitable<std::size_t> relay::worker::work() {
   co_await leases_.create(parts_.size(), 0);
   serving_ = parts_.size();
   const auto make = [this] { return next_part_ < parts_.size() ? serve(parts_[next_part_++]) : keep_house(); };
-  co_await detail::run_workers(parts_.size() + 1, make);
+  co_await detail::run_workers(parts_.size() + 1, make, &end_);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   co_await leases_.leave();
   if (error_) std::rethrow_exception(error_);
@@ -185,44 +207,34 @@ awaitable<void> relay::worker::serve(part& p) {
   is_stopping_ = is_stopping_ || static_cast<bool>(why);
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   if (p.is_ours()) co_await release(p);
-  if (--serving_ == 0 && housekeeper_) housekeeper_->wake(wake_reason::woken);
+  if (--serving_ == 0 && is_house_quiet_) end_();
 }
 
-/// Hears of the cancellation when everybody else is busy; between whiles it measures and forgets.
+/// Hears of the cancellation when everybody else is busy; looks for requests when something was committed, and measures
+/// and forgets between whiles.
 awaitable<void> relay::worker::keep_house() {
   const auto begin = timers_->now();
   time_point measure_at = saturating_add(begin, s_->options.measure_every);
   time_point forget_at = s_->options.retention > duration() ? begin : never;
-  time_point requests_at = saturating_add(begin, look_for_requests_every), surely_at = begin;
   std::uint64_t seen = 0;
-  const auto enlist = [this](const detail::parked_reference& self) {
-    housekeeper_ = self;
-    if (serving_ == 0) self->wake(wake_reason::woken);
-  };
-  wake_reason why = wake_reason::timed_out;
-  while (why == wake_reason::timed_out) {
-    const time_point next = std::min({measure_at, forget_at, requests_at});
-    why = co_await park(next, enlist);
-    housekeeper_ = {};
-    if (why != wake_reason::timed_out) break;
+  while (!is_stopping_ && serving_ > 0) {
+    failure trouble;
     try {
+      is_house_quiet_ = true;
+      co_await sleep_for(rest);  // however much is committed
+      const time_point surely = saturating_add(timers_->now(), s_->options.look_at_least_every);
+      const duration wait = std::min({measure_at, forget_at, surely}) - timers_->now();
+      seen = co_await s_->db().wait_for_change(seen, std::max(wait, duration()));
+      is_house_quiet_ = false;
       co_await look_after(measure_at, forget_at);
-      if (timers_->now() >= requests_at) {
-        requests_at = saturating_add(timers_->now(), look_for_requests_every);
-        const std::uint64_t changes = s_->db().changes();
-        if (parts_[0].is_ours() && (changes != seen || timers_->now() >= surely_at)) {
-          surely_at = saturating_add(timers_->now(), look_without_a_hint_every);
-          seen = changes;
-          co_await carry_out_requests();
-        }
-      }
+      if (parts_[0].is_ours()) co_await carry_out_requests();
     } catch (const std::exception& e) {
-      const failure trouble = failure::current(e);
-      if (trouble.is_cancellation()) why = wake_reason::cancelled;
-      if (!trouble.is_cancellation()) publish(relay_event::kind::troubled, parts_[0], 0, {}, trouble.message());
+      trouble = failure::current(e);
     }
+    if (serving_ == 0) break;
+    if (trouble.is_cancellation() || trouble.code() == errc::database_closed) is_stopping_ = true;
+    if (trouble && !is_stopping_) publish(relay_event::kind::troubled, parts_[0], 0, {}, trouble.message());
   }
-  is_stopping_ = is_stopping_ || why == wake_reason::cancelled;
 }
 
 awaitable<void> relay::worker::look_after(time_point& measure_at, time_point& forget_at) {
@@ -301,7 +313,7 @@ awaitable<void> relay::worker::renew(part& p) {
 time_point relay::worker::next_try(const part& p) const {
   time_point first = never;
   for (const auto& [number, f] : p.open) {
-    if (f.tries > 0) first = std::min(first, f.not_before);
+    if (f.not_before != time_point()) first = std::min(first, f.not_before);
   }
   return first;
 }
@@ -341,7 +353,7 @@ awaitable<bool> relay::worker::carry_page(part& p) {
   }
   auto chains = chains_of(p);
   std::size_t ready = 0;
-  for (const chain& c : chains) ready += c.size();
+  for (const chain& c : chains) ready += c.messages.size();
   bool is_more = false;
   if (ready < s_->options.page && p.open.size() < max_ahead && p.ahead < max_ahead) {
     is_more = co_await read_page(p);
@@ -361,7 +373,8 @@ awaitable<bool> relay::worker::read_page(part& p) {
   auto found = co_await s_->from->read(p.number, p.read_to, s_->options.page);
   for (message& m : found.messages) {
     const std::uint64_t number = m.number();
-    p.open.emplace(number, flight{std::move(m)});
+    flight& f = p.open.try_emplace(number, flight{std::move(m)}).first->second;
+    f.heard = taken_;
   }
   p.read_to = std::max(p.read_to, found.read_to);
   p.look_again = found.look_again;
@@ -379,74 +392,149 @@ std::vector<relay::worker::chain> relay::worker::chains_of(part& p) {
     if (p.parked_keys.contains(key)) continue;
     const bool is_early = f.not_before > present;
     if (key.empty()) {
-      if (!is_early) chains.push_back({&f});
+      if (!is_early) chains.push_back({{&f}});
       continue;
     }
     const auto [it, is_new] = chain_of.try_emplace(key, is_early ? held_back : chains.size());
     if (it->second == held_back) continue;
     if (is_new) {
-      chains.push_back({&f});
+      chains.push_back({{&f}});
     } else {
-      chains[it->second].push_back(&f);
+      chains[it->second].messages.push_back(&f);
     }
   }
   return chains;
 }
 
-/// Every key in its order, many keys at once.
-awaitable<void> relay::worker::carry(part& p, std::vector<chain> chains) {
-  std::size_t next = 0;
-  const auto make = [&] { return carry_chains(p, chains, next); };
-  co_await detail::run_workers(std::min(s_->options.window, chains.size()), make);
+/// Publishes all of these. A failure when the broker took none and is in trouble with one.
+awaitable<failure> relay::state::send_all(std::span<publication> wave) {
+  const auto call = [this, wave] { return to->publish_all(wave); };
+  const auto ended = co_await try_with_timeout(options.publish_timeout, call);
+  const publication* troubled = nullptr;
+  bool is_well = false;
+  for (publication& each : wave) {
+    if (!each.is_done && !each.why)
+      each.why = ended ? failure::refused(errc::broker_unavailable) : failure(ended.why());
+    const bool is_answered = each.is_done || each.why.code() == errc::message_refused;
+    is_well = is_well || is_answered;
+    if (!is_answered) troubled = &each;
+  }
+  if (troubled == nullptr || is_well) co_return failure();
+  co_return troubled->why;
+}
+awaitable<void> relay::state::send_guarded(std::span<publication> wave) {
+  const failure why = co_await send_all(wave);
+  if (why) why.raise();
 }
 
-awaitable<void> relay::worker::carry_chains(part& p, const std::vector<chain>& chains, std::size_t& next) {
-  while (next < chains.size()) {
-    for (flight* f : chains[next++]) {
-      if (is_stopping_ || leases_.is_stale(p) || !p.is_ours()) co_return;
-      const auto send = [this, f] { return s_->to->publish(f->content); };
-      const auto call = [this, &send] { return with_timeout(s_->options.publish_timeout, send); };
-      const auto sent = co_await s_->breaker.try_fire(call);
-      if (sent) {
-        f->how = flight::end::done;
-        continue;
-      }
-      f->why = sent.why().message();
-      f->how = sent.code() == errc::message_refused ? flight::end::refused : flight::end::failed;
-      f->is_outage = sent.code() == errc::circuit_open || sent.code() == errc::broker_unavailable ||
-                     sent.code() == errc::broker_refuses_login;
-      if (sent.why().is_cancellation()) is_stopping_ = true;
-      break;  // what follows of this key waits
+/// Every key in its order, many keys at once: in waves, each with the next message of every key. What has failed before
+/// comes behind the others.
+awaitable<void> relay::worker::carry(part& p, std::vector<chain> chains) {
+  std::deque<chain> waiting, doubted;
+  for (chain& c : chains) (c.is_doubted() ? doubted : waiting).push_back(std::move(c));
+  while (!waiting.empty() || !doubted.empty()) {
+    if (is_stopping_ || leases_.is_stale(p) || !p.is_ours()) co_return;
+    if (!waiting.empty()) {
+      const bool is_well = co_await carry_guarded(p, waiting);
+      if (!is_well) waiting.clear();
+    } else {
+      co_await carry_doubted(doubted, waiting);
     }
   }
 }
 
+/// One wave. False when the broker took nothing.
+awaitable<bool> relay::worker::carry_guarded(part& p, std::deque<chain>& waiting) {
+  // One message is enough to find out whether a broker is back.
+  const bool is_closed = s_->breaker.state() == circuit_state::closed;
+  std::vector<chain> sent = take_some(waiting, is_closed ? s_->options.window : 1);
+  std::vector<publication> wave = wave_of(sent);
+  const auto call = [this, &wave] { return s_->send_guarded(wave); };
+  const auto ended = co_await s_->breaker.try_fire(call);
+  if (ended.code() == errc::circuit_open) {
+    p.shut = ended.why().message();
+    co_return false;
+  }
+  note(wave, sent, waiting);
+  co_return static_cast<bool>(ended);
+}
+
+/// They have pauses of their own, and say nothing of the broker when they fail again: the circuit stays as it is.
+awaitable<void> relay::worker::carry_doubted(std::deque<chain>& doubted, std::deque<chain>& waiting) {
+  std::vector<chain> sent = take_some(doubted, s_->options.window);
+  std::vector<publication> wave = wave_of(sent);
+  (void)co_await s_->send_all(wave);
+  note(wave, sent, waiting);
+  if (std::ranges::any_of(wave, &publication::is_done)) s_->breaker.close();
+}
+
+std::vector<relay::worker::chain> relay::worker::take_some(std::deque<chain>& from, std::size_t limit) {
+  std::vector<chain> some;
+  while (some.size() < std::max<std::size_t>(limit, 1) && !from.empty()) {
+    some.push_back(std::move(from.front()));
+    from.pop_front();
+  }
+  return some;
+}
+
+std::vector<publication> relay::worker::wave_of(const std::vector<chain>& sent) {
+  std::vector<publication> wave;
+  wave.reserve(sent.size());
+  for (const chain& c : sent) wave.push_back({&c.messages[c.next]->content});
+  return wave;
+}
+
+/// What became of a wave. Chains whose message is done go on; of others, what follows waits.
+void relay::worker::note(std::vector<publication>& wave, std::vector<chain>& sent, std::deque<chain>& waiting) {
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    flight& f = *sent[i].messages[sent[i].next++];
+    if (wave[i].is_done) {
+      ++taken_;
+      f.how = flight::end::done;
+      if (sent[i].next < sent[i].messages.size()) waiting.push_back(std::move(sent[i]));
+      continue;
+    }
+    const failure& why = wave[i].why;
+    f.why = why.message();
+    f.how = why.code() == errc::message_refused ? flight::end::refused : flight::end::failed;
+    f.is_outage = why.code() == errc::broker_unavailable || why.code() == errc::broker_refuses_login;
+    if (why.is_cancellation()) is_stopping_ = true;
+  }
+}
+
 /// Takes out what is done, and decides what becomes of what failed.
-void relay::worker::judge(part& p, std::size_t& published, std::string& trouble) {
-  for (auto it = p.open.begin(); it != p.open.end();) {
-    const bool is_done = it->second.how == flight::end::done;
-    if (is_done) ++published;
-    it = is_done ? p.open.erase(it) : std::next(it);
-  }
+relay::worker::verdict relay::worker::judge(part& p) {
+  verdict v;
+  v.published = std::erase_if(p.open, [](const auto& each) { return each.second.how == flight::end::done; });
+  v.trouble = std::exchange(p.shut, {});
+  p.refusals = v.trouble.empty() ? 0 : p.refusals + 1;
+  if (v.published > 0) p.troubles = 0;
   for (auto& [number, f] : p.open) {
+    if (v.published > 0 && f.tries == 0) f.not_before = {};  // it may have been the broker, which is well
     if (f.how != flight::end::failed) continue;
-    trouble = f.why;
-    f.how = flight::end::open;
-    // While the broker takes others, it is the message.
-    if (published == 0 || f.is_outage) continue;
-    if (++f.tries >= s_->options.max_attempts) f.how = flight::end::refused;
-    backoff_state fresh;
-    f.not_before = saturating_add(timers_->now(), backoff_delay(s_->options.backoff, f.tries, fresh, *random_));
+    v.trouble = f.why;
+    judge_failed(p, f);
   }
+  if (v.published == 0 && !v.trouble.empty()) ++p.troubles;
+  return v;
+}
+
+/// It is the message if the broker has taken others since the last time; else it may be the broker.
+void relay::worker::judge_failed(part& p, flight& f) {
+  const bool is_its_own = !f.is_outage && taken_ > f.heard;
+  f.heard = taken_;
+  f.how = flight::end::open;
+  if (is_its_own && ++f.tries >= s_->options.max_attempts) f.how = flight::end::refused;
+  backoff_state fresh;
+  const auto wait = backoff_delay(s_->options.backoff, is_its_own ? f.tries : p.troubles + 1, fresh, *random_);
+  f.not_before = saturating_add(timers_->now(), wait);
 }
 
 /// After a round: parks what must be parked, writes the place, and tells.
 awaitable<void> relay::worker::settle(part& p, bool is_more) {
-  std::size_t published = 0;
-  std::string trouble;
-  judge(p, published, trouble);
-  p.ahead += published;
-  published_ += published;
+  const verdict v = judge(p);
+  p.ahead += v.published;
+  published_ += v.published;
   const bool must_park = std::ranges::any_of(p.open, [&p](const auto& each) {
     return each.second.how == flight::end::refused || p.parked_keys.contains(each.second.content.key());
   });
@@ -457,19 +545,17 @@ awaitable<void> relay::worker::settle(part& p, bool is_more) {
     const bool is_written = co_await write(p);
     if (!is_written) co_return;
   }
-  if (published > 0) publish(relay_event::kind::published, p, published);
-  p.troubles = published > 0 || trouble.empty() ? 0 : p.troubles + 1;
-  if (trouble.empty()) {
-    p.pauses = {};
-    co_return;
-  }
-  publish(relay_event::kind::troubled, p, 0, {}, trouble);
-  if (published > 0) co_return;
+  if (v.published > 0) publish(relay_event::kind::published, p, v.published);
+  if (!v.trouble.empty()) publish(relay_event::kind::troubled, p, 0, {}, v.trouble);
   if (ends_when_done_ && p.troubles > s_->options.max_attempts) {
-    throw storage_error(errc::database_unavailable, "the broker takes nothing: " + trouble);
+    throw storage_error(errc::database_unavailable, "the broker takes nothing: " + v.trouble);
   }
-  p.pause =
-      std::min<duration>(backoff_delay(s_->options.backoff, p.troubles, p.pauses, *random_), s_->options.lease / 3);
+  if (p.refusals == 0) {
+    p.pauses = {};
+  } else {
+    p.pause =
+        std::min<duration>(backoff_delay(s_->options.backoff, p.refusals, p.pauses, *random_), s_->options.lease / 3);
+  }
 }
 
 /// Parks, and writes how far the part is, if it is still ours. Returns whether that was done.

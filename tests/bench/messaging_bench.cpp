@@ -67,10 +67,13 @@ void bare_libnats(benchmark::State& state) {
       const message m = numbered(i);
       natsMsg* made = nullptr;
       natsMsg_Create(&made, m.topic().c_str(), nullptr, m.payload().data(), static_cast<int>(m.payload().size()));
-      const std::string id = std::to_string(n++);
+      const std::string number = std::to_string(n++);
+      const std::string id = std::string(36 - number.size(), '0') + number;  // as long as the outbox makes them
       natsMsgHeader_Set(made, "Nats-Msg-Id", id.c_str());
+      natsMsgHeader_Set(made, "ce-specversion", "1.0");
       natsMsgHeader_Set(made, "ce-id", id.c_str());
       natsMsgHeader_Set(made, "ce-type", m.type().c_str());
+      natsMsgHeader_Set(made, "ce-time", "2026-03-01T12:00:00.000000Z");
       natsMsgHeader_Set(made, "ce-partitionkey", m.key().c_str());
       is_well = js_PublishMsgAsync(context, &made, nullptr) == NATS_OK && is_well;
     }
@@ -82,7 +85,7 @@ void bare_libnats(benchmark::State& state) {
   natsOptions_Destroy(how);
   state.SetItemsProcessed(n);
 }
-BENCHMARK(bare_libnats)->Iterations(5)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(bare_libnats)->MeasureProcessCPUTime()->Iterations(5)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 void relay_to_nats(benchmark::State& state) {
   if (!has_server(state)) return;
@@ -107,7 +110,7 @@ void relay_to_nats(benchmark::State& state) {
   test::run_in_real_time(live);
   state.SetItemsProcessed(carried);
 }
-BENCHMARK(relay_to_nats)->Iterations(5)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(relay_to_nats)->MeasureProcessCPUTime()->Iterations(5)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 /// Tells when a message was acknowledged.
 class watched final : public publisher {

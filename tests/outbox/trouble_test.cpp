@@ -65,10 +65,16 @@ awaitable<duration> time_to_drain(int poisoned, std::string poison) {
   while (b.published < good) co_await sleep_for(1ms);
   const duration took = timers.now() - begin;
   co_await sleep_for(1s);
+  // What fails again and again is known for poison only while others pass.
+  for (int i = 0; poison == "failing" && i < 200; ++i) {
+    co_await fill(o, 1, 1);
+    co_await sleep_for(100ms);
+  }
+  const std::size_t late = poison == "failing" ? 200 : 0;
   const auto status = co_await r.status();
-  if (poison == "refused") CHECK(status.parked == all - good);
-  if (poison == "refused") CHECK(status.backlog == 0);
-  CHECK(b.published == good);
+  CHECK(status.parked == all - good);
+  CHECK(status.backlog == 0);
+  CHECK(b.published == good + late);
   co_await w.stop();
   co_return took;
 }
@@ -82,6 +88,34 @@ ASYNC_TEST("one poisoned message in 500 costs the others less than a twentieth o
     const auto poisoned = co_await troubles::time_to_drain(500, poison);
     CHECK(static_cast<double>(healthy.count()) >= 0.95 * static_cast<double>(poisoned.count()));
   }
+}
+
+ASYNC_TEST(
+    "a message that fails when nothing else is sent keeps nobody waiting, and is not parked before others pass") {
+  database db = co_await database::open("sqlite::memory:");
+  outbox o = co_await outbox::open(db);
+  troubles::broker b;
+  relay r(o, b);
+  co_await troubles::fill(o, 1, 1, 1, "failing");
+  const auto executor = co_await net::this_coro::executor;
+  const auto w = spawn(executor, [&r] { return r.run(); });
+  co_await sleep_for(1min);
+  auto status = co_await r.status();
+  CHECK(status.parked == 0);
+  CHECK(status.backlog == 1);
+  CHECK(b.calls < 60);
+  co_await troubles::fill(o, 100, 100);
+  co_await sleep_for(2s);  // at most one break of the circuit, which the one message may have opened
+  CHECK(b.published == 100);
+  for (int i = 0; i < 60; ++i) {
+    co_await troubles::fill(o, 1, 1);
+    co_await sleep_for(1s);
+  }
+  status = co_await r.status();
+  CHECK(status.parked == 1);
+  CHECK(status.backlog == 0);
+  CHECK(b.published == 160);
+  co_await w.stop();
 }
 
 ASYNC_TEST(

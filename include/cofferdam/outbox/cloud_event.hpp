@@ -6,9 +6,9 @@
 #pragma once
 
 #include <cofferdam/core/random.hpp>
+#include <cofferdam/core/units.hpp>
 #include <cofferdam/outbox/message.hpp>
 
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,8 +47,14 @@ class trace_context {
 /// @param content_type  of the payload.
 [[nodiscard]] message as_cloud_event(message m, std::string source, std::string content_type = "application/json");
 
-/// The attributes that every publisher sends, without a broker's prefix for names: "specversion", "id", "type", "time",
-/// "partitionkey". What the message's headers say goes before.
-[[nodiscard]] std::map<std::string, std::string> cloud_event_attributes(const message& m);
+/// Calls `each(name, text)` for the attributes that every publisher sends, without a broker's prefix for names:
+/// "specversion", "id", "type", "time", "partitionkey".
+template <class F> void for_each_cloud_event_attribute(const message& m, F each) {
+  each("specversion", std::string("1.0"));
+  each("id", m.id());
+  each("type", m.type());
+  if (m.time() != std::chrono::system_clock::time_point()) each("time", to_string(m.time(), 6));
+  if (!m.key().empty()) each("partitionkey", m.key());
+}
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -26,12 +26,12 @@ namespace cofferdam::inline COFFERDAM_ABI {
 
 struct relay_options {
   std::size_t page = 256;          ///< messages read at once from a part
-  std::size_t window = 64;         ///< messages of a part on their way at once, each of another key
-  std::uint32_t max_attempts = 5;  ///< of a message that fails while others pass; then its key is parked
+  std::size_t window = 64;         ///< messages of a part in a wave, each of another key
+  std::uint32_t max_attempts = 5;  ///< failures of a message between which others passed; then its key is parked
   backoff_options backoff{.cap = std::chrono::seconds(10)};
   duration lease = std::chrono::seconds(15);               ///< a relay silent for so long loses its parts to others
   duration look_at_least_every = std::chrono::seconds(5);  ///< when no commit is heard of
-  duration publish_timeout = std::chrono::seconds(10);     ///< of one message
+  duration publish_timeout = std::chrono::seconds(10);     ///< of a wave of messages
   duration measure_every = std::chrono::seconds(10);       ///< how often `measured` is told, to who listens
   duration retention{};                                    ///< of messages that every relay has published; 0: for ever
   circuit_breaker_options breaker{.consecutive_failures = 5, .break_duration = std::chrono::seconds(1)};
@@ -60,7 +60,8 @@ struct relay_event {
 /// publisher, which must outlive it.
 ///
 /// A broker in trouble costs no attempts: a circuit breaker opens, and the messages wait. A message that the broker
-/// refuses, or that fails again and again while others pass, parks its key; until then its key waits, and no other.
+/// refuses, or that fails again and again while it takes others, parks its key; until then its key waits, and no other.
+/// As long as nothing else is sent, one that fails is tried again and again: it may be the broker.
 class relay {
  public:
   explicit relay(message_source& from, publisher& to, std::string name = "relay", relay_options options = {});
