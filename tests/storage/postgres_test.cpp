@@ -133,6 +133,47 @@ TEST_CASE("batches that share a flight with a refused one are committed all the 
   });
 }
 
+TEST_CASE("what PostgreSQL finds wrong only when an operation commits refuses its batch alone") {
+  struct orphan final : operation {
+    void run(sqlite::connection&) override {}
+    std::vector<statement> statements() override {
+      std::vector<statement> one;
+      one.emplace_back("insert into notes(line) values(-1)");
+      return one;
+    }
+    void answered(std::vector<rows>) override { is_answered = true; }
+    bool is_answered = false;
+  };
+  postgres_cases::on_postgres([](test::postgres_server&, database& db) -> awaitable<void> {
+    batch b;
+    b.execute("create table notes(line bigint references lines(id) deferrable initially deferred)");
+    co_await db.commit(std::move(b));
+    int next = 0, refused = 0, done = 0;
+    const auto write = [&]() -> awaitable<void> {
+      const int me = next++;
+      batch mine;
+      const auto lonely = std::make_shared<orphan>();
+      if (me % 10 == 9) {
+        mine.add(lonely);
+      } else {
+        mine = postgres_cases::a_line(std::to_string(me));
+      }
+      const auto result = co_await db.try_commit(std::move(mine));
+      if (!result) CHECK(result.code() == errc::constraint_violated);
+      CHECK_FALSE(lonely->is_answered);
+      result ? ++done : ++refused;
+    };
+    co_await detail::run_workers(60, [&] { return write(); });
+    CHECK(done == 54);
+    CHECK(refused == 6);
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 54);
+    next = 9;
+    co_await write();  // alone
+    CHECK(refused == 7);
+  });
+}
+
 TEST_CASE("PostgreSQL tells another process what was committed") {
   postgres_cases::on_postgres([](test::postgres_server& server, database& db) -> awaitable<void> {
     database other = co_await database::open(server.url());
