@@ -114,7 +114,7 @@ recorded_event to_event(const row& found) {
 std::vector<statement> read_stream_operation::statements() {
   std::vector<statement> all;
   if (!is_text(stream_)) return all;
-  all.emplace_back("select version, is_deleted from cofferdam_stream($1)", stream_);
+  all.emplace_back("select version, is_deleted, first_version from cofferdam_stream($1)", stream_);
   query_text sql;
   begin_page(sql, "version", options_);
   sql << "select * from cofferdam_events where stream = (select id from cofferdam_streams where name = ";
@@ -135,6 +135,7 @@ void read_stream_operation::answered(std::vector<rows> found) {
   result.is_end = true;
   if (found.empty() || found[0].empty() || found[0].front().get<bool>(1)) return;
   result.version = found[0].front().get<std::uint64_t>(0);
+  result.first_version = found[0].front().get<std::uint64_t>(2);
   result.is_end = !take_page(found[1], result.events);
   // What came between the two statements.
   if (!result.events.empty()) result.version = std::max(result.version, result.events.back().version);
