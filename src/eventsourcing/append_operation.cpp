@@ -1,6 +1,7 @@
 #include "append_operation.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 namespace {
@@ -201,11 +202,12 @@ std::vector<recorded_event> append_operation::read_tail(sqlite::connection& conn
   if (!request_.wants_tail()) return tail;
   const expected& wanted = request_.expects();
   if (stream.id == 0 || wanted.what() != expected::kind::exact || wanted.version() > stream.version) return tail;
-  auto found = connection.prepare("select " + std::string(event_columns) +
-                                  " from cofferdam_events e join cofferdam_streams s on s.id = e.stream where e.stream "
-                                  "= $1 and e.version > $2 order by e.version");
-  found.bind(1, stream.id).bind(2, wanted.version());
-  while (tail.size() < max_tail && found.step()) tail.push_back(to_event(found));
+  auto found = connection.prepare(select_events() + "e.stream = $2 and e.version > $3 order by e.version");
+  event_page page(tail, max_tail, std::numeric_limits<std::size_t>::max());
+  found.bind_reader(1, page).bind(2, stream.id).bind(3, wanted.version());
+  while (!page.is_full() && found.step()) {
+  }
+  for (auto& e : tail) e.stream = request_.stream();
   return tail;
 }
 

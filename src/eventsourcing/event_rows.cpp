@@ -102,30 +102,52 @@ std::uint64_t newest_position(sqlite::connection& connection) {
   return newest.step() ? static_cast<std::uint64_t>(newest.integer(0)) : 0;
 }
 
-recorded_event to_event(const sqlite::prepared& found) {
-  recorded_event e;
-  read_event(e, found);
-  return e;
+const std::string& select_events() {
+  static const std::string text =
+      "select cofferdam_row($1, " + std::string(event_columns) + ", e.stream) from cofferdam_events e where ";
+  return text;
 }
 
-void read_event(recorded_event& e, const sqlite::prepared& found) {
-  e.position = static_cast<std::uint64_t>(found.integer(0));
-  e.stream = found.text(1);
-  e.version = static_cast<std::uint64_t>(found.integer(2));
+void event_page::read(const sqlite::cells& row) {
+  position_ = static_cast<std::uint64_t>(row.integer(0));
+  stream_ = row.integer(stream_column);
+  const std::string_view tags = row.text(tags_column);
+  if (query_ != nullptr && !query_->matches(row.text(type_column), split_tags(tags))) return;
+  is_full_ = events_.size() >= limit_ || bytes_ >= max_bytes_;
+  if (is_full_) return;
+  recorded_event& e = events_.emplace_back();
+  e.position = position_;
+  e.version = static_cast<std::uint64_t>(row.integer(1));
   event_id::bytes_type id{};
-  const auto bytes = found.bytes(3);
-  std::transform(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(std::min(bytes.size(), id.size())),
-                 id.begin(), [](std::byte b) { return static_cast<std::uint8_t>(b); });
+  const auto bytes = row.bytes(2);
+  std::copy_n(reinterpret_cast<const std::uint8_t*>(bytes.data()), std::min(bytes.size(), id.size()), id.begin());
   e.id = event_id(id);
-  e.type = found.text(4);
-  e.schema = static_cast<std::uint32_t>(found.integer(5));
-  e.at = date_from(found.integer(6));
-  const auto data = found.bytes(7);
+  e.type = row.text(type_column);
+  e.schema = static_cast<std::uint32_t>(row.integer(4));
+  e.at = date_from(row.integer(5));
+  const auto data = row.bytes(6);
   e.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
-  if (!found.is_null(8)) e.tags = split_tags(found.text(8));
-  e.correlation = found.text(9);
-  e.causation = found.text(10);
-  e.metadata = found.text(11);
+  bytes_ += data.size();
+  if (!tags.empty()) e.tags = split_tags(tags);
+  const auto read_text = [&row](std::string& into, int column) {
+    const std::string_view text = row.text(column);
+    if (!text.empty()) into = text;
+  };
+  read_text(e.correlation, 8);
+  read_text(e.causation, 9);
+  read_text(e.metadata, 10);
+}
+
+std::string_view stream_names::of(std::int64_t stream) {
+  if (stream == last_) return last_name_;
+  const auto [at, is_new] = names_.try_emplace(stream);
+  if (is_new) {
+    auto named = connection_.prepare("select name from cofferdam_streams where id = $1");
+    named.bind(1, stream);
+    if (named.step()) at->second = named.text(0);
+  }
+  last_ = stream;
+  return last_name_ = at->second;
 }
 
 // ------------------------------------------------------------------------------------------------ matching_positions

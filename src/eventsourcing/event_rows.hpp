@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
@@ -42,13 +43,55 @@ struct stream_state {
 [[nodiscard]] stream_state find_stream(sqlite::connection& connection, std::string_view name);
 [[nodiscard]] std::uint64_t newest_position(sqlite::connection& connection);
 
-/// What `to_event` reads, in its order, from cofferdam_events e joined with cofferdam_streams s.
+/// What an event is read from, of cofferdam_events e, in this order; the stream's name is known, or comes behind.
 inline constexpr std::string_view event_columns =
-    "e.position, s.name, e.version, e.id, e.type, e.schema_version, e.recorded_at, e.data, e.tags, e.correlation, "
-    "e.causation, e.metadata";
-[[nodiscard]] recorded_event to_event(const sqlite::prepared& found);
-/// The same, in its place.
-void read_event(recorded_event& e, const sqlite::prepared& found);
+    "e.position, e.version, e.id, e.type, e.schema_version, e.recorded_at, e.data, e.tags, e.correlation, e.causation, "
+    "e.metadata";
+inline constexpr int type_column = 3, tags_column = 7, stream_column = 11;
+
+/// Statements of SQLite begin with it; to be followed by a condition, and an order that an index has.
+[[nodiscard]] const std::string& select_events();
+
+/// Gathers what such a statement finds, up to a page: the reader that is its $1.
+class event_page final : public sqlite::row_reader {
+ public:
+  /// @param query  but for its beginnings of streams; none: every event.
+  event_page(std::vector<recorded_event>& events, std::size_t limit, std::size_t max_bytes,
+             const event_query* query = nullptr) noexcept
+      : events_(events), limit_(limit), max_bytes_(max_bytes), query_(query) {}
+  void read(const sqlite::cells& row) override;
+
+  /// From now on nothing fits.
+  void close() noexcept { limit_ = 0, query_ = nullptr; }
+  /// The row that came last was an event that does not fit.
+  [[nodiscard]] bool is_full() const noexcept { return is_full_; }
+  /// Of the row that came last.
+  [[nodiscard]] std::uint64_t position() const noexcept { return position_; }
+  [[nodiscard]] std::int64_t stream() const noexcept { return stream_; }
+
+ private:
+  std::vector<recorded_event>& events_;  // their streams have no names yet
+  std::size_t limit_, max_bytes_, bytes_ = 0;
+  const event_query* query_;
+  std::uint64_t position_ = 0;
+  std::int64_t stream_ = 0;
+  bool is_full_ = false;
+};
+
+/// Names of streams by their ids. Events of one stream often follow each other, and a page has few streams: less than
+/// a join costs.
+class stream_names {
+ public:
+  explicit stream_names(sqlite::connection& connection) noexcept : connection_(connection) {}
+  /// Valid as long as this object.
+  [[nodiscard]] std::string_view of(std::int64_t stream);
+
+ private:
+  sqlite::connection& connection_;
+  std::unordered_map<std::int64_t, std::string> names_;
+  std::int64_t last_ = 0;
+  std::string_view last_name_;
+};
 
 /// The positions of the events that match a query, one after the other: from the tags' index where every item of the
 /// query has a tag, otherwise none and the events have to be looked at one by one.

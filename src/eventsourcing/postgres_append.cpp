@@ -149,11 +149,12 @@ std::optional<statement> append_operation::question(const postgres::complaint& w
   const expected& wanted = request_.expects();
   const bool has_tail = why.state == "CFD01" && request_.wants_tail() && wanted.what() == expected::kind::exact;
   if (!has_tail) return std::nullopt;
-  return statement("select " + std::string(event_columns) +
-                       " from cofferdam_events e join cofferdam_streams s on s.id = e.stream where s.name = $1 and "
-                       "e.version > $2 order by e.version limit " +
-                       std::to_string(max_tail),
-                   request_.stream(), wanted.version());
+  return statement(
+      "select " + std::string(event_columns) +
+          ", s.name from cofferdam_events e join cofferdam_streams s on s.id = e.stream where s.name = $1 and "
+          "e.version > $2 order by e.version limit " +
+          std::to_string(max_tail),
+      request_.stream(), wanted.version());
 }
 
 void append_operation::refused(const postgres::complaint& why, const rows& found) const {

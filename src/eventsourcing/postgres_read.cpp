@@ -54,7 +54,7 @@ std::string_view order_of(const read_options& options) noexcept {
 /// the place of the next one.
 void begin_page(query_text& sql, std::string_view place, const read_options& options) {
   const std::string order = "(order by e." + std::string(place) + std::string(order_of(options));
-  sql << "select * from (select " << event_columns << ", lead(e." << place << ") over " << order
+  sql << "select * from (select " << event_columns << ", s.name, lead(e." << place << ") over " << order
       << ") as next, row_number() over " << order << ") as nr, sum(octet_length(e.data)) over " << order
       << " rows between unbounded preceding and 1 preceding) as before from (";
 }
@@ -90,22 +90,22 @@ void add_tags(query_text& sql, const event_query::clause& item) {
 recorded_event to_event(const row& found) {
   recorded_event e;
   e.position = found.get<std::uint64_t>(0);
-  e.stream = found.get<std::string>(1);
-  e.version = found.get<std::uint64_t>(2);
-  e.id = event_id::parse(found.get<std::string_view>(3));
-  e.type = found.get<std::string>(4);
-  e.schema = found.get<std::uint32_t>(5);
-  e.at = date_from(found.get<std::int64_t>(6));
-  const auto* data = found[7].get_if<blob>();
+  e.version = found.get<std::uint64_t>(1);
+  e.id = event_id::parse(found.get<std::string_view>(2));
+  e.type = found.get<std::string>(type_column);
+  e.schema = found.get<std::uint32_t>(4);
+  e.at = date_from(found.get<std::int64_t>(5));
+  const auto* data = found[6].get_if<blob>();
   if (data != nullptr) e.data.assign(reinterpret_cast<const char*>(data->data()), data->size());
   const auto text = [&found](std::size_t column) {
     const auto* held = found[column].get_if<std::string>();
     return held == nullptr ? std::string() : *held;
   };
-  e.tags = split_tags(text(8));
-  e.correlation = text(9);
-  e.causation = text(10);
-  e.metadata = text(11);
+  e.tags = split_tags(text(tags_column));
+  e.correlation = text(8);
+  e.causation = text(9);
+  e.metadata = text(10);
+  e.stream = found.get<std::string>(stream_column);
   return e;
 }
 
@@ -114,7 +114,7 @@ recorded_event to_event(const row& found) {
 std::vector<statement> read_stream_operation::statements() {
   std::vector<statement> all;
   if (!is_text(stream_)) return all;
-  all.emplace_back("select version, is_deleted from cofferdam_stream($1)", stream_);
+  all.emplace_back("select version, is_deleted, first_version from cofferdam_stream($1)", stream_);
   query_text sql;
   begin_page(sql, "version", options_);
   sql << "select * from cofferdam_events where stream = (select id from cofferdam_streams where name = ";
@@ -135,6 +135,7 @@ void read_stream_operation::answered(std::vector<rows> found) {
   result.is_end = true;
   if (found.empty() || found[0].empty() || found[0].front().get<bool>(1)) return;
   result.version = found[0].front().get<std::uint64_t>(0);
+  result.first_version = found[0].front().get<std::uint64_t>(2);
   result.is_end = !take_page(found[1], result.events);
   // What came between the two statements.
   if (!result.events.empty()) result.version = std::max(result.version, result.events.back().version);
@@ -223,7 +224,7 @@ void read_all_operation::answered(std::vector<rows> found) {
 std::vector<statement> read_event_operation::statements() {
   std::vector<statement> one;
   one.emplace_back("select " + std::string(event_columns) +
-                       " from cofferdam_events e join cofferdam_streams s on s.id = e.stream where e.id = $1",
+                       ", s.name from cofferdam_events e join cofferdam_streams s on s.id = e.stream where e.id = $1",
                    id_.to_string());
   return one;
 }

@@ -13,7 +13,7 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> postgres_event_schema();
 
-/// What `event_columns` selects.
+/// What `event_columns` and the name of the stream select.
 [[nodiscard]] recorded_event to_event(const row& found);
 
 /// Elements of a query that can match; an item with a tag or type that is no text never does.

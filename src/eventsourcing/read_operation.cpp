@@ -6,17 +6,6 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 namespace {
 
-const std::string& select_events() {
-  static const std::string text = "select " + std::string(event_columns) +
-                                  " from cofferdam_events e join cofferdam_streams s on s.id = e.stream where ";
-  return text;
-}
-
-std::string replaced_name() {
-  std::string columns(event_columns);
-  return columns.replace(columns.find("s.name"), 6, "''");
-}
-
 std::uint64_t first_of(const read_options& options, std::uint64_t newest) noexcept {
   if (options.order == direction::forward) return std::max<std::uint64_t>(1, options.from);
   return options.from == 0 ? newest : std::min(options.from, newest);
@@ -47,32 +36,23 @@ void read_stream_operation::read(sqlite::connection& connection) {
   const bool is_forward = options_.order == direction::forward;
   const std::uint64_t from =
       is_forward ? std::max(options_.from, stream.first_version) : first_of(options_, stream.version);
-  // The name is known, so it is not joined: it stands for itself.
-  static const std::string select = "select " + replaced_name() + " from cofferdam_events e where ";
-  static const std::string forward = select + "e.stream = $1 and e.version >= $2 order by e.version";
+  static const std::string forward = select_events() + "e.stream = $2 and e.version >= $3 order by e.version";
   static const std::string backward =
-      select + "e.stream = $1 and e.version <= $2 and e.version >= $3 order by e.version desc";
+      select_events() + "e.stream = $2 and e.version <= $3 and e.version >= $4 order by e.version desc";
   auto found = connection.prepare(is_forward ? forward : backward);
-  found.bind(1, stream.id).bind(2, from);
-  if (!is_forward) found.bind(3, stream.first_version);
+  event_page page(result.events, options_.limit, options_.max_bytes);
+  found.bind_reader(1, page).bind(2, stream.id).bind(3, from);
+  if (!is_forward) found.bind(4, stream.first_version);
   const std::uint64_t most = is_forward ? stream.version - std::min(from, stream.version + 1) + 1 : from;
   result.events.reserve(static_cast<std::size_t>(std::min<std::uint64_t>({most, options_.limit, 1'000})));
-  std::size_t bytes = 0;
-  while (found.step()) {
-    if (result.events.size() >= options_.limit || bytes >= options_.max_bytes) {
-      result.is_end = false;
-      return;
-    }
-    recorded_event& e = result.events.emplace_back();
-    read_event(e, found);
-    e.stream = stream_;
-    bytes += e.data.size();
+  while (!page.is_full() && found.step()) {
   }
+  for (auto& e : result.events) e.stream = stream_;
+  result.is_end = !page.is_full();
 }
 
 void read_all_operation::read(sqlite::connection& connection) {
   result = {};
-  bytes_ = 0;
   const std::uint64_t newest = newest_position(connection);
   const std::uint64_t from = first_of(options_, newest);
   // Until something says otherwise: looked at everything there is.
@@ -86,55 +66,57 @@ void read_all_operation::read(sqlite::connection& connection) {
   }
 }
 
-bool read_all_operation::add(recorded_event e) {
-  if (result.events.size() >= options_.limit || bytes_ >= options_.max_bytes) {
-    const bool is_forward = options_.order == direction::forward;
-    result.scanned_to = is_forward ? e.position - 1 : e.position + 1;
+bool read_all_operation::take(sqlite::prepared& found, const event_page& page, stream_names& names) {
+  const std::size_t before = result.events.size();
+  if (!found.step()) return false;
+  if (page.is_full()) {
+    result.scanned_to = options_.order == direction::forward ? page.position() - 1 : page.position() + 1;
     result.is_end = false;
     return false;
   }
-  bytes_ += e.data.size();
-  result.events.push_back(std::move(e));
+  if (result.events.size() > before) result.events.back().stream = names.of(page.stream());
   return true;
 }
 
 void read_all_operation::scan(sqlite::connection& connection, std::uint64_t from) {
-  static const std::string forward = select_events() + "e.position >= $1 order by e.position";
-  static const std::string backward = select_events() + "e.position <= $1 order by e.position desc";
-  const bool is_forward = options_.order == direction::forward;
-  auto found = connection.prepare(is_forward ? forward : backward);
-  found.bind(1, from);
-  for (std::size_t scanned = 0; found.step(); ++scanned) {
-    const auto position = static_cast<std::uint64_t>(found.integer(0));
-    if (scanned >= window() && !query_.items().empty()) {
-      result.scanned_to = is_forward ? position - 1 : position + 1;
-      result.is_end = false;
-      return;
-    }
-    if (!query_.items().empty() && !query_.matches(found.text(4), split_tags(found.text(8)))) continue;
-    if (!add(to_event(found))) return;
+  static const std::string forward = select_events() + "e.position >= $2 order by e.position";
+  static const std::string backward = select_events() + "e.position <= $2 order by e.position desc";
+  const bool is_filtered = !query_.items().empty();
+  auto found = connection.prepare(options_.order == direction::forward ? forward : backward);
+  event_page page(result.events, options_.limit, options_.max_bytes, is_filtered ? &query_ : nullptr);
+  if (!is_filtered) result.events.reserve(std::min<std::size_t>(options_.limit, 1'000));
+  found.bind_reader(1, page).bind(2, from);
+  stream_names names(connection);
+  for (std::size_t scanned = 1; take(found, page, names); ++scanned) {
+    if (is_filtered && scanned >= window()) page.close();
   }
 }
 
 void read_all_operation::look_up(sqlite::connection& connection, std::uint64_t from) {
-  static const std::string one = select_events() + "e.position = $1";
+  static const std::string one = select_events() + "e.position = $2";
   auto found = connection.prepare(one);
+  event_page page(result.events, options_.limit, options_.max_bytes, &query_);
+  found.bind_reader(1, page);
+  stream_names names(connection);
   matching_positions candidates(connection, query_, from, options_.order);
   while (const auto position = candidates.next()) {
-    found.bind(1, *position);
-    if (found.step() && query_.matches(found.text(4), split_tags(found.text(8)))) {
-      if (!add(to_event(found))) return;
-    }
+    found.bind(2, *position);
+    (void)take(found, page, names);
     found.reset();
+    if (!result.is_end) return;
   }
 }
 
 void read_event_operation::read(sqlite::connection& connection) {
-  static const std::string by_id = select_events() + "e.id = $1";
+  static const std::string by_id = select_events() + "e.id = $2";
   auto found = connection.prepare(by_id);
-  found.bind(1, std::as_bytes(std::span(id_.bytes())));
+  std::vector<recorded_event> one;
+  event_page page(one, 1, 1);
+  found.bind_reader(1, page).bind(2, std::as_bytes(std::span(id_.bytes())));
   result.reset();
-  if (found.step()) result = to_event(found);
+  if (!found.step()) return;
+  one.front().stream = stream_names(connection).of(page.stream());
+  result = std::move(one.front());
 }
 
 void read_heads_operation::read(sqlite::connection& connection) {

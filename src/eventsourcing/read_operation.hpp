@@ -46,15 +46,14 @@ class read_all_operation final : public snapshot_operation {
   void read(sqlite::connection& connection) override;
   void scan(sqlite::connection& connection, std::uint64_t from);
   void look_up(sqlite::connection& connection, std::uint64_t from);
-  /// False when the page is full.
-  bool add(recorded_event e);
+  /// Goes to the next event, which the page takes if it matches. False at the end, and when the page is full.
+  bool take(sqlite::prepared& found, const event_page& page, stream_names& names);
   /// How many events a search without index looks at.
   [[nodiscard]] std::size_t window() const noexcept;
 
   static constexpr std::size_t max_scanned = 10'000;  // a page of rare events stays short too
   event_query query_;
   read_options options_;
-  std::size_t bytes_ = 0;
 };
 
 class read_event_operation final : public snapshot_operation {

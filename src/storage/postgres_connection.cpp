@@ -406,6 +406,7 @@ awaitable<bool> connection::flush() {
 
 awaitable<bool> connection::read_answers(std::vector<unit>& units, const std::vector<expected>& all) {
   std::size_t at = 0;
+  bool is_behind = false;
   for (std::size_t u = 0; u < units.size();) {
     while (PQisBusy(connection_) != 0) {
       const bool is_ready = co_await wait(true, false);
@@ -417,14 +418,22 @@ awaitable<bool> connection::read_answers(std::vector<unit>& units, const std::ve
     const result_pointer result(PQgetResult(connection_));
     if (!result) {
       if (PQstatus(connection_) == CONNECTION_BAD) co_return false;
-      ++at;  // nothing more of this statement
+      if (!std::exchange(is_behind, false)) ++at;  // nothing more of this statement
       continue;
     }
     if (PQresultStatus(result.get()) == PGRES_PIPELINE_SYNC) {
       units[u++].is_complete = true;
       continue;
     }
-    if (at >= all.size() || !take_answer(result.get(), units[u], all[at])) co_return false;
+    if (at >= all.size() || all[at].unit != u) {
+      // Behind a unit's answers: a farewell, or against its commit. Those behind it are answered all the same.
+      complaint why = complaint_of(result.get());
+      if (why.state.empty()) co_return false;  // said by libpq, not by the server
+      units[u].refusal = std::move(why);
+      is_behind = true;
+      continue;
+    }
+    if (!take_answer(result.get(), units[u], all[at])) co_return false;
   }
   co_return true;
 }

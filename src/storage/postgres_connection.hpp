@@ -34,6 +34,8 @@ struct unit {
   };
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
   std::vector<step> steps;
+  /// Begins and commits without a word: what stands before a synchronisation point is a transaction.
+  bool is_implicit = false;
   std::vector<std::unique_ptr<const statement>> owned;  ///< parameters that live nowhere else
 
   /// Runs `s` as a further step.
@@ -43,6 +45,9 @@ struct unit {
   }
 
   [[nodiscard]] bool is_answered() const noexcept { return answered == steps.size(); }
+  [[nodiscard]] bool is_committed() const noexcept {
+    return is_answered() && (!is_implicit || (is_complete && !refusal));
+  }
 
   std::size_t answered = 0;          ///< steps that succeeded
   std::optional<complaint> refusal;  ///< of the step after these; where there is none, a farewell

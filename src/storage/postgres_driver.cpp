@@ -92,20 +92,34 @@ bool controls_transaction(const std::string& sql) {
 statement locks_of(const batch& work) {
   constexpr std::uint64_t family = 0xCFE6ULL << 48U, of_hash = (1ULL << 48U) - 1;
   constexpr std::size_t most = 100;  // the server's table of locks is shared and small
+  constexpr std::size_t few = 4;     // one by one is faster, and few enough texts to be prepared
   const bool is_all = work.locks_everything() || work.locks().size() > most;
-  std::string keys = "{" + std::to_string(static_cast<std::int64_t>(family));
-  std::string shared = is_all ? "{f" : "{t";
-  std::map<std::int64_t, bool> sorted;  // two names may share a key: the stronger mode counts
+  std::map<std::int64_t, bool> sorted;  // whether shared; two names may share a key: the stronger mode counts
+  sorted.emplace(static_cast<std::int64_t>(family), !is_all);
   for (const auto& [hash, mode] : work.locks()) {
+    if (is_all) break;
     const auto key = static_cast<std::int64_t>(family | (static_cast<std::uint64_t>(hash) & of_hash));
     const auto [at, is_new] = sorted.emplace(key, mode == lock_mode::shared);
     at->second = at->second && mode == lock_mode::shared;
   }
-  if (!is_all) {
+  if (sorted.size() <= few) {
+    std::string sql = "select";
+    std::vector<value> keys;
     for (const auto& [key, is_shared] : sorted) {
-      keys += "," + std::to_string(key);
-      shared += is_shared ? ",t" : ",f";
+      keys.emplace_back(key);
+      sql += keys.size() > 1 ? ", " : " ";
+      sql += is_shared ? "pg_advisory_xact_lock_shared($" : "pg_advisory_xact_lock($";
+      sql += std::to_string(keys.size()) + "::bigint)";
     }
+    statement one_by_one(std::move(sql));
+    for (auto& key : keys) one_by_one.bind(std::move(key));
+    return one_by_one;
+  }
+  std::string keys = "{", shared = "{";
+  for (const auto& [key, is_shared] : sorted) {
+    if (keys.size() > 1) keys += ',', shared += ',';
+    keys += std::to_string(key);
+    shared += is_shared ? 't' : 'f';
   }
   return statement(
       "select count(case when shared then pg_advisory_xact_lock_shared(key)::text else "
@@ -117,7 +131,10 @@ statement locks_of(const batch& work) {
 /// Errors: `storage_error` for what cannot be part of a batch.
 unit unit_of(const batch& work) {
   unit made;
-  made.steps.push_back({"begin"});
+  // The program's own statements may ask for a transaction in so many words: "lock table" does.
+  made.is_implicit = std::ranges::all_of(
+      work.steps(), [](const auto& step) { return std::holds_alternative<std::shared_ptr<operation>>(step); });
+  if (!made.is_implicit) made.steps.push_back({"begin"});
   if (work.locks_everything() || !work.locks().empty()) made.add(locks_of(work), unit::none);
   for (std::size_t part = 0; part < work.steps().size(); ++part) {
     const auto& step = work.steps()[part];
@@ -134,7 +151,7 @@ unit unit_of(const batch& work) {
       for (auto& s : std::get<std::shared_ptr<operation>>(step)->statements()) made.add(std::move(s), part);
     }
   }
-  made.steps.push_back({"commit"});
+  if (!made.is_implicit) made.steps.push_back({"commit"});
   return made;
 }
 
@@ -472,8 +489,10 @@ class driver final : public detail::storage_driver {
         group.push_back(std::move(sent[i]));
         continue;
       }
-      has_refused = has_refused || units[i].refusal;
-      has_ended = has_ended || (units[i].refusal && !units[i].is_complete);
+      // An implicit transaction ends with its unit, and those behind it may run though nobody hears of them any more.
+      const bool holds_up = units[i].refusal && (!units[i].is_implicit || units[i].refusal->state.starts_with("57P"));
+      has_refused = has_refused || holds_up;
+      has_ended = has_ended || (holds_up && !units[i].is_complete);
       if (units[i].is_complete && refused_operation(sent[i]->work, units[i]) != nullptr) {
         to_explain.push_back(i);
         continue;
@@ -504,13 +523,14 @@ class driver final : public detail::storage_driver {
   }
 
   outcome<receipt> outcome_of(const batch& work, unit& u) {
-    const std::size_t last = u.steps.size() - 1;  // the commit
     // What the server says after the commit is its farewell.
-    if (u.is_answered()) return receipt(rows_by_part(work, u));
-    if (!u.refusal || (u.answered == last && u.refusal->state.starts_with("57P"))) {
+    if (u.is_committed()) return receipt(rows_by_part(work, u));
+    const std::size_t commit = u.is_implicit ? u.steps.size() : u.steps.size() - 1;
+    if (!u.refusal || (u.answered == commit && u.refusal->state.starts_with("57P"))) {
       return as_failure({errc::outcome_unknown, "the connection to '" + name_ + "' broke while the batch was under way",
                          u.refusal ? u.refusal->state : ""});
     }
+    if (u.is_answered()) return as_failure(to_error(*u.refusal, "commit"));
     if (const std::size_t part = u.steps[u.answered].part; part != unit::none) {
       if (const auto* condition = std::get_if<batch::requirement>(&work.steps()[part])) {
         if (is_condition(*u.refusal)) return as_failure({errc::condition_failed, condition->name});

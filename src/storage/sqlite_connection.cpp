@@ -37,6 +37,28 @@ errc code_of(int result) noexcept {
 }
 
 constexpr std::string_view scheme = "sqlite:";
+constexpr const char* reader_type = "cofferdam_reader";
+
+std::string_view text_of(::sqlite3_value* held) noexcept {
+  const auto* data = reinterpret_cast<const char*>(sqlite3_value_text(held));
+  return data == nullptr ? std::string_view()
+                         : std::string_view(data, static_cast<std::size_t>(sqlite3_value_bytes(held)));
+}
+std::span<const std::byte> bytes_of(::sqlite3_value* held) noexcept {
+  const auto* data = static_cast<const std::byte*>(sqlite3_value_blob(held));
+  return {data, data == nullptr ? 0 : static_cast<std::size_t>(sqlite3_value_bytes(held))};
+}
+
+/// SQL's cofferdam_row(reader, cell, ...).
+void give_row(::sqlite3_context* context, int count, ::sqlite3_value** values) {
+  auto* reader = count == 0 ? nullptr : static_cast<row_reader*>(sqlite3_value_pointer(values[0], reader_type));
+  if (reader == nullptr) return sqlite3_result_error(context, "cofferdam_row is for programs", -1);
+  try {
+    reader->read(cells(values + 1));
+  } catch (const std::bad_alloc&) {
+    sqlite3_result_error_nomem(context);
+  }
+}
 
 /// "$12" is 12; anything else 0.
 int number_of(const char* parameter_name) noexcept {
@@ -163,6 +185,12 @@ void prepared::bind_value(int parameter, const value& any) {
   bind_null(parameter);
 }
 
+prepared& prepared::bind_reader(int parameter, row_reader& reader) {
+  require_bound(*entry_,
+                sqlite3_bind_pointer(entry_->handle, place_of(*entry_, parameter), &reader, reader_type, nullptr));
+  return *this;
+}
+
 prepared& prepared::bind_all(const statement& s) {
   if (s.parameters().size() != static_cast<std::size_t>(entry_->parameters)) {
     throw storage_error(errc::invalid_statement, "'" + s.sql() + "' has " + std::to_string(entry_->parameters) +
@@ -190,15 +218,12 @@ void prepared::execute() {
 bool prepared::is_null(int column) const noexcept { return sqlite3_column_type(entry_->handle, column) == SQLITE_NULL; }
 std::int64_t prepared::integer(int column) const noexcept { return sqlite3_column_int64(entry_->handle, column); }
 double prepared::real(int column) const noexcept { return sqlite3_column_double(entry_->handle, column); }
+// A value may be asked without a lock, since the connection has none.
 std::string_view prepared::text(int column) const noexcept {
-  const auto* data = reinterpret_cast<const char*>(sqlite3_column_text(entry_->handle, column));
-  return data == nullptr
-             ? std::string_view()
-             : std::string_view(data, static_cast<std::size_t>(sqlite3_column_bytes(entry_->handle, column)));
+  return text_of(sqlite3_column_value(entry_->handle, column));
 }
 std::span<const std::byte> prepared::bytes(int column) const noexcept {
-  const auto* data = static_cast<const std::byte*>(sqlite3_column_blob(entry_->handle, column));
-  return {data, data == nullptr ? 0 : static_cast<std::size_t>(sqlite3_column_bytes(entry_->handle, column))};
+  return bytes_of(sqlite3_column_value(entry_->handle, column));
 }
 value prepared::cell(int column) const {
   switch (sqlite3_column_type(entry_->handle, column)) {
@@ -216,6 +241,10 @@ value prepared::cell(int column) const {
       return {};
   }
 }
+
+std::int64_t cells::integer(int column) const noexcept { return sqlite3_value_int64(values_[column]); }
+std::string_view cells::text(int column) const noexcept { return text_of(values_[column]); }
+std::span<const std::byte> cells::bytes(int column) const noexcept { return bytes_of(values_[column]); }
 
 rows prepared::fetch(std::size_t limit) {
   const int count = sqlite3_column_count(entry_->handle);
@@ -250,6 +279,9 @@ owned_connection::owned_connection(const location& where, access mode, std::int6
     if (opened != SQLITE_OK) raise(db_, opened, "cannot open '" + name_ + "'");
     sqlite3_extended_result_codes(db_, 1);
     sqlite3_busy_timeout(db_, static_cast<int>(busy_milliseconds));
+    const int made = sqlite3_create_function_v2(db_, "cofferdam_row", -1, SQLITE_UTF8 | SQLITE_DIRECTONLY, nullptr,
+                                                &give_row, nullptr, nullptr, nullptr);
+    if (made != SQLITE_OK) raise(db_, made, "cannot open '" + name_ + "'");
     if (mode != access::read) {
       execute("pragma journal_mode = wal");
       execute("pragma synchronous = full");
@@ -258,6 +290,7 @@ owned_connection::owned_connection(const location& where, access mode, std::int6
       execute("pragma wal_autocheckpoint = 0");
     } else {
       execute("pragma query_only = on");
+      execute(("pragma mmap_size = " + std::to_string(where.mapped_bytes)).c_str());
     }
   } catch (...) {
     sqlite3_close_v2(db_);

@@ -710,7 +710,9 @@ awaitable<outcome<std::unique_ptr<detail::storage_cursor>>> driver::open_cursor(
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 awaitable<std::shared_ptr<storage_driver>> open_sqlite(std::string url, database_options options) {
-  auto made = std::make_shared<sqlite::driver>(sqlite::parse_location(url), options);
+  auto where = sqlite::parse_location(url);
+  where.mapped_bytes = options.mapped_bytes;
+  auto made = std::make_shared<sqlite::driver>(std::move(where), options);
   co_await made->start();
   co_return made;
 }

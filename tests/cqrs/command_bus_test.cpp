@@ -287,8 +287,7 @@ DATABASE_TEST("a command with a key that failed may be sent again") {
   CHECK(done == "order-1");
 }
 
-ASYNC_TEST("a repeated command brings the token of the first time") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a repeated command brings the token of the first time") {
   event_store store = co_await event_store::open(db);
   co_await store.append("before", expected::any(), event("x", "{}"));
   command_bus bus;

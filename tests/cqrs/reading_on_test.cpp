@@ -1,5 +1,5 @@
 // Reactors and streaming queries.
-#include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
@@ -48,8 +48,7 @@ struct counter {
 
 using reading_on::ship;
 
-ASYNC_TEST("a reactor turns events into commands, once each, whatever fails in between") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a reactor turns events into commands, once each, whatever fails in between") {
   event_store store = co_await event_store::open(db);
   batch table;
   table.execute("create table shipped(id text not null, causation text not null, correlation text not null)");
@@ -74,7 +73,7 @@ ASYNC_TEST("a reactor turns events into commands, once each, whatever fails in b
   co_await store.append("o1", expected::any(), event("noted", "{}"));
   co_await store.append("o2", expected::any(), event("placed", "{}"));
 
-  reactor shipping(store, bus, "shipping", {.retry_after = 1s});
+  reactor shipping(store, bus, "shipping", {.retry_after = time.shortened(1s)});
   event_query orders;
   orders.item().type("placed");
   int failures = 1;
@@ -87,9 +86,13 @@ ASYNC_TEST("a reactor turns events into commands, once each, whatever fails in b
   const auto executor = co_await net::this_coro::executor;
   const auto run = [&] { return shipping.run(); };
   const auto running = spawn(executor, run);
-  co_await sleep_for(1min);
-  running.cancel();
-  co_await sleep_for(1s);  // it ends before what it works on
+  const auto is_shipped = [&]() -> awaitable<bool> {
+    const rows counted = co_await db.query("select count(*) from shipped");
+    co_return counted.front().get<int>(0) == 4;
+  };
+  const bool are_all = co_await test::eventually(is_shipped);
+  CHECK(are_all);
+  co_await running.stop();
   const rows shipped = co_await db.query("select id, causation, correlation from shipped order by id");
   REQUIRE(shipped.size() == 4);
   CHECK(shipped[0].get<std::string>(0) == "o1 letter");

@@ -1,4 +1,4 @@
-#include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
 #include "temporary_directory.hpp"
 
@@ -32,9 +32,8 @@ std::vector<std::uint64_t> positions(const slice& page) {
 
 }  // namespace archived
 
-ASYNC_TEST("old events are moved into a file, and reads begin after them and say so") {
+DATABASE_TEST("old events are moved into a file, and reads begin after them and say so") {
   const test::temporary_directory directory;
-  database db = co_await database::open("sqlite::memory:");
   event_store store = co_await event_store::open(db);
   event_archive archive = co_await event_archive::open(store);
   co_await archived::fill(store);
@@ -86,9 +85,8 @@ ASYNC_TEST("old events are moved into a file, and reads begin after them and say
   CHECK(back.events.size() == 25);
 }
 
-ASYNC_TEST("nothing is moved past what follows, or into a file that is there") {
+DATABASE_TEST("nothing is moved past what follows, or into a file that is there") {
   const test::temporary_directory directory;
-  database db = co_await database::open("sqlite::memory:");
   event_store store = co_await event_store::open(db);
   event_archive archive = co_await event_archive::open(store);
   co_await archived::fill(store);

@@ -371,6 +371,28 @@ DATABASE_TEST("the whole store is read in one order, filtered by types and tags,
   CHECK(beyond.scanned_to == 30);
 }
 
+DATABASE_TEST("a search by type alone looks at ten thousand events at once, matching or not") {
+  event_store store = co_await event_store::open(db);
+  const std::vector<event> common(10'000, store_cases::simple("common"));
+  co_await store.append("s", expected::none(), common);
+  co_await store.append("s", expected::any(), store_cases::simple("rare"));
+  event_query rare, first;
+  rare.item().type("rare");
+  first.item().type("first");
+  const slice looked = co_await store.read_all(rare);
+  CHECK(looked.events.empty());
+  CHECK(looked.scanned_to == 10'000);
+  CHECK_FALSE(looked.is_end);
+  const slice found = co_await store.read_all(rare, {.from = looked.scanned_to + 1});
+  REQUIRE(found.events.size() == 1);
+  CHECK(found.events[0].position == 10'001);
+  CHECK(found.is_end);
+  const slice back = co_await store.read_all(first, {.order = direction::backward});
+  CHECK(back.events.empty());
+  CHECK(back.scanned_to == 2);
+  CHECK_FALSE(back.is_end);
+}
+
 DATABASE_TEST("a truncated stream begins later and counts on") {
   event_store store = co_await event_store::open(db);
   for (int i = 0; i < 5; ++i) co_await store.append("s", expected::any(), store_cases::simple("e"));

@@ -1,4 +1,4 @@
-#include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
 
 #include <cofferdam/core/random.hpp>
@@ -25,8 +25,7 @@ event registered(const std::string& name) {
 
 #ifdef COFFERDAM_TEST_SODIUM
 
-ASYNC_TEST("sealed fields open with their key, and are null for ever once it is forgotten") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("sealed fields open with their key, and are null for ever once it is forgotten") {
   event_store store = co_await event_store::open(db);
   const auto keys = co_await database_key_store::open(db);
   event_vault vault(*keys);
@@ -70,8 +69,7 @@ ASYNC_TEST("sealed fields open with their key, and are null for ever once it is 
   CHECK(refused.find("was forgotten") != std::string::npos);
 }
 
-ASYNC_TEST("sealing the same event again is the same event; without names every field is sealed") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("sealing the same event again is the same event; without names every field is sealed") {
   event_store store = co_await event_store::open(db);
   const auto keys = co_await database_key_store::open(db);
   event_vault vault(*keys);

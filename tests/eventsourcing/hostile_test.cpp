@@ -1,5 +1,5 @@
 // What nobody should send, and somebody will: it is stored as it is, or refused with the limit it breaks.
-#include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
 
 #include <cofferdam/eventsourcing/event_store.hpp>
@@ -31,8 +31,7 @@ std::vector<event> events_with(const std::string& bad) {
 
 }  // namespace hostile
 
-ASYNC_TEST("an event of 16 MiB is stored whole, one byte more is refused with the limit") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("an event of 16 MiB is stored whole, one byte more is refused with the limit") {
   event_store store = co_await event_store::open(db);
   constexpr std::size_t most = std::size_t{16} * 1024 * 1024;
   std::string data(most, '\0');
@@ -52,8 +51,7 @@ ASYNC_TEST("an event of 16 MiB is stored whole, one byte more is refused with th
   CHECK(rest.is_end);
 }
 
-ASYNC_TEST("text that is no UTF-8 is refused where text is meant, and kept where bytes are") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("text that is no UTF-8 is refused where text is meant, and kept where bytes are") {
   event_store store = co_await event_store::open(db);
   const auto bad_texts = hostile::bad_texts();
   for (const std::string& bad : bad_texts) {
@@ -72,8 +70,7 @@ ASYNC_TEST("text that is no UTF-8 is refused where text is meant, and kept where
   CHECK(version == 0);
 }
 
-ASYNC_TEST("SQL in names is a name") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("SQL in names is a name") {
   event_store store = co_await event_store::open(db);
   const std::string evil = "x'; drop table cofferdam_events; --\"$1%_";
   event e(evil, evil);
@@ -97,8 +94,7 @@ ASYNC_TEST("SQL in names is a name") {
   CHECK(position == 2);
 }
 
-ASYNC_TEST("a million tags are refused with the limit; many, where the limit allows them, are all found") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a million tags are refused with the limit; many, where the limit allows them, are all found") {
   event_store store = co_await event_store::open(db), generous = co_await event_store::open(db, {.max_tags = 5'000});
   const auto numbered = [](int n) {
     std::string digits = std::to_string(n);

@@ -1,5 +1,6 @@
 // What PostgreSQL does beyond the contract: servers that go, connections that break, cancelled queries.
 #include "async_test.hpp"
+#include "certificates.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 
@@ -130,6 +131,47 @@ TEST_CASE("batches that share a flight with a refused one are committed all the 
     CHECK(refused == 29);
     const auto left = co_await postgres_cases::count_lines(db);
     CHECK(left == 61);
+  });
+}
+
+TEST_CASE("what PostgreSQL finds wrong only when an operation commits refuses its batch alone") {
+  struct orphan final : operation {
+    void run(sqlite::connection&) override {}
+    std::vector<statement> statements() override {
+      std::vector<statement> one;
+      one.emplace_back("insert into notes(line) values(-1)");
+      return one;
+    }
+    void answered(std::vector<rows>) override { is_answered = true; }
+    bool is_answered = false;
+  };
+  postgres_cases::on_postgres([](test::postgres_server&, database& db) -> awaitable<void> {
+    batch b;
+    b.execute("create table notes(line bigint references lines(id) deferrable initially deferred)");
+    co_await db.commit(std::move(b));
+    int next = 0, refused = 0, done = 0;
+    const auto write = [&]() -> awaitable<void> {
+      const int me = next++;
+      batch mine;
+      const auto lonely = std::make_shared<orphan>();
+      if (me % 10 == 9) {
+        mine.add(lonely);
+      } else {
+        mine = postgres_cases::a_line(std::to_string(me));
+      }
+      const auto result = co_await db.try_commit(std::move(mine));
+      if (!result) CHECK(result.code() == errc::constraint_violated);
+      CHECK_FALSE(lonely->is_answered);
+      result ? ++done : ++refused;
+    };
+    co_await detail::run_workers(60, [&] { return write(); });
+    CHECK(done == 54);
+    CHECK(refused == 6);
+    const auto left = co_await postgres_cases::count_lines(db);
+    CHECK(left == 54);
+    next = 9;
+    co_await write();  // alone
+    CHECK(refused == 7);
   });
 }
 
@@ -283,4 +325,43 @@ TEST_CASE("what the URL says about TLS reaches the server, and its password reac
     co_await db.close();
   };
   test::run_in_real_time(body);
+}
+
+TEST_CASE("over TLS the URL's authority is believed, no other one, and no text shows the password") {
+  if (test::postgres_server::shared() == nullptr || !test::certificates::can_be_made()) return;
+  test::postgres_server server(test::postgres_server::shared()->programs());
+  const test::certificates ours, others;
+  ours.sign("server");
+  const std::string port = std::to_string(server.serve_tls(ours.certificate("server"), ours.key("server")));
+  const auto set_password = [&]() -> awaitable<void> {
+    database db = co_await database::open(server.url());
+    batch b;
+    b.execute("alter role tester password 'hush-hush'");
+    co_await db.commit(std::move(b));
+    co_await db.close();
+  };
+  test::run_in_real_time(set_password);
+
+  const std::string query = "/postgres?sslmode=verify-full&sslrootcert=";
+  const std::string place = "postgresql://tester:hush-hush@127.0.0.1:" + port + query;
+  const auto ask = [&]() -> awaitable<void> {
+    database db = co_await database::open(place + ours.ca());
+    const rows mine = co_await db.query("select ssl from pg_stat_ssl where pid = pg_backend_pid()");
+    CHECK(mine.front().get<bool>(0));
+    CHECK(db.name().find("hush") == std::string::npos);
+    co_await db.close();
+  };
+  test::run_in_real_time(ask);
+
+  const auto refused = [](const std::string& url, const std::string& why) {
+    const std::string message = postgres_cases::message_of_opening(url);
+    INFO(message);
+    CHECK(message.find(why) != std::string::npos);
+    CHECK(message.find("hush") == std::string::npos);
+  };
+  refused(place + others.ca(), "certificate verify failed");
+  refused(place + "/no/such/root.pem", "/no/such/root.pem");
+  refused(place + ours.ca() + "&host=elsewhere.example&hostaddr=127.0.0.1", "does not match host name");
+  refused("postgresql://tester:hush-hush@127.0.0.1:" + port + "/postgres?sslmode=disable", "no encryption");
+  refused("postgresql://tester:hush-wrong@127.0.0.1:" + port + query + ours.ca(), "password authentication failed");
 }

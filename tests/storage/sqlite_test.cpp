@@ -26,6 +26,14 @@ using namespace std::chrono_literals;
 
 namespace sqlite_cases {
 
+/// How much of the file those who read have mapped.
+awaitable<std::int64_t> mapped_bytes(std::string url, database_options options) {
+  database db = co_await database::open(std::move(url), options);
+  const rows said = co_await db.query("pragma mmap_size");
+  co_await db.close();
+  co_return said.front().get<std::int64_t>(0);
+}
+
 awaitable<void> make_log(database& db) {
   batch b;
   b.execute("create table log(id integer primary key autoincrement, line text not null)");
@@ -314,6 +322,37 @@ TEST_CASE("a cancelled commit that has not begun is taken back; one that has tel
     CHECK(cancelled >= 1);
   };
   test::run_in_real_time(body);
+}
+
+TEST_CASE("who reads maps as much of the file as the options say") {
+  const test::temporary_directory directory;
+  const std::string url = "sqlite:" + directory.file("mapped.db");
+  const database_options usual, copying{.mapped_bytes = 0};
+  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, usual) == std::int64_t{1} << 30);
+  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, copying) == 0);
+}
+
+ASYNC_TEST("a row reader sees every cell, and SQL without one is told so") {
+  database db = co_await database::open("sqlite::memory:");
+  struct sum_of_cells final : sqlite::row_reader {
+    void read(const sqlite::cells& row) override {
+      seen += std::to_string(row.integer(0)) + std::string(row.text(1)) + std::to_string(row.bytes(2).size()) + ";";
+    }
+    std::string seen;
+  };
+  struct reading final : operation {
+    void run(sqlite::connection& connection) override {
+      auto found = connection.prepare(
+          "select cofferdam_row($1, column1, column2, column3) from (values(1, 'a', x'0001'), (2, null, x''))");
+      found.bind_reader(1, cells).execute();
+    }
+    sum_of_cells cells;
+  };
+  const auto read = std::make_shared<reading>();
+  co_await db.read(read);
+  CHECK(read->cells.seen == "1a2;20;");
+  const std::string error = co_await test::error_of(db.query("select cofferdam_row(1, 2)"));
+  CHECK(error.find("cofferdam_row is for programs") != std::string::npos);
 }
 
 TEST_CASE("a cancelled query is interrupted") {

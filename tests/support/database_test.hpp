@@ -6,11 +6,14 @@
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/storage/database.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <functional>
+#include <type_traits>
 
 namespace cofferdam::test {
 
@@ -21,6 +24,21 @@ struct test_time {
     return is_virtual ? d : std::min<duration>(d, std::chrono::milliseconds(100));
   }
 };
+
+/// Waits until `holds`, a function or a coroutine, says so, for a minute at least. @return whether it does.
+template <class Predicate> awaitable<bool> eventually(const Predicate& holds) {
+  for (int looks = 0; looks < 12'000; ++looks) {
+    bool is_so = false;
+    if constexpr (std::same_as<std::invoke_result_t<const Predicate&>, bool>) {
+      is_so = holds();
+    } else {
+      is_so = co_await holds();
+    }
+    if (is_so) co_return true;
+    co_await sleep_for(std::chrono::milliseconds(5));
+  }
+  co_return false;
+}
 
 using database_body = std::function<awaitable<void>(database&, test_time)>;
 

@@ -7,7 +7,9 @@
 #include <cofferdam/storage/database.hpp>
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,15 +48,25 @@ class postgres_server {
   postgres_server& operator=(const postgres_server&) = delete;
   ~postgres_server() { stop(SIGINT); }
 
-  [[nodiscard]] std::string url() const { return "postgresql://tester@/postgres?host=" + directory_.file(""); }
+  [[nodiscard]] std::string url() const {
+    return "postgresql://tester@/postgres?host=" + directory_.file("") +
+           (port_ == 0 ? "" : "&port=" + std::to_string(port_));
+  }
 
   /// Where its programs are.
   [[nodiscard]] const std::string& programs() const noexcept { return programs_; }
 
   void start() {
     const auto launch = [this] {
-      return spawn_as_postgres({programs_ + "/postgres", "-D", data(), "-k", directory_.file(""), "-c",
-                                "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"});
+      std::vector<std::string> command{programs_ + "/postgres",  "-D", data(),      "-k",
+                                       directory_.file(""),      "-c", "fsync=off", "-c",
+                                       "log_min_messages=fatal", "-c"};
+      if (port_ == 0) {
+        command.emplace_back("listen_addresses=");
+      } else {
+        command.insert(command.end(), {"listen_addresses=127.0.0.1", "-c", "ssl=on", "-p", std::to_string(port_)});
+      }
+      return spawn_as_postgres(std::move(command));
     };
     process_ = launch();
     for (int attempt = 0; attempt < 4'000; ++attempt) {
@@ -64,6 +76,22 @@ class postgres_server {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     throw std::runtime_error("the PostgreSQL server does not answer");
+  }
+  /// From now on at a port of 127.0.0.1, too, with passwords and TLS only. Connections so far are dropped.
+  /// @return the port. The server gets copies of the files.
+  int serve_tls(const std::string& certificate, const std::string& key) {
+    std::filesystem::copy_file(certificate, data() + "/server.crt");
+    std::filesystem::copy_file(key, data() + "/server.key");
+    std::filesystem::permissions(data() + "/server.key", std::filesystem::perms(0600));
+    if (::getuid() == 0 &&
+        wait_for(spawn({"chown", "postgres", data() + "/server.key", data() + "/server.crt"})) != 0) {
+      throw std::runtime_error("chown");
+    }
+    std::ofstream(data() + "/pg_hba.conf") << "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+    stop(SIGINT);
+    port_ = free_port();
+    start();
+    return port_;
   }
   /// SIGINT: in order, dropping who is connected. SIGQUIT: as a crash.
   void stop(int with) {
@@ -105,6 +133,20 @@ class postgres_server {
     }
     std::puts("no PostgreSQL here, its tests are skipped: apt-get install postgresql-15");
     return nullptr;
+  }
+
+  /// One that the system gives away: nobody else gets it soon.
+  static int free_port() {
+    const int taken = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    auto* const address = reinterpret_cast<sockaddr*>(&at);
+    const bool is_found = ::bind(taken, address, size) == 0 && ::getsockname(taken, address, &size) == 0;
+    ::close(taken);
+    if (!is_found) throw std::runtime_error("no port is free");
+    return ntohs(at.sin_port);
   }
 
   [[nodiscard]] std::string data() const { return directory_.file("data"); }
@@ -154,6 +196,7 @@ class postgres_server {
   temporary_directory directory_;
   std::string programs_;
   pid_t process_ = 0;
+  int port_ = 0;  // 0: only a socket in the directory
 };
 
 }  // namespace cofferdam::test

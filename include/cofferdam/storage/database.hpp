@@ -34,12 +34,15 @@ struct database_access;
 }  // namespace detail
 
 struct database_options {
-  std::size_t max_batches_per_commit = 256;            ///< how many waiting batches share one commit to disk
-  std::size_t max_waiting_batches = 10'000;            ///< more are refused with `database_overloaded`
-  std::size_t readers = 2;                             ///< threads that read
-  std::size_t max_cursors = 64;                        ///< open cursors; more are refused with `database_overloaded`
-  duration busy_timeout = std::chrono::seconds(5);     ///< how long to wait for another process's lock
-  std::int64_t checkpoint_pages = 10'000;              ///< size of the write-ahead log that is moved into the database
+  std::size_t max_batches_per_commit = 256;         ///< how many waiting batches share one commit to disk
+  std::size_t max_waiting_batches = 10'000;         ///< more are refused with `database_overloaded`
+  std::size_t readers = 2;                          ///< threads that read
+  std::size_t max_cursors = 64;                     ///< open cursors; more are refused with `database_overloaded`
+  duration busy_timeout = std::chrono::seconds(5);  ///< how long to wait for another process's lock
+  std::int64_t checkpoint_pages = 10'000;           ///< size of the write-ahead log that is moved into the database
+  /// SQLite: how much of the file, from its beginning, is read where the system keeps it in memory instead of being
+  /// copied. With 0 a disk that cannot read is `database_io_error` even there, where it otherwise ends the program.
+  std::size_t mapped_bytes = std::size_t{1} << 30U;
   bool create = true;                                  ///< make the file when it is not there
   std::size_t connections = 4;                         ///< PostgreSQL: connections that write; `readers` others read
   duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
