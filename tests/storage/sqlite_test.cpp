@@ -327,9 +327,9 @@ TEST_CASE("a cancelled commit that has not begun is taken back; one that has tel
 TEST_CASE("who reads maps as much of the file as the options say") {
   const test::temporary_directory directory;
   const std::string url = "sqlite:" + directory.file("mapped.db");
-  const database_options usual, copying{.mapped_bytes = 0};
-  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, usual) == std::int64_t{1} << 30);
-  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, copying) == 0);
+  const database_options usual, mapping{.mapped_bytes = std::size_t{1} << 30};
+  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, usual) == 0);
+  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, mapping) == std::int64_t{1} << 30);
 }
 
 ASYNC_TEST("a row reader sees every cell, and SQL without one is told so") {

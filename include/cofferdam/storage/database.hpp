@@ -41,8 +41,8 @@ struct database_options {
   duration busy_timeout = std::chrono::seconds(5);  ///< how long to wait for another process's lock
   std::int64_t checkpoint_pages = 10'000;           ///< size of the write-ahead log that is moved into the database
   /// SQLite: how much of the file, from its beginning, is read where the system keeps it in memory instead of being
-  /// copied. With 0 a disk that cannot read is `database_io_error` even there, where it otherwise ends the program.
-  std::size_t mapped_bytes = std::size_t{1} << 30U;
+  /// copied: faster, but a disk that cannot read then ends the program (SIGBUS), and is no `database_io_error`.
+  std::size_t mapped_bytes = 0;
   bool create = true;                                  ///< make the file when it is not there
   std::size_t connections = 4;                         ///< PostgreSQL: connections that write; `readers` others read
   duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
