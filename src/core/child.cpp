@@ -71,8 +71,8 @@ void child_base::prepare(child_options&& options) {
   if (inherited_ != never || marks_) {
     strand = with_call(strand, inherited_ != never ? inherited_ : deadline_of(strand), marks_);
   }
-  home_ = std::move(strand);
   caller_ = net::prefer(caller, net::execution::outstanding_work.tracked);
+  home_ = std::move(strand);
 }
 
 failure child_base::refuse() const {
