@@ -51,6 +51,7 @@ class child_base::completion {
 child_base::child_base(const net::any_io_executor& caller) noexcept : home_(caller), timers_(timers_of(caller)) {
   on_due = [](timer_entry& entry) noexcept {
     reference<child_base> self(static_cast<child_base*>(&entry));
+    if (self->is_dropped()) return;
     const net::any_io_executor home = self->home_;
     net::dispatch(home, [self = std::move(self)] { self->on_deadline(); });
   };
