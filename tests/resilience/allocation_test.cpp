@@ -46,6 +46,13 @@ class calls_at_once {
 
   template <class Call> void start(Call call) { net::co_spawn(context_, watched(alive_, call), net::detached); }
   void run() { time_.run(); }
+  /// So many runs of the task under the policies, to their ends.
+  template <class Policies, class Task> void run(int count, Policies policies, Task task) {
+    for (int i = 0; i < count; ++i) {
+      start([&]() -> awaitable<void> { (void)co_await policies.try_run(task); });
+    }
+    run();
+  }
   [[nodiscard]] int alive() const noexcept { return alive_; }
 
  private:
@@ -65,6 +72,13 @@ class calls_at_once {
   net::io_context context_{1};
   virtual_time time_;
 };
+
+void check_that_all_returned(calls_at_once& calls, const bulkhead& pool) {
+  calls.run();
+  CHECK(calls.alive() == 0);
+  CHECK(pool.active_count() == 0);
+  CHECK(pool.pending_count() == 0);
+}
 
 awaitable<int> briefly() { return lasting(10ms); }
 awaitable<int> failing_later() {
@@ -152,18 +166,11 @@ TEST_CASE("at whatever allocation memory runs out, calls that wait end, and give
   retry again({.max_attempts = 2, .backoff = {.kind = backoff_kind::constant, .base = 20ms}});
   const auto scenario = [&](auto task) {
     return [&, task] {
-      auto policies = timeout(1s) | again | pool | rate | breaker | timeout(200ms, on_timeout::detach);
-      for (int i = 0; i < 3; ++i) {
-        calls.start([&]() -> awaitable<void> { (void)co_await policies.try_run(task); });
-      }
-      calls.run();
+      calls.run(3, timeout(1s) | again | pool | rate | breaker | timeout(200ms, on_timeout::detach), task);
     };
   };
   const auto check = [&] {
-    calls.run();
-    CHECK(calls.alive() == 0);
-    CHECK(pool.active_count() == 0);
-    CHECK(pool.pending_count() == 0);
+    check_that_all_returned(calls, pool);
     breaker.reset();
   };
   CHECK(fail_at_every_allocation(scenario(briefly), check) > 10);
@@ -176,19 +183,10 @@ TEST_CASE("at whatever allocation memory runs out, a race ends with all its atte
   bulkhead pool("pool", {.max_concurrent = 2, .max_queue = 5});
   const auto scenario = [&](losers losing, auto task) {
     return [&, losing, task] {
-      auto policies = hedging({.max_attempts = 3, .delay = 5ms, .losing = losing}) | pool | timeout(100ms);
-      for (int i = 0; i < 2; ++i) {
-        calls.start([&]() -> awaitable<void> { (void)co_await policies.try_run(task); });
-      }
-      calls.run();
+      calls.run(2, hedging({.max_attempts = 3, .delay = 5ms, .losing = losing}) | pool | timeout(100ms), task);
     };
   };
-  const auto check = [&] {
-    calls.run();
-    CHECK(calls.alive() == 0);
-    CHECK(pool.active_count() == 0);
-    CHECK(pool.pending_count() == 0);
-  };
+  const auto check = [&] { check_that_all_returned(calls, pool); };
   for (const auto losing : {losers::leave, losers::await}) {
     CHECK(fail_at_every_allocation(scenario(losing, briefly), check) > 10);
     CHECK(fail_at_every_allocation(scenario(losing, failing_later), check) > 10);
@@ -223,9 +221,7 @@ TEST_CASE("at whatever allocation memory runs out, nobody waits for ever for a l
     calls.run();
   };
   const auto check = [&] {
-    calls.run();
-    CHECK(calls.alive() == 0);
-    CHECK(pool.active_count() == 0);
+    check_that_all_returned(calls, pool);
     CHECK(squares->stats().running == 0);
     renew();
   };

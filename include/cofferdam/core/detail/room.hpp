@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <memory>
 #include <new>
-#include <type_traits>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
