@@ -290,8 +290,8 @@ owned_connection::owned_connection(const location& where, access mode, std::int6
       execute("pragma wal_autocheckpoint = 0");
     } else {
       execute("pragma query_only = on");
-      execute(("pragma mmap_size = " + std::to_string(where.mapped_bytes)).c_str());
     }
+    execute(("pragma cache_size = -" + std::to_string(where.cached_bytes / 1024)).c_str());
   } catch (...) {
     sqlite3_close_v2(db_);
     throw;

@@ -22,7 +22,7 @@ struct location {
   std::string path;  ///< empty: in memory
   std::string vfs;   ///< SQLite's name of a file system; empty: its default
   bool threads = true;
-  std::size_t mapped_bytes = 0;  ///< for reading, as `database_options` has it
+  std::size_t cached_bytes = 0;  ///< as `database_options` has it
 };
 /// Errors: `storage_error` (`database_unavailable`).
 [[nodiscard]] location parse_location(const std::string& url);

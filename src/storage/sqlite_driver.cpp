@@ -711,7 +711,7 @@ namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 awaitable<std::shared_ptr<storage_driver>> open_sqlite(std::string url, database_options options) {
   auto where = sqlite::parse_location(url);
-  where.mapped_bytes = options.mapped_bytes;
+  where.cached_bytes = options.cached_bytes;
   auto made = std::make_shared<sqlite::driver>(std::move(where), options);
   co_await made->start();
   co_return made;

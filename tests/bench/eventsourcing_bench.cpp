@@ -37,6 +37,7 @@ class raw_store {
     run("pragma journal_mode = wal");
     run("pragma synchronous = full");
     run("pragma wal_autocheckpoint = 10000");
+    run("pragma cache_size = -16384");  // as the store has it
     prepare(&begin_, "begin immediate");
     prepare(&commit_, "commit");
     prepare(&stream_, "select id, first_version, is_deleted from cofferdam_streams where name = ?");

@@ -26,10 +26,10 @@ using namespace std::chrono_literals;
 
 namespace sqlite_cases {
 
-/// How much of the file those who read have mapped.
-awaitable<std::int64_t> mapped_bytes(std::string url, database_options options) {
+/// How much of the file those who read may keep, in kibibytes; SQLite counts them below zero.
+awaitable<std::int64_t> cache_of_readers(std::string url, database_options options) {
   database db = co_await database::open(std::move(url), options);
-  const rows said = co_await db.query("pragma mmap_size");
+  const rows said = co_await db.query("pragma cache_size");
   co_await db.close();
   co_return said.front().get<std::int64_t>(0);
 }
@@ -324,12 +324,12 @@ TEST_CASE("a cancelled commit that has not begun is taken back; one that has tel
   test::run_in_real_time(body);
 }
 
-TEST_CASE("who reads maps as much of the file as the options say") {
+TEST_CASE("connections keep as much of the file in memory as the options say") {
   const test::temporary_directory directory;
-  const std::string url = "sqlite:" + directory.file("mapped.db");
-  const database_options usual, mapping{.mapped_bytes = std::size_t{1} << 30};
-  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, usual) == 0);
-  CHECK(test::run_in_real_time(sqlite_cases::mapped_bytes, url, mapping) == std::int64_t{1} << 30);
+  const std::string url = "sqlite:" + directory.file("cached.db");
+  const database_options usual, small{.cached_bytes = 100'000};
+  CHECK(test::run_in_real_time(sqlite_cases::cache_of_readers, url, usual) == -16 * 1024);
+  CHECK(test::run_in_real_time(sqlite_cases::cache_of_readers, url, small) == -97);
 }
 
 ASYNC_TEST("a row reader sees every cell, and SQL without one is told so") {

@@ -40,9 +40,7 @@ struct database_options {
   std::size_t max_cursors = 64;                     ///< open cursors; more are refused with `database_overloaded`
   duration busy_timeout = std::chrono::seconds(5);  ///< how long to wait for another process's lock
   std::int64_t checkpoint_pages = 10'000;           ///< size of the write-ahead log that is moved into the database
-  /// SQLite: how much of the file, from its beginning, is read where the system keeps it in memory instead of being
-  /// copied: faster, but a disk that cannot read then ends the program (SIGBUS), and is no `database_io_error`.
-  std::size_t mapped_bytes = 0;
+  std::size_t cached_bytes = 16 << 20;              ///< SQLite: how much of the file each connection may keep in memory
   bool create = true;                                  ///< make the file when it is not there
   std::size_t connections = 4;                         ///< PostgreSQL: connections that write; `readers` others read
   duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
