@@ -367,7 +367,6 @@ awaitable<void> producer::wait_for_room(std::uint64_t seen) {
 
 awaitable<void> producer::send_all(std::span<publication> all, wave& with) {
   for (std::size_t i = 0; i < all.size();) {
-    with.answers[i].of = &with;
     const std::uint64_t seen = room_made_.load(std::memory_order_relaxed);
     const auto refused = send(*all[i].content, with.answers[i]);
     if (refused == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
@@ -385,6 +384,7 @@ awaitable<void> producer::send_all(std::span<publication> all, wave& with) {
 
 awaitable<void> producer::publish(std::span<publication> all) {
   const detail::reference<wave> mine(new wave(all.size()));
+  for (answer& a : mine->answers) a.of = &*mine;
   mine->open = all.size();
   std::exception_ptr cancelled;
   try {

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <set>
@@ -104,7 +105,12 @@ class nats_publisher::state {
         prompt_context_(open_context(prompt_)),
         bulk_context_(open_context(bulk_)) {}
   ~state() {
-    // Nothing is called back once the connection is gone.
+    give_up_acknowledgements();
+    {
+      // What the library had taken off its list before is with a thread of its own, which is about to call us.
+      std::unique_lock lock(mutex_);
+      all_ended_.wait(lock, [this] { return flights_.empty(); });
+    }
     for (auto* context : {&prompt_context_, &bulk_context_}) context->reset();
     for (auto* connection : {&prompt_, &bulk_}) natsConnection_Close(connection->get());
   }
@@ -184,6 +190,7 @@ class nats_publisher::state {
     who.publisher = w.end();
     who.waiting_for_room = std::exchange(waiting_for_room_, {});
     flights_.erase(found);
+    if (flights_.empty()) all_ended_.notify_all();
     return who;
   }
   [[nodiscard]] bool has_room() const {
@@ -204,6 +211,7 @@ class nats_publisher::state {
   connection_pointer prompt_, bulk_;
   context_pointer prompt_context_, bulk_context_;
   mutable std::mutex mutex_;
+  std::condition_variable all_ended_;
   flights flights_;
   std::size_t abandoned_ = 0;  // of these
   std::vector<detail::parked_reference> waiting_for_room_;
