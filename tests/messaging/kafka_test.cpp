@@ -308,9 +308,7 @@ TEST_CASE("a Kafka consumer that goes leaves to the next what it did not acknowl
       co_await broker->publish(m);
     }
     const std::vector<std::string> topics{"orders"};
-    kafka_consumer_options options;
-    options.session_timeout = 4s;  // whoever joins these brokers waits for 3 s, or as long as this but 1 s
-    auto first = co_await kafka_consumer::connect(brokers.addresses(), topics, "shipping", options);
+    auto first = co_await kafka_consumer::connect(brokers.addresses(), topics, "shipping");
     std::vector<kafka_consumer::delivery> had;
     const auto read_one = [&had](kafka_consumer& from) -> awaitable<void> {
       auto d = co_await from.next(10s);
