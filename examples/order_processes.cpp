@@ -1,8 +1,12 @@
 // A shop, a relay and a warehouse in processes of their own. The shop writes orders and their messages, the relay
-// carries the messages to a NATS server, the warehouse packs a parcel for each. Each is killed while it works, and
-// started again; in the end, every order has its parcel, once, and every customer's parcels are in order.
+// carries the messages to a broker, the warehouse packs a parcel for each. Each is killed while it works, and started
+// again; in the end, every order has its parcel, once, and every customer's parcels are in order.
+//
+//     order_processes        with nothing installed: the broker is a function call, relay and warehouse one process
+//     order_processes nats   with a NATS server, which it starts
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
+#include <cofferdam/messaging/in_process.hpp>
 #include <cofferdam/messaging/nats.hpp>
 #include <cofferdam/messaging/nats_process.hpp>
 #include <cofferdam/outbox/receiver.hpp>
@@ -19,7 +23,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -48,13 +54,12 @@ awaitable<void> sell(std::string directory, std::string /*broker*/) {
   co_await sleep_until(never);
 }
 
-awaitable<void> carry(std::string directory, std::string broker) {
+awaitable<void> carry_to(publisher& to, std::string directory) {
   database db = co_await database::open(orders_in(directory));
   outbox messages = co_await outbox::open(db);
-  const auto to = co_await nats_publisher::connect(broker);
   relay_options options;
   options.lease = 500ms;  // who was killed holds its parts for so long; 15 s when not in a hurry
-  relay carrier(messages, *to, "relay", options);
+  relay carrier(messages, to, "relay", options);
   co_await carrier.run();
 }
 
@@ -62,13 +67,46 @@ awaitable<void> pack_parcel(const message& m, batch& effect) {
   effect.execute("insert into parcels(order_id, customer) values($1, $2)", std::stoi(m.payload()), m.key());
   co_return;
 }
-awaitable<void> pack(std::string directory, std::string broker) {
+template <class Consumer> awaitable<void> pack_from(Consumer& from, std::string directory) {
   database db = co_await database::open(parcels_in(directory));
   inbox seen = co_await inbox::open(db, "warehouse");
-  const auto from = co_await nats_consumer::connect(broker, "ORDERS", "warehouse", 1s);
-  receiver parcels(*from, seen, "ORDERS", pack_parcel);
+  receiver parcels(from, seen, "ORDERS", pack_parcel);
   co_await parcels.run();
 }
+
+#if defined(WITH_NATS)
+awaitable<void> carry(std::string directory, std::string broker) {
+  const auto to = co_await nats_publisher::connect(broker);
+  co_await carry_to(*to, directory);
+}
+awaitable<void> pack(std::string directory, std::string broker) {
+  const auto from = co_await nats_consumer::connect(broker, "ORDERS", "warehouse", 1s);
+  co_await pack_from(*from, directory);
+}
+#endif
+
+/// Where the broker is a function call, relay and warehouse are killed together.
+awaitable<void> carry_and_pack(std::string directory, std::string /*broker*/) {
+  in_process_bus bus;
+  in_process_consumer from(bus, "orders.placed");
+  const auto executor = co_await net::this_coro::executor;
+  const auto carry_all = [&] { return carry_to(bus, directory); };
+  spawn(executor, carry_all);
+  co_await pack_from(from, directory);
+}
+
+struct role {
+  const char* name;
+  awaitable<void> (*play)(std::string directory, std::string broker);
+};
+constexpr role roles[] = {
+    {"shop", sell},
+    {"relay and warehouse", carry_and_pack},
+#if defined(WITH_NATS)
+    {"relay", carry},
+    {"warehouse", pack},
+#endif
+};
 
 /// This program again, in a role.
 class process {
@@ -118,7 +156,8 @@ awaitable<bool> check(database& shop, database& warehouse) {
   co_return orders.size() == all&& lost + repeated + out_of_order == 0;
 }
 
-awaitable<bool> direct(std::string directory, std::string broker) {
+/// @param cast  who plays.
+awaitable<bool> direct(std::string directory, std::string broker, std::vector<std::string> cast) {
   database orders = co_await database::open(orders_in(directory));
   database warehouse = co_await database::open(parcels_in(directory));
   batch of_shop, of_warehouse;
@@ -128,16 +167,13 @@ awaitable<bool> direct(std::string directory, std::string broker) {
   co_await orders.commit(std::move(of_shop));
   co_await warehouse.commit(std::move(of_warehouse));
   {
-    const auto to = co_await nats_publisher::connect(broker);
-    co_await to->ensure_stream("ORDERS", "orders.>");
-  }
-  {
-    process shop("sell", directory, broker), carrier("carry", directory, broker), packer("pack", directory, broker);
+    std::vector<std::unique_ptr<process>> players;
+    for (const std::string& each : cast) players.push_back(std::make_unique<process>(each, directory, broker));
     int packed = 0;
     const auto wait_for = [&](int wanted) -> awaitable<void> {
       for (; packed < wanted; packed = co_await count_parcels(warehouse)) co_await sleep_for(2ms);
     };
-    for (process* victim : {&shop, &carrier, &packer}) {
+    for (const auto& victim : players) {
       co_await wait_for(packed + 40);
       victim->kill();
       std::printf("%s: killed\n", victim->role().c_str());
@@ -151,26 +187,47 @@ awaitable<bool> direct(std::string directory, std::string broker) {
   co_return is_well;
 }
 
-int play(const std::string& role, const std::string& directory, const std::string& broker) {
+int take_role(const std::string& name, const std::string& directory, const std::string& broker) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   net::io_context context(1);
-  const auto played = role == "sell" ? sell : role == "carry" ? carry : pack;
-  spawn(context, played, directory, broker);
+  for (const role& each : roles) {
+    if (each.name == name) spawn(context, each.play, directory, broker);
+  }
   context.run();
   return 0;
 }
 
+awaitable<bool> live_in_process(std::string directory) {
+  const std::vector<std::string> cast{"shop", "relay and warehouse"};
+  co_return co_await direct(directory, "none", cast);
+}
+
+#if defined(WITH_NATS)
+awaitable<bool> live_on_nats(std::string directory) {
+  const nats_process server(directory);
+  {
+    const auto to = co_await nats_publisher::connect(server.url());
+    co_await to->ensure_stream("ORDERS", "orders.>");
+  }
+  const std::vector<std::string> cast{"shop", "relay", "warehouse"};
+  co_return co_await direct(directory, server.url(), cast);
+}
+#endif
+
 }  // namespace
 
 int main(int count, char** words) {
-  if (count == 4) return play(words[1], words[2], words[3]);
+  if (count == 4) return take_role(words[1], words[2], words[3]);
+  auto play = live_in_process;
+#if defined(WITH_NATS)
+  if (count == 2 && std::string(words[1]) == "nats") play = live_on_nats;
+#endif
   std::string directory = (std::filesystem::temp_directory_path() / "order_processes-XXXXXX").string();
   if (::mkdtemp(directory.data()) == nullptr) return 1;
   bool is_well = false;
   {
-    const nats_process server(directory);
     net::io_context context(1);
-    const auto live = [&]() -> awaitable<void> { is_well = co_await direct(directory, server.url()); };
+    const auto live = [&]() -> awaitable<void> { is_well = co_await play(directory); };
     spawn(context, live);
     context.run();
   }

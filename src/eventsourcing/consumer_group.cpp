@@ -205,9 +205,6 @@ awaitable<void> consumer_group::member::tend_leases() {
   for (part& p : parts_) {
     if (!p.is_ours() && detail::parts_held(parts_) < fair) {
       const bool is_taken = co_await leases_.take(p);
-      part fresh;  // what is in memory was another time's
-      static_cast<detail::leased_part&>(fresh) = p;
-      p = fresh;
       if (is_taken) publish(consumer_event::kind::taken, p, 0, p.position);
     } else if (p.is_ours() && detail::parts_held(parts_) > fair) {
       co_await leases_.release(p);

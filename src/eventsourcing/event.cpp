@@ -52,16 +52,12 @@ event_id event_id::make(std::chrono::system_clock::time_point at, random_source&
 }
 
 std::string event_id::to_string() const {
-  std::string text;
-  text.reserve(form.size());
+  std::string text(form);
   std::size_t n = 0;
-  for (const char c : form) {
-    if (c == '-') {
-      text += c;
-      continue;
-    }
+  for (char& c : text) {
+    if (c == '-') continue;
     const std::uint8_t byte = bytes_[n / 2];
-    text += digits[n % 2 == 0 ? byte >> 4 : byte & 15];
+    c = digits[n % 2 == 0 ? byte >> 4 : byte & 15];
     ++n;
   }
   return text;

@@ -17,6 +17,7 @@
 #include <functional>
 #include <mutex>
 #include <set>
+#include <span>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
@@ -178,13 +179,13 @@ class queue_watch {
   net::posix::stream_descriptor descriptor_;
 };
 
-/// A message on its way: shared by whoever waits for it and the library, which may have it for longer.
-struct flight final : detail::counted {
+/// What became of a message. The library refers to it, and thereby to its wave, for as long as it has the message.
+struct answer {
+  detail::wave<answer>* of = nullptr;
   bool is_over = false;
   rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
-  std::string text;
-  detail::parked_reference waiting;
 };
+using wave = detail::wave<answer>;
 
 /// One client of the library. Kept by the wait for its reports while messages are on their way.
 class producer : public std::enable_shared_from_this<producer> {
@@ -208,7 +209,7 @@ class producer : public std::enable_shared_from_this<producer> {
     (void)rd_kafka_purge(handle_.get(), RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     while (const auto event = watch_->poll()) {
       while (const auto* report = rd_kafka_event_message_next(event.get())) {
-        static_cast<flight*>(report->_private)->release();
+        static_cast<answer*>(report->_private)->of->release();
       }
     }
     watch_.reset();
@@ -219,17 +220,19 @@ class producer : public std::enable_shared_from_this<producer> {
   void connect(const kafka_cluster& cluster) {
     reach(handle_.get(), cluster, trouble_, [this] { (void)take_reports(); });
   }
-  awaitable<void> publish(const message& m);
+  awaitable<void> publish(std::span<publication> all);
   [[nodiscard]] std::size_t queued() const noexcept { return flights_.load(std::memory_order_relaxed); }
   /// It will never send anything again, says the library.
   [[nodiscard]] bool is_broken() const noexcept { return is_broken_.load(std::memory_order_relaxed); }
 
  private:
-  rd_kafka_resp_err_t send(const message& m, flight& f);
+  awaitable<void> send_all(std::span<publication> all, wave& with);
+  awaitable<void> wait_for_room(std::uint64_t seen);
+  rd_kafka_resp_err_t send(const message& m, answer& a);
   void watch() {
     {
       const std::lock_guard lock(mutex_);
-      if (std::exchange(is_watching_, true)) return;
+      if (queued() == 0 || std::exchange(is_watching_, true)) return;
     }
     net::post(strand_, [self = shared_from_this()] { self->wait(); });
   }
@@ -249,17 +252,18 @@ class producer : public std::enable_shared_from_this<producer> {
     wait();
   }
   std::vector<detail::parked_reference> take_reports();
-  [[noreturn]] void fail(const message& m, rd_kafka_resp_err_t error, std::string text);
+  void hear_of_trouble(rd_kafka_event_t* event);
+  [[nodiscard]] failure failure_of(const message& m, rd_kafka_resp_err_t error) const;
 
   net::any_io_executor strand_;
   handle_pointer handle_;
   std::optional<queue_watch> watch_;
   std::atomic<std::size_t> flights_{0};
   std::atomic<bool> is_broken_{false};
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   bool is_watching_ = false;
   trouble trouble_;
-  std::uint64_t ended_ = 0;  // messages: each makes room
+  std::atomic<std::uint64_t> room_made_{0};  // how often
   std::vector<detail::parked_reference> waiting_for_room_;
 };
 
@@ -267,41 +271,44 @@ class producer : public std::enable_shared_from_this<producer> {
 std::vector<detail::parked_reference> producer::take_reports() {
   std::vector<detail::parked_reference> woken;
   while (const auto event = watch_->poll()) {
+    if (rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_ERROR) hear_of_trouble(event.get());
     const std::lock_guard lock(mutex_);
-    if (rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_ERROR) {
-      auto error = rd_kafka_event_error(event.get());
-      std::string text = rd_kafka_event_error_string(event.get());
-      if (error == RD_KAFKA_RESP_ERR__FATAL) {
-        char why[512];
-        error = rd_kafka_fatal_error(handle_.get(), why, sizeof why);
-        text = why;
-        is_broken_.store(true, std::memory_order_relaxed);
-        (void)rd_kafka_purge(handle_.get(),
-                             RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
-      }
-      trouble_.hear_of(error, std::move(text));
-      continue;
-    }
     while (const auto* report = rd_kafka_event_message_next(event.get())) {
-      const detail::reference<flight> ended(static_cast<flight*>(report->_private));  // the library's count
-      ended->is_over = true;
-      ended->error = report->err;
-      if (report->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        trouble_ = {};
-      } else {
-        ended->text = rd_kafka_err2str(report->err);
+      auto& ended = *static_cast<answer*>(report->_private);
+      const detail::reference<wave> of(ended.of);  // the library's count
+      if (!of->is_abandoned) {
+        ended.is_over = true;
+        ended.error = report->err;
       }
-      if (ended->waiting) woken.push_back(std::move(ended->waiting));
-      ++ended_;
+      if (report->err == RD_KAFKA_RESP_ERR_NO_ERROR) trouble_ = {};
+      if (auto who = of->end()) woken.push_back(std::move(who));
       flights_.fetch_sub(1, std::memory_order_relaxed);
     }
-    std::ranges::move(waiting_for_room_, std::back_inserter(woken));
-    waiting_for_room_.clear();
   }
+  // There is room now and no earlier: the library counts a message as long as there is its event.
+  const std::lock_guard lock(mutex_);
+  room_made_.fetch_add(1, std::memory_order_relaxed);
+  std::ranges::move(waiting_for_room_, std::back_inserter(woken));
+  waiting_for_room_.clear();
   return woken;
 }
 
-rd_kafka_resp_err_t producer::send(const message& m, flight& f) {
+void producer::hear_of_trouble(rd_kafka_event_t* event) {
+  auto error = rd_kafka_event_error(event);
+  std::string text = rd_kafka_event_error_string(event);
+  if (error == RD_KAFKA_RESP_ERR__FATAL) {
+    char why[512];
+    error = rd_kafka_fatal_error(handle_.get(), why, sizeof why);
+    text = why;
+    is_broken_.store(true, std::memory_order_relaxed);
+    (void)rd_kafka_purge(handle_.get(),
+                         RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
+  }
+  const std::lock_guard lock(mutex_);
+  trouble_.hear_of(error, std::move(text));
+}
+
+rd_kafka_resp_err_t producer::send(const message& m, answer& a) {
   headers_pointer headers(rd_kafka_headers_new(m.headers().size() + 2));
   const auto add = [&headers](std::string_view name, const std::string& text) {
     (void)rd_kafka_header_add(headers.get(), name.data(), static_cast<ssize_t>(name.size()), text.data(),
@@ -311,7 +318,7 @@ rd_kafka_resp_err_t producer::send(const message& m, flight& f) {
   add("ce_id", m.id());
   add("ce_type", m.type());
   const void* const key = m.key().empty() ? nullptr : m.key().data();
-  f.add_reference();
+  a.of->add_reference();
   flights_.fetch_add(1, std::memory_order_relaxed);
 #if defined(__clang__)
 #pragma clang diagnostic push
@@ -320,20 +327,20 @@ rd_kafka_resp_err_t producer::send(const message& m, flight& f) {
   const auto refused = rd_kafka_producev(
       handle_.get(), RD_KAFKA_V_TOPIC(m.topic().c_str()), RD_KAFKA_V_KEY(key, m.key().size()),
       RD_KAFKA_V_VALUE(const_cast<char*>(m.payload().data()), m.payload().size()), RD_KAFKA_V_HEADERS(headers.get()),
-      RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(&f), RD_KAFKA_V_END);
+      RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(&a), RD_KAFKA_V_END);
 #if defined(__clang__)
 #pragma clang diagnostic pop
 #endif
   if (refused == RD_KAFKA_RESP_ERR_NO_ERROR) {
     (void)headers.release();
   } else {
-    f.release();
+    a.of->release();
     flights_.fetch_sub(1, std::memory_order_relaxed);
   }
   return refused;
 }
 
-void producer::fail(const message& m, rd_kafka_resp_err_t error, std::string text) {
+failure producer::failure_of(const message& m, rd_kafka_resp_err_t error) const {
   trouble heard;
   {
     const std::lock_guard lock(mutex_);
@@ -343,48 +350,61 @@ void producer::fail(const message& m, rd_kafka_resp_err_t error, std::string tex
   if (code == errc::broker_unavailable && class_of(heard.error) == errc::broker_refuses_login) {
     code = errc::broker_refuses_login;
   }
-  text = "the message '" + m.id() + "' for '" + m.topic() + "': " + text;
-  if (code != errc::message_refused && !heard.text.empty()) text += " (" + heard.text + ")";
-  if (code == errc::message_refused) throw message_refused_error(text);
-  throw broker_error(code, text);
+  std::string text = "the message '" + m.id() + "' for '" + m.topic() + "': " + rd_kafka_err2str(error);
+  if (code == errc::message_refused) return failure::thrown(std::make_exception_ptr(message_refused_error(text)));
+  if (!heard.text.empty()) text += " (" + heard.text + ")";
+  return failure::thrown(std::make_exception_ptr(broker_error(code, text)));
 }
 
-awaitable<void> producer::publish(const message& m) {
-  const detail::reference<flight> mine(new flight);
-  for (;;) {
-    std::uint64_t seen = 0;
-    {
-      const std::lock_guard lock(mutex_);
-      seen = ended_;
-    }
-    const auto refused = send(m, *mine);
-    if (refused == RD_KAFKA_RESP_ERR_NO_ERROR) break;
-    if (refused != RD_KAFKA_RESP_ERR__QUEUE_FULL) fail(m, refused, rd_kafka_err2str(refused));
-    const auto has_room = [this, seen] { return ended_ != seen; };
-    const auto enlist = detail::wait_among(waiting_for_room_, mutex_, has_room);
-    const auto woken = co_await park(never, enlist);
-    if (woken == wake_reason::cancelled) failure::cancelled().raise();
-  }
+/// Until some has been made since it had been for `seen` times.
+awaitable<void> producer::wait_for_room(std::uint64_t seen) {
   watch();
-  const auto enlist = [this, &mine](const detail::parked_reference& self) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!mine->is_over) {
-        mine->waiting = self;
-        return;
-      }
-    }
-    self->wake(wake_reason::woken);
-  };
+  const auto has_room = [this, seen] { return room_made_.load(std::memory_order_relaxed) != seen; };
+  const auto enlist = detail::wait_among(waiting_for_room_, mutex_, has_room);
   const auto woken = co_await park(never, enlist);
-  bool is_over = false;
+  if (woken == wake_reason::cancelled) failure::cancelled().raise();
+}
+
+awaitable<void> producer::send_all(std::span<publication> all, wave& with) {
+  for (std::size_t i = 0; i < all.size();) {
+    const std::uint64_t seen = room_made_.load(std::memory_order_relaxed);
+    const auto refused = send(*all[i].content, with.answers[i]);
+    if (refused == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
+      co_await wait_for_room(seen);
+      continue;
+    }
+    if (refused != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      all[i].why = failure_of(*all[i].content, refused);
+      const std::lock_guard lock(mutex_);
+      --with.open;
+    }
+    ++i;
+  }
+}
+
+awaitable<void> producer::publish(std::span<publication> all) {
+  const detail::reference<wave> mine(new wave(all.size()));
+  for (answer& a : mine->answers) a.of = &*mine;
+  mine->open = all.size();
+  std::exception_ptr cancelled;
+  try {
+    co_await send_all(all, *mine);
+    watch();
+    co_await detail::wait_for(mine, mutex_);
+  } catch (const std::exception&) {
+    cancelled = std::current_exception();
+  }
   {
     const std::lock_guard lock(mutex_);
-    mine->waiting = {};
-    is_over = mine->is_over;
+    mine->abandon();
   }
-  if (woken == wake_reason::cancelled && !is_over) failure::cancelled().raise();
-  if (mine->error != RD_KAFKA_RESP_ERR_NO_ERROR) fail(m, mine->error, mine->text);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const answer& a = mine->answers[i];
+    if (!a.is_over) continue;
+    all[i].is_done = a.error == RD_KAFKA_RESP_ERR_NO_ERROR;
+    if (!all[i].is_done) all[i].why = failure_of(*all[i].content, a.error);
+  }
+  if (cancelled) std::rethrow_exception(cancelled);
 }
 
 }  // namespace
@@ -430,8 +450,13 @@ awaitable<std::unique_ptr<kafka_publisher>> kafka_publisher::connect(kafka_clust
 kafka_publisher::~kafka_publisher() = default;
 
 awaitable<void> kafka_publisher::publish(const message& m) {
+  publication one{&m};
+  co_await publish_all({&one, 1});
+  if (one.why) one.why.raise();
+}
+awaitable<void> kafka_publisher::publish_all(std::span<publication> all) {
   const auto through = state_->current();
-  co_await through->publish(m);
+  co_await through->publish(all);
 }
 std::size_t kafka_publisher::queued() const noexcept { return state_->queued(); }
 

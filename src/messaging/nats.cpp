@@ -1,6 +1,5 @@
 #if defined(COFFERDAM_HAS_NATS)
 
-#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/messaging/nats.hpp>
@@ -12,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <set>
@@ -105,7 +105,12 @@ class nats_publisher::state {
         prompt_context_(open_context(prompt_)),
         bulk_context_(open_context(bulk_)) {}
   ~state() {
-    // Nothing is called back once the connection is gone.
+    give_up_acknowledgements();
+    {
+      // What the library had taken off its list before is with a thread of its own, which is about to call us.
+      std::unique_lock lock(mutex_);
+      all_ended_.wait(lock, [this] { return flights_.empty(); });
+    }
     for (auto* context : {&prompt_context_, &bulk_context_}) context->reset();
     for (auto* connection : {&prompt_, &bulk_}) natsConnection_Close(connection->get());
   }
@@ -140,14 +145,7 @@ class nats_publisher::state {
     int code = 0;
     std::string text;
   };
-  /// Messages that were sent together; whoever sent them is woken once, when all are acknowledged.
-  struct wave final : detail::counted {
-    explicit wave(std::size_t count) : answers(count) {}
-    std::vector<answer> answers;
-    std::size_t open = 0;  // on their way
-    bool is_abandoned = false;
-    detail::parked_reference waiting;
-  };
+  using wave = detail::wave<answer>;
   struct flight {
     detail::reference<wave> of;
     std::size_t place;
@@ -189,9 +187,10 @@ class nats_publisher::state {
       w.answers[found->second.place] = std::move(a);
     }
     waiters who;
-    if (--w.open == 0) who.publisher = std::exchange(w.waiting, {});
+    who.publisher = w.end();
     who.waiting_for_room = std::exchange(waiting_for_room_, {});
     flights_.erase(found);
+    if (flights_.empty()) all_ended_.notify_all();
     return who;
   }
   [[nodiscard]] bool has_room() const {
@@ -200,7 +199,6 @@ class nats_publisher::state {
   }
   awaitable<void> wait_for_room();
   awaitable<void> send_all(std::span<publication> all, wave& with);
-  awaitable<void> wait_for(detail::reference<wave> w);
   void give_up_acknowledgements();
   static message_pointer to_nats(const message& m);
   void send(const message& m, jsCtx* via, wave& with, std::size_t place);
@@ -213,6 +211,7 @@ class nats_publisher::state {
   connection_pointer prompt_, bulk_;
   context_pointer prompt_context_, bulk_context_;
   mutable std::mutex mutex_;
+  std::condition_variable all_ended_;
   flights flights_;
   std::size_t abandoned_ = 0;  // of these
   std::vector<detail::parked_reference> waiting_for_room_;
@@ -296,8 +295,7 @@ void nats_publisher::state::send(const message& m, jsCtx* via, wave& with, std::
 
 void nats_publisher::state::leave(wave& w) {
   const std::lock_guard lock(mutex_);
-  w.waiting = {};
-  w.is_abandoned = true;
+  w.abandon();
   abandoned_ += w.open;
 }
 
@@ -326,27 +324,12 @@ awaitable<void> nats_publisher::state::send_all(std::span<publication> all, wave
   }
 }
 
-awaitable<void> nats_publisher::state::wait_for(detail::reference<wave> w) {
-  const auto enlist = [this, w](const detail::parked_reference& self) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (w->open > 0) {
-        w->waiting = self;
-        return;
-      }
-    }
-    self->wake(wake_reason::woken);
-  };
-  const auto woken = co_await park(never, enlist);
-  if (woken == wake_reason::cancelled) failure::cancelled().raise();
-}
-
 awaitable<void> nats_publisher::state::publish(std::span<publication> all) {
   const detail::reference<wave> mine(new wave(all.size()));
   std::exception_ptr cancelled;
   try {
     co_await send_all(all, *mine);
-    co_await wait_for(mine);
+    co_await detail::wait_for(mine, mutex_);
   } catch (const std::exception&) {
     cancelled = std::current_exception();
   }

@@ -293,10 +293,7 @@ awaitable<std::size_t> relay::worker::republish(const relay_request& r) {
 
 awaitable<void> relay::worker::take(part& p) {
   const bool is_taken = co_await leases_.take(p);
-  part fresh;  // what is in memory was another time's
-  static_cast<detail::leased_part&>(fresh) = p;
-  fresh.read_to = fresh.position;
-  p = std::move(fresh);
+  p.read_to = p.position;
   if (is_taken) publish(relay_event::kind::taken, p);
 }
 

@@ -52,7 +52,7 @@ awaitable<std::size_t> part_leases::fair_share(std::size_t parts) {
   co_return (parts + members - 1) / std::max<std::size_t>(members, 1);
 }
 
-awaitable<bool> part_leases::take(leased_part& p) {
+awaitable<bool> part_leases::take_lease(leased_part& p) {
   p.held = leased_part::hold::taking;
   // Looks first: a commit in vain would wake whoever waits for changes, ourselves too.
   const rows free = co_await db_->query(free_, group_, p.number, id_, now());

@@ -262,6 +262,42 @@ TEST_CASE("more messages than a Kafka client may queue wait for room, and none i
   test::run_in_real_time(body);
 }
 
+TEST_CASE("of a wave to Kafka each message has its own end, also when the wave is larger than the queue") {
+  const auto body = []() -> awaitable<void> {
+    test::kafka_brokers brokers;
+    brokers.add_topic("orders", 4);
+    kafka_publisher_options options;
+    options.max_queued = 10;
+    options.max_message = 10'000;
+    const auto broker = co_await kafka_publisher::connect(brokers.addresses(), options);
+    constexpr int all = 500, odd = 77;
+    std::vector<message> messages;
+    for (int i = 0; i < all; ++i) messages.push_back(kafka_cases::numbered(i));
+    messages[odd] = message("orders", "t", std::string(20'000, 'x')).id("large");
+    std::vector<publication> wave;
+    for (const message& m : messages) wave.push_back({&m});
+    co_await broker->publish_all(wave);
+    int done = 0;
+    for (const publication& each : wave) done += each.is_done && !each.why ? 1 : 0;
+    CHECK(done == all - 1);
+    CHECK(!wave[odd].is_done);
+    CHECK(wave[odd].why.code() == errc::message_refused);
+    CHECK(wave[odd].why.message().starts_with("the message 'large' for 'orders': "));
+    CHECK(broker->queued() == 0);
+    co_await broker->publish_all({});
+
+    brokers.set_round_trip(2'000);  // one that is left says of none that it is done
+    std::vector<publication> left;
+    for (int i = 0; i < 5; ++i) left.push_back({&messages[static_cast<std::size_t>(i)]});
+    const auto call = [&] { return broker->publish_all(left); };
+    const auto ended = co_await try_with_timeout(100ms, call);
+    CHECK(ended.code() == errc::timed_out);
+    for (const publication& each : left) CHECK((!each.is_done && !each.why));
+    brokers.set_round_trip(0);
+  };
+  test::run_in_real_time(body);
+}
+
 TEST_CASE("a Kafka consumer that goes leaves to the next what it did not acknowledge; what it rejects comes again") {
   const auto body = []() -> awaitable<void> {
     test::kafka_brokers brokers;
@@ -272,9 +308,7 @@ TEST_CASE("a Kafka consumer that goes leaves to the next what it did not acknowl
       co_await broker->publish(m);
     }
     const std::vector<std::string> topics{"orders"};
-    kafka_consumer_options options;
-    options.session_timeout = 4s;  // whoever joins these brokers waits for 3 s, or as long as this but 1 s
-    auto first = co_await kafka_consumer::connect(brokers.addresses(), topics, "shipping", options);
+    auto first = co_await kafka_consumer::connect(brokers.addresses(), topics, "shipping");
     std::vector<kafka_consumer::delivery> had;
     const auto read_one = [&had](kafka_consumer& from) -> awaitable<void> {
       auto d = co_await from.next(10s);
@@ -377,7 +411,7 @@ TEST_CASE("a relay carries an outbox to Kafka whose brokers fail and go again an
     outbox messages = co_await outbox::open(db);
     kafka_publisher_options options;
     options.message_timeout = 500ms;
-    const auto broker = co_await kafka_publisher::connect(brokers.addresses(), options);
+    const auto broker = co_await kafka_publisher::connect(brokers.one_at_a_time(), options);
     relay_options pace;
     pace.publish_timeout = 2s;
     pace.breaker.break_duration = 100ms;

@@ -220,7 +220,7 @@ TEST_CASE("shop, carrier, warehouse, broker and database killed in any order los
   ::setenv("TEST_BROKER", broker.url().c_str(), 1);
   test::run_in_real_time(processes::prepare);
   random_source random(test::count_from("COFFERDAM_TEST_SEED", 1));
-  const std::size_t kills = test::count_from("COFFERDAM_TEST_KILLS", 10);
+  const std::size_t kills = test::count_from("COFFERDAM_TEST_KILLS", 200);
   std::size_t killed[5] = {};
   {
     processes::player shop("role: shop"), carrier("role: carrier"), warehouse("role: warehouse");

@@ -1,5 +1,12 @@
 // Kafka brokers of the tests' own: those that librdkafka has for tests, in this process, with errors on demand.
+//
+// They look at the sequence numbers of transactional producers only. Of ours they take a request although the one
+// before it has failed, where a real broker answers OUT_OF_ORDER_SEQUENCE_NUMBER; from the answer the library concludes
+// that both are stored, and reports a message as delivered (with no offset) that these brokers never had. Whoever lets
+// requests fail while others may be on their way therefore needs `one_at_a_time`.
 #pragma once
+
+#include <cofferdam/messaging/kafka.hpp>
 
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
@@ -31,6 +38,12 @@ class kafka_brokers {
   }
 
   [[nodiscard]] std::string addresses() const { return rd_kafka_mock_cluster_bootstraps(cluster_); }
+  /// For a publisher that has one request on its way to a broker.
+  [[nodiscard]] kafka_cluster one_at_a_time() const {
+    kafka_cluster cluster(addresses());
+    cluster.property("max.in.flight", "1");
+    return cluster;
+  }
   void add_topic(const std::string& name, int partitions) {
     rd_kafka_mock_topic_create(cluster_, name.c_str(), partitions, count_);
   }

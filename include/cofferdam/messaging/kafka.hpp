@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -76,6 +77,7 @@ class kafka_publisher final : public publisher {
   /// Errors: `message_refused_error` (larger than `max_message` or the broker allow, an impossible topic);
   /// `broker_error`, when the library has given up: what can be tried again was.
   awaitable<void> publish(const message& m) override;
+  awaitable<void> publish_all(std::span<publication> all) override;
 
   /// Messages on their way, those included that nobody waits for any more.
   [[nodiscard]] std::size_t queued() const noexcept;

@@ -9,10 +9,12 @@
 #include <cofferdam/storage/database.hpp>
 #include <cofferdam/storage/detail/stored.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
@@ -41,8 +43,15 @@ class part_leases {
   [[nodiscard]] awaitable<void> create(std::size_t parts, std::uint64_t position);
   /// Tells the others that this member is alive, and how many of `parts` each may hold.
   [[nodiscard]] awaitable<std::size_t> fair_share(std::size_t parts);
-  /// Takes a part that nobody has, or somebody silent. True when it is ours now.
-  [[nodiscard]] awaitable<bool> take(leased_part& p);
+  /// Takes a part that nobody has, or somebody silent. True when it is ours now. What else `p` remembers was of another
+  /// time, and is forgotten.
+  template <std::derived_from<leased_part> Part> [[nodiscard]] awaitable<bool> take(Part& p) {
+    const bool is_taken = co_await take_lease(p);
+    Part fresh;
+    static_cast<leased_part&>(fresh) = p;
+    p = std::move(fresh);
+    co_return is_taken;
+  }
   /// Gives it back, at the position that is written. Errors: none; it expires.
   [[nodiscard]] awaitable<void> release(leased_part& p);
   /// False when it is lost.
@@ -68,6 +77,7 @@ class part_leases {
   [[nodiscard]] const std::string& id() const noexcept { return id_; }
 
  private:
+  [[nodiscard]] awaitable<bool> take_lease(leased_part& p);
   [[nodiscard]] std::int64_t lease_end() const {
     return now() + std::chrono::ceil<std::chrono::microseconds>(lease_).count();
   }
