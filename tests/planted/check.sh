@@ -43,7 +43,7 @@ passes() {
 say "Building the tests as they are."
 rm -rf "$tree"
 mkdir -p "$tree/docs"
-cp -Rp cmake include src tests CMakeLists.txt CMakePresets.json "$tree"
+cp -Rp cmake examples include src tests CMakeLists.txt CMakePresets.json "$tree"
 cp docs/configuration.schema.json "$tree/docs"
 if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 cmake --preset dev -S "$tree" -B "$root/build" -DCMAKE_UNITY_BUILD=ON -DCOFFERDAM_BUILD_EXAMPLES=OFF >"$root/build.log"
