@@ -632,7 +632,12 @@ class simulation {
         if (intent->step == "together" || intent->step == "give together" || intent->step == "guest") {
           batch b;
           b.execute("insert into effects(key, amount) values($1, $2)", info.id + '/' + key, amount);
-          co_await db_->commit(std::move(b));
+          if (intent->step == "guest") {  // with the service's knowledge, or its undo would find nothing to do
+            const saga::participant_call call(info.id, key, history.info.epoch);
+            (void)co_await gate_->act(call, std::move(b), amount);
+          } else {
+            co_await db_->commit(std::move(b));
+          }
         } else {
           world_.act(info.id + '/' + key, amount);
         }
