@@ -63,6 +63,9 @@ awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
     sql += std::string(" and ") + column + " = $" + std::to_string(parameters.size());
   };
   if (filter.state) narrow("state", static_cast<std::int64_t>(*filter.state));
+  // Nobody owns what does not run: there is an index of those.
+  const bool may_run = filter.state == saga_state::running || filter.state == saga_state::compensating;
+  if (filter.state && !may_run) sql += " and owner is null";
   if (!filter.definition.empty()) narrow("definition", filter.definition);
   statement query(sql + " order by updated_at desc, id limit $1");
   for (value& each : parameters) query.bind(std::move(each));
@@ -216,8 +219,8 @@ awaitable<std::size_t> admin::forget_before(std::chrono::system_clock::time_poin
   const std::int64_t before = detail::to_microseconds(then);
   // A child stays as long as its parent: it may have to be undone.
   const std::string is_over =
-      "s.state in (3, 4, 7) and s.updated_at < $1 and (s.parent is null or not exists(select 1 from cofferdam_sagas p "
-      "where p.id = s.parent))";
+      "s.owner is null and s.state in (3, 4, 7) and s.updated_at < $1 and (s.parent is null or not exists(select 1 "
+      "from cofferdam_sagas p where p.id = s.parent))";
   constexpr std::size_t at_once = 200;
   std::size_t forgotten = 0;
   for (;;) {
