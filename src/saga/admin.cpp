@@ -63,6 +63,9 @@ awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
     sql += std::string(" and ") + column + " = $" + std::to_string(parameters.size());
   };
   if (filter.state) narrow("state", static_cast<std::int64_t>(*filter.state));
+  // Nobody owns what does not run: there is an index of those.
+  const bool may_run = filter.state == saga_state::running || filter.state == saga_state::compensating;
+  if (filter.state && !may_run) sql += " and owner is null";
   if (!filter.definition.empty()) narrow("definition", filter.definition);
   statement query(sql + " order by updated_at desc, id limit $1");
   for (value& each : parameters) query.bind(std::move(each));
@@ -216,8 +219,8 @@ awaitable<std::size_t> admin::forget_before(std::chrono::system_clock::time_poin
   const std::int64_t before = detail::to_microseconds(then);
   // A child stays as long as its parent: it may have to be undone.
   const std::string is_over =
-      "s.state in (3, 4, 7) and s.updated_at < $1 and (s.parent is null or not exists(select 1 from cofferdam_sagas p "
-      "where p.id = s.parent))";
+      "s.owner is null and s.state in (3, 4, 7) and s.updated_at < $1 and (s.parent is null or not exists(select 1 "
+      "from cofferdam_sagas p where p.id = s.parent))";
   constexpr std::size_t at_once = 200;
   std::size_t forgotten = 0;
   for (;;) {
@@ -249,17 +252,34 @@ awaitable<std::size_t> admin::forget_before(std::chrono::system_clock::time_poin
 
 // -------------------------------------------------------------------------------------------------------------- files
 
+namespace {
+
+bool is_same(const rows& before, const rows& now) {
+  if (before.size() != now.size()) return false;
+  for (std::size_t i = 0; i < before.columns().size(); ++i) {
+    if (before.front()[i] != now.front()[i]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 awaitable<nlohmann::json> admin::export_history(std::string id) {
+  const std::string row_of_saga = std::string("select ") + detail::saga_columns + " from cofferdam_sagas where id = $1";
   detail::history h;
   h.id = id;
-  h.saga =
-      co_await db_->query(std::string("select ") + detail::saga_columns + " from cofferdam_sagas where id = $1", id);
-  if (h.saga.empty()) raise_not_found(id);
-  h.journal = co_await db_->query(
-      std::string("select ") + detail::journal_columns + " from cofferdam_saga_journal where saga = $1 order by seq",
-      id);
-  h.inbox = co_await db_->query(
-      std::string("select ") + detail::inbox_columns + " from cofferdam_saga_inbox where saga = $1 order by nr", id);
+  h.saga = co_await db_->query(row_of_saga, id);
+  for (bool has_moved = true; has_moved;) {
+    if (h.saga.empty()) raise_not_found(id);
+    h.journal = co_await db_->query(
+        std::string("select ") + detail::journal_columns + " from cofferdam_saga_journal where saga = $1 order by seq",
+        id);
+    h.inbox = co_await db_->query(
+        std::string("select ") + detail::inbox_columns + " from cofferdam_saga_inbox where saga = $1 order by nr", id);
+    rows now = co_await db_->query(row_of_saga, id);
+    has_moved = !is_same(h.saga, now);  // else what was read belongs together
+    h.saga = std::move(now);
+  }
   co_return detail::to_json(h);
 }
 

@@ -141,8 +141,9 @@ awaitable<check_report> engine::check() {
     if (sagas.empty()) co_return report;
     for (const row r : sagas) {
       after = r.get<std::string>("id");
-      rows journal = co_await state->db->query(
-          "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 order by seq", after);
+      rows journal = co_await state->db->query(  // as it was then: others may work on
+          "select seq, kind, key, step, payload from cofferdam_saga_journal where saga = $1 and seq <= $2 order by seq",
+          after, r.get<std::int64_t>("seq"));
       auto drift = co_await detail::check_one(state, r, std::move(journal));
       ++report.checked;
       if (drift) report.drifts.push_back(*std::move(drift));

@@ -255,6 +255,10 @@ awaitable<void> instance::live() {
     }
   }
   report_birth(std::nullopt, failure::refused(errc::database_unavailable));
+  if (beats_ > 0) {
+    co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+    co_await end_beats();
+  }
   engine->exit(*this);
 }
 

@@ -145,9 +145,11 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> wait_for_turn_of(std::int64_t next_at);
 
   enum class written : std::uint8_t { yes, lost, refused };
+  class turn;
   awaitable<bool> flush();
   awaitable<written> flush_with(entry outcome, batch own);
   awaitable<void> take_turn();
+  awaitable<void> end_beats();
   awaitable<written> write(std::vector<entry> entries, batch own);
   awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
@@ -214,6 +216,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::uint64_t seq_ = 0, epoch_ = 1;
   saga_state state_ = saga_state::running;
   bool is_inserted_ = false, is_to_load_ = false, is_writing_ = false, has_pivoted_ = false, has_aborted_ = false;
+  int beats_ = 0;             // heartbeats that are being written
   std::uint32_t claims_ = 0;  // takeovers without progress
   std::string reason_, cancel_reason_, parent_;
   std::int64_t deadline_ = for_ever;

@@ -282,9 +282,42 @@ awaitable<void> instance::heartbeat(const std::string& key, nlohmann::json progr
   if (!has_journal()) co_return;
   if (find(key) == nullptr || leaving_ != leave_reason::none) failure::cancelled().raise();
   settle({entry_kind::progress, key, {}, std::move(progress)});
-  const bool is_ours = co_await flush();
-  if (!is_ours) failure::cancelled().raise();
+  const std::uint64_t mine = noted_;
+  // Written by a coroutine of its own: an attempt that is cancelled meanwhile takes nothing back that others wait for.
+  const auto write = [](std::shared_ptr<instance> self) -> awaitable<void> {
+    try {
+      (void)co_await self->flush();
+    } catch (const std::exception&) {
+      self->leave(leave_reason::lost);
+    }
+    --self->beats_;
+    self->wake_waits();
+  };
+  net::co_spawn(*strand_, write(shared_from_this()), net::detached);
+  ++beats_;
+  while (durable_ < mine && leaving_ != leave_reason::lost) co_await rest(duration::max());
+  if (durable_ < mine) failure::cancelled().raise();
 }
+
+/// The attempts they came from are over.
+awaitable<void> instance::end_beats() {
+  while (beats_ > 0) co_await rest(duration::max());
+}
+
+/// One commit at a time. A turn ends whatever becomes of the commit, and wakes those who wait for theirs.
+class instance::turn {
+ public:
+  explicit turn(instance& of) noexcept : of_(of) { of.is_writing_ = true; }
+  turn(const turn&) = delete;
+  turn& operator=(const turn&) = delete;
+  ~turn() {
+    of_.is_writing_ = false;
+    of_.wake_waits();
+  }
+
+ private:
+  instance& of_;
+};
 
 /// Writes what is noted. False: this saga is no longer ours.
 awaitable<bool> instance::flush() {
@@ -292,13 +325,11 @@ awaitable<bool> instance::flush() {
   if (is_writing_) co_await take_turn();
   if (leaving_ == leave_reason::lost) co_return false;
   if (durable_ >= mine) co_return true;  // another branch's commit took it along
-  is_writing_ = true;
+  const turn ours(*this);
   const std::uint64_t upto = noted_;
   auto entries = std::exchange(buffer_, {});
   const written how = co_await write(std::move(entries), {});
-  is_writing_ = false;
   if (how == written::yes) durable_ = upto;
-  wake_waits();
   co_return how == written::yes;
 }
 
@@ -307,20 +338,18 @@ awaitable<bool> instance::flush() {
 awaitable<instance::written> instance::flush_with(entry outcome, batch own) {
   if (is_writing_) co_await take_turn();
   if (leaving_ == leave_reason::lost) co_return written::lost;
-  is_writing_ = true;
+  const turn ours(*this);
   auto entries = std::exchange(buffer_, {});
   const auto before = entries;
   entries.push_back(outcome);
   const std::uint64_t upto = noted_;
   const written how = co_await write(std::move(entries), std::move(own));
-  is_writing_ = false;
   if (how == written::yes) {
     apply(outcome);
     durable_ = upto;
   } else if (how == written::refused) {
     buffer_.insert(buffer_.begin(), before.begin(), before.end());
   }
-  wake_waits();
   co_return how;
 }
 
@@ -453,6 +482,7 @@ awaitable<std::optional<std::int64_t>> instance::count(statement question) {
 /// The last commit.
 awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann::json output,
                                  std::exception_ptr cause) {
+  if (beats_ > 0) co_await end_beats();
   if (engine_->is_dead("before a commit")) co_return;
   const auto entries = std::exchange(buffer_, {});
   const std::uint64_t after = seq_after(entries);
@@ -497,6 +527,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
 
 /// Lets the saga go from this process: to wait, or for another owner.
 awaitable<void> instance::set_aside(saga_state state, std::string reason, std::optional<std::int64_t> wake_at) {
+  if (beats_ > 0) co_await end_beats();
   if (engine_->is_dead("before a commit")) co_return;
   if (!is_inserted_) {
     note({entry_kind::operated, "", "", {{"verb", "set_aside"}}});

@@ -35,10 +35,12 @@ awaitable<bool> instance::wait_until(std::int64_t wake_at, std::int64_t signals_
   if (leaving_ != leave_reason::none) co_return false;
   constexpr std::int64_t longest = std::chrono::floor<std::chrono::microseconds>(duration::max()).count();
   const std::int64_t left = until - now();
+  // Outside of co_await, where GCC 12 evaluates both alternatives, and then takes for granted that neither overflows.
+  time_point due = never;
+  if (left < longest) due = saturating_add(engine_->timers->now(), std::chrono::microseconds(left));
   const std::uint64_t wakes = wakes_;
   const auto woken =
-      co_await park(left >= longest ? never : saturating_add(engine_->timers->now(), std::chrono::microseconds(left)),
-                    [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
+      co_await park(due, [this](const cofferdam::detail::parked_reference& self) { waiting_.push_back(self); });
   ++busy_;
   --waits_;
   if (wakes != wakes_) --woken_;

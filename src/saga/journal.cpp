@@ -65,6 +65,12 @@ std::vector<migration> saga_schema() {
                "primary key(resource, saga))",
                "create unique index cofferdam_saga_locks_turn on cofferdam_saga_locks(resource, nr)",
                "create index cofferdam_saga_locks_saga on cofferdam_saga_locks(saga)",
+           }},
+          {3,
+           "a step moves no index",  // a saga has an owner as long as it takes steps
+           {
+               "drop index cofferdam_sagas_state",
+               "create index cofferdam_sagas_state on cofferdam_sagas(state, updated_at) where owner is null",
            }}};
 }
 

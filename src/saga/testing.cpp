@@ -1,3 +1,4 @@
+#include <cofferdam/core/random.hpp>
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/testing.hpp>
@@ -52,11 +53,18 @@ awaitable<void> live_and_work(engine& e, database& db, const std::function<await
     (void)co_await e.run_due();
     const std::size_t left = co_await count_unfinished(db);
     if (left == 0 && i > 0) break;
-    const rows next = co_await db.query("select min(wake_at) from cofferdam_sagas where owner is null");
+    // What is nobody's is due at its time, what a dead process left when its lease is over, and a signal at once.
+    const std::uint64_t seen = db.changes();
+    const rows next = co_await db.query(
+        "select min(case when owner is null then wake_at end), count(owner) from cofferdam_sagas where state not in "
+        "(3, 4, 7)");
     const auto due = next.front().get<std::optional<std::int64_t>>(0);
-    const auto now = detail::to_microseconds(e.state()->timers->date());
-    const auto lease = std::chrono::ceil<std::chrono::microseconds>(e.state()->options.lease).count();
-    co_await sleep_for(std::chrono::microseconds(due && *due > now ? std::min(*due - now, lease) : lease));
+    const bool is_owned = next.front().get<std::int64_t>(1) > 0;
+    const std::int64_t now = detail::to_microseconds(e.state()->timers->date());
+    constexpr std::int64_t day = 86'400'000'000;
+    duration pause = is_owned || !due ? e.state()->options.lease : std::chrono::hours(24);
+    if (due) pause = std::min<duration>(pause, std::chrono::microseconds(std::clamp<std::int64_t>(*due - now, 0, day)));
+    (void)co_await db.wait_for_change(seen, pause);
   }
   beginning.cancel();
   while (e.active() > 0) co_await sleep_for(std::chrono::milliseconds(1));
@@ -131,12 +139,15 @@ awaitable<std::size_t> crash_explorer::run_once(std::size_t first, std::size_t s
 
 awaitable<crash_explorer::result> crash_explorer::run() {
   result explored;
+  random_source random(seed_);
+  // Steps of one to twice as many but one: `one_of_` on average.
+  const auto step = [&] { return 1 + static_cast<std::size_t>(random() % (2 * one_of_ - 1)); };
   for (std::size_t first = 1;; ++first) {
     const std::size_t deaths = co_await run_once(first, 0);
     ++explored.runs;
     if (deaths == 0) break;
     ++explored.points;
-    for (std::size_t second = 1; twice_; ++second) {
+    for (std::size_t second = one_of_ > 0 ? step() : 0; second > 0; second += step()) {
       const std::size_t both = co_await run_once(first, second);
       ++explored.runs;
       if (both < 2) break;

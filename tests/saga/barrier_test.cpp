@@ -1,9 +1,7 @@
 // A service that takes part in sagas: what comes twice, in the wrong order, or from an owner of the past. On SQLite and
 // on PostgreSQL.
-#include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
-#include "postgres_server.hpp"
-#include "real_time.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -114,21 +112,11 @@ awaitable<void> race(database& db) {
 
 }  // namespace barriers
 
-ASYNC_TEST("a barrier lets an action happen once, an undo after it once, and nothing after that") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a barrier lets an action happen once, an undo after it once, and nothing after that") {
   co_await barriers::rules(db);
-  co_await barriers::race(db);
 }
 
-TEST_CASE("a barrier holds on PostgreSQL, also for many at once") {
-  test::postgres_server* server = test::postgres_server::shared();
-  if (server == nullptr) return;
-  server->clear();
-  const auto run = [](std::string url) -> awaitable<void> {
-    database db = co_await database::open(url);
-    co_await barriers::rules(db);
-    co_await barriers::race(db);
-    co_await db.close();
-  };
-  test::run_in_real_time(run, server->url());
+DATABASE_TEST("a barrier holds for many at once") {
+  co_await barriers::prepare(db);
+  co_await barriers::race(db);
 }

@@ -1,6 +1,7 @@
 // The dry run of journals against a build: what would it do with sagas on their way, and with those that ended?
 #include "async_test.hpp"
 #include "error_of.hpp"
+#include "real_time.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
@@ -268,4 +269,39 @@ ASYNC_TEST("recorded histories are replayed against definitions, without a datab
   CHECK(damaged == directory.file("third.json") + ": is no JSON");
   const auto missing = co_await test::error_of(saga::replay_histories(engine, directory.file("nowhere")));
   CHECK(missing == directory.file("nowhere") + ": there is no history here, no file and no directory with *.json");
+}
+
+namespace moving {
+
+awaitable<int> count(saga::step_context&, int n) { co_return n; }
+constexpr auto count_step = saga::step<"count", &count>;
+saga::task<int> many(saga::scope& s, int count) {
+  for (int n = 0; n < count; ++n) (void)co_await s.run(count_step, n);
+  co_return count;
+}
+
+awaitable<void> look_while_it_works(std::string url) {
+  database db = co_await database::open(std::move(url));
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.define("many", many, count_step);
+  saga::admin desk(db);
+  auto started = co_await engine.start("m-1", many, 100);
+  std::size_t looks = 0, wrong = 0;
+  for (; engine.active() > 0; ++looks) {
+    const auto history = co_await desk.export_history("m-1");
+    const auto drift = co_await engine.check(history);
+    const auto report = co_await engine.check();
+    wrong += (drift ? 1 : 0) + report.drifts.size();
+  }
+  CHECK(wrong == 0);
+  CHECK(looks > 0);
+  (void)co_await started.result();
+  co_await db.close();
+}
+
+}  // namespace moving
+
+TEST_CASE("what is exported and checked belongs together, also while its saga works") {
+  const test::temporary_directory directory;
+  test::run_in_real_time(moving::look_while_it_works, "sqlite:" + directory.file("sagas.db"));
 }

@@ -84,10 +84,6 @@ saga::task<std::string> parent(saga::scope& s, std::string what) {
   const std::string child = co_await s.call<"part">(two, std::string("child"));
   co_return child + co_await s.run(do_it, what);
 }
-saga::task<std::string> parent_of_pivot(saga::scope& s, std::string what) {
-  const std::string child = co_await s.call<"part">(with_pivot, std::string("paid"));
-  co_return child + co_await s.run(do_it, what);
-}
 
 saga::task<std::string> slow(saga::scope& s, std::string what) {
   (void)co_await s.run(do_it, std::string("a"));
@@ -115,6 +111,14 @@ saga::task<std::string> beside_a_sleeper(saga::scope& s, std::string what) {
   co_return std::get<1>(both);
 }
 
+saga::task<std::string> listening(saga::scope& s, std::string) {
+  const auto word = co_await s.wait_signal<std::string>("word");
+  co_return *word;
+}
+saga::task<std::string> beside_a_listener(saga::scope& s, std::string what) {
+  const auto both = co_await s.all(s.branch<"ear">(listening, what), s.branch<"hand">(one, what));
+  co_return std::get<0>(both) + std::get<1>(both);
+}
 saga::task<std::string> branching(saga::scope& s, std::string what) {
   (void)co_await s.run(do_it, std::string("first"));
   (void)co_await s.all(s.branch<"left">(two, std::string("left")), s.branch<"right">(two, std::string("right")))
@@ -143,11 +147,11 @@ void define_all(saga::engine& e, diary& d) {
   e.define("racing", racing, do_it);
   e.define("racing_pivots", racing_pivots, commit_it);
   e.define("parent", parent, do_it);
-  e.define("parent_of_pivot", parent_of_pivot, do_it);
   e.define("slow", slow, do_it);
   e.define("slow_past_pivot", slow_past_pivot, commit_it, send_it);
   e.define("racing_a_sleeper", racing_a_sleeper, do_it);
   e.define("beside_a_sleeper", beside_a_sleeper, do_it);
+  e.define("beside_a_listener", beside_a_listener, do_it);
   e.define("branching", branching, do_it);
   e.define("save_point", save_point, do_it);
 }
@@ -251,6 +255,24 @@ ASYNC_TEST("a branch goes on after branches of its own, whatever another one wai
   });
 }
 
+ASYNC_TEST("a branch that waits for ever beside one that works looks only when something came") {
+  database db = co_await database::open("sqlite::memory:");
+  diary d;
+  d.takes["x"] = 20s;
+  saga::engine engine = co_await saga::engine::open(db);
+  define_all(engine, d);
+  auto started = co_await engine.start("s-1", flows::beside_a_listener, std::string("x"));
+  co_await sleep_for(1s);
+  const auto before = db.stats().queries;
+  co_await sleep_for(10s);
+  const auto after = db.stats().queries;
+  CHECK(after == before);
+  const std::string word = "now";
+  co_await engine.signal("s-1", "word", word);
+  const auto result = co_await started.result();
+  CHECK(result == "nowx!");
+}
+
 ASYNC_TEST("a saga that goes back after a race undoes the winner, and the losers once") {
   diary d;
   d.takes["left1"] = 1s;
@@ -285,16 +307,6 @@ ASYNC_TEST("a saga calls another, which has an id and a journal of its own, and 
     CHECK(result == "child2!last!");
     CHECK(seen.lines == events{"do before", "do child1", "do child2", "do last"});
   });
-  database db = co_await database::open("sqlite::memory:");
-  diary d;
-  saga::engine engine = co_await saga::engine::open(db);
-  define_all(engine, d);
-  auto started = co_await engine.start("p", flows::parent, std::string("last"));
-  (void)co_await engine.run_due();
-  const auto result = co_await started.result();
-  CHECK(result == "child2!last!");
-  const auto child = co_await engine.find<std::string>("p/part#1").result();
-  CHECK(child == "child2!");
 }
 
 ASYNC_TEST("a child that goes back is a step that was refused") {
@@ -314,47 +326,6 @@ ASYNC_TEST("a saga that goes back undoes the child that has completed") {
     CHECK(seen.lines ==
           events{"do before", "do child1", "do child2", "do last", "undo child2", "undo child1", "undo before"});
   });
-}
-
-ASYNC_TEST("a saga that is cancelled while its child works cancels the child, and waits until it is back") {
-  database db = co_await database::open("sqlite::memory:");
-  diary d;
-  d.takes["child2"] = 1h;
-  saga::engine engine = co_await saga::engine::open(db);
-  define_all(engine, d);
-  const auto executor = co_await net::this_coro::executor;
-  const auto worker = spawn(executor, [&engine] { return engine.run(); });
-  auto started = co_await engine.start("p", flows::parent, std::string("last"));
-  co_await sleep_for(5s);
-  const auto waiting = co_await flows::state_of(db, "p");
-  CHECK(waiting == "waiting");  // in nobody's memory while the child works
-  co_await engine.cancel("p", "changed my mind");
-  const auto why = co_await test::error_of(started.result());
-  CHECK(why == "the saga 'p' went back: changed my mind");
-  CHECK(d.lines == events{"do before", "do child1", "do child2", "undo child2?", "undo child1", "undo before"});
-  const auto child = co_await flows::state_of(db, "p/part#1");
-  CHECK(child == "compensated");
-  co_await worker.stop();
-}
-
-ASYNC_TEST("a child past its pivot stops the saga that goes back, for an operator") {
-  database db = co_await database::open("sqlite::memory:");
-  diary d;
-  d.refuses["last"] = "no";
-  saga::engine engine = co_await saga::engine::open(db);
-  define_all(engine, d);
-  const auto executor = co_await net::this_coro::executor;
-  const auto worker = spawn(executor, [&engine] { return engine.run(); });
-  auto started = co_await engine.start("p", flows::parent_of_pivot, std::string("last"));
-  co_await sleep_for(5s);
-  saga::admin desk(db);
-  const auto shown = co_await desk.show("p");
-  CHECK(shown.info.state == saga::saga_state::stuck);
-  CHECK(shown.info.reason == "'part#1' cannot be undone: the child saga 'p/part#1' is past its pivot");
-  co_await desk.mark_undone("p", "part#1", {"ada", "the money was sent back"});
-  const auto why = co_await test::error_of(started.result());
-  CHECK(why.starts_with("the saga 'p' went back"));
-  co_await worker.stop();
 }
 
 // ----------------------------------------------------------------------------------------------------------- deadlines
@@ -396,25 +367,7 @@ ASYNC_TEST("a saga whose deadline is over goes back, wherever it waits or acts")
   CHECK(d.lines == events{"do a", "undo a"});
 }
 
-ASYNC_TEST("a child has its parent's deadline") {
-  database db = co_await database::open("sqlite::memory:");
-  diary d;
-  d.takes["child1"] = 20s;
-  d.takes["child2"] = 20s;
-  saga::engine engine = co_await saga::engine::open(db);
-  define_all(engine, d);
-  const auto executor = co_await net::this_coro::executor;
-  const auto worker = spawn(executor, [&engine] { return engine.run(); });
-  const saga::start_options within{.deadline = 30s};
-  const auto why = co_await test::error_of(engine.execute("p", flows::parent, std::string("x"), within));
-  CHECK(why == "the saga 'p' went back: its deadline is over");
-  CHECK(d.lines == events{"do before", "do child1", "do child2", "undo child2?", "undo child1", "undo before"});
-  CHECK(time.elapsed() < 32s);
-  co_await worker.stop();
-}
-
-// --------------------------------------------------------------------------------------------------------------
-// undoing
+// ------------------------------------------------------------------------------------------------------------- undoing
 
 ASYNC_TEST("branches are undone side by side when the saga asks for it, each last first") {
   diary d;
@@ -441,8 +394,7 @@ ASYNC_TEST("a part that is undone alone can be tried again: a save point") {
   });
 }
 
-// -------------------------------------------------------------------------------------------------------------
-// attempts
+// ------------------------------------------------------------------------------------------------------------ attempts
 
 ASYNC_TEST("attempts are counted on by a worker that takes over, and a long rest between them leaves the memory") {
   database db = co_await database::open("sqlite::memory:");
@@ -504,8 +456,7 @@ ASYNC_TEST("attempts of an undo are counted on, too, and limited over all takeov
   co_await worker.stop();
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// limits
+// -------------------------------------------------------------------------------------------------------------- limits
 
 ASYNC_TEST("sagas beyond max_active wait in the database until there is room, those that are started, too") {
   database db = co_await database::open("sqlite::memory:");

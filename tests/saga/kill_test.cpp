@@ -1,5 +1,6 @@
-// Two workers on one database, killed at any moment: every saga ends, each effect counts once, money sums to zero. And
-// one that was only stopped, so that it comes back from the dead. COFFERDAM_SAGA_KILLS: how many.
+// Two workers on one database, killed at any moment: every saga, with those it calls, ends, each effect counts once, no
+// lock is left, money sums to zero. And one that was only stopped, so that it comes back from the dead.
+// COFFERDAM_SAGA_KILLS: how many.
 #include "catch.hpp"
 #include "count_from.hpp"
 #include "postgres_server.hpp"
@@ -9,6 +10,7 @@
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/admin.hpp>
+#include <cofferdam/saga/barrier.hpp>
 #include <cofferdam/saga/engine.hpp>
 
 #include <sys/wait.h>
@@ -46,6 +48,22 @@ awaitable<void> give_back(saga::step_context& context, std::optional<int>, int) 
             context.saga_id());
   co_await context.get<database>().commit(std::move(b));
 }
+/// At a service with a barrier: here, too, a second time would violate the primary key.
+awaitable<int> take_as_guest(saga::step_context& context, int amount) {
+  const saga::participant_call call(context);
+  batch b;
+  b.execute("insert into effects(key, saga, amount) values($1, $2, $3)", context.idempotency_key(), context.saga_id(),
+            amount);
+  const auto answer = co_await context.get<saga::barrier>().act(call, std::move(b), amount);
+  if (!answer.result) throw std::runtime_error("comes too late");
+  co_return *answer.result;
+}
+awaitable<void> give_back_as_guest(saga::step_context& context, std::optional<int>, int) {
+  const saga::participant_call call(context);
+  batch b;
+  b.execute("delete from effects where key = $1", context.saga_id() + '/' + context.key());
+  (void)co_await context.get<saga::barrier>().undo(call, std::move(b));
+}
 /// Written together with its outcome: a second time would violate the primary key.
 awaitable<int> give(saga::step_context& context, batch& b, int amount) {
   b.execute("insert into effects(key, saga, amount) values($1, $2, $3)", context.saga_id() + "/give", context.saga_id(),
@@ -55,15 +73,25 @@ awaitable<int> give(saga::step_context& context, batch& b, int amount) {
 awaitable<void> refuse(saga::step_context&) { throw saga::refused("no"); }
 
 constexpr auto take_step = saga::step<"take", &take, &give_back>.max_attempts(2);
+constexpr auto take_as_guest_step = saga::step<"guest", &take_as_guest, &give_back_as_guest>;
 constexpr auto give_step = saga::pivot<"give", &give>;
 constexpr auto refuse_step = saga::step<"refuse", &refuse>;
 
+saga::task<int> child(saga::scope& s, job j) {
+  if (j.number % 2 == 0) co_await s.lock("the child's");
+  const int a = co_await s.run(take_as_guest_step, -5);
+  co_await s.sleep(10ms);
+  co_return a + co_await s.run(take_step, -1);
+}
 saga::task<int> transfer(saga::scope& s, job j) {
+  if (j.number % 6 == 5) co_await s.lock("the parent's");
   const int a = co_await s.run(take_step, -10);
   const int b = co_await s.run(take_step, j.number % 5 == 3 ? -13 : -20);
+  int c = 0;
+  if (j.number % 3 != 0) c = co_await s.call<"child">(child, j);
   if (j.number % 3 == 1) co_await s.sleep(20ms);
   if (j.number % 4 == 2) co_await s.run(refuse_step);
-  co_return co_await s.run(give_step, -a - b);
+  co_return co_await s.run(give_step, -a - b - c);
 }
 
 saga::engine_options hurried() {
@@ -77,8 +105,11 @@ saga::engine_options hurried() {
 awaitable<void> work(std::string url, int first, int told) {
   database db = co_await database::open(std::move(url));
   saga::engine engine = co_await saga::engine::open(db, hurried());
+  saga::barrier gate = co_await saga::barrier::open(db);
   engine.provide(db);
+  engine.provide(gate);
   engine.define("transfer", transfer, take_step, give_step, refuse_step);
+  engine.define("child", child, take_step, take_as_guest_step);
   const auto executor = co_await net::this_coro::executor;
   const auto run = [&engine] { return engine.run(); };
   const spawned worker = spawn(executor, run);
@@ -93,8 +124,11 @@ awaitable<void> work(std::string url, int first, int told) {
 awaitable<void> finish_all(std::string url, int* ended) {
   database db = co_await database::open(std::move(url));
   saga::engine engine = co_await saga::engine::open(db, hurried());
+  saga::barrier gate = co_await saga::barrier::open(db);
   engine.provide(db);
+  engine.provide(gate);
   engine.define("transfer", transfer, take_step, give_step, refuse_step);
+  engine.define("child", child, take_step, take_as_guest_step);
   for (std::int64_t left = 1; left > 0;) {
     (void)co_await engine.run_due();
     const rows found = co_await db.query("select count(*) from cofferdam_sagas where state not in (3, 4)");
@@ -102,18 +136,25 @@ awaitable<void> finish_all(std::string url, int* ended) {
     if (left > 0) co_await sleep_for(50ms);
   }
   const rows sagas = co_await db.query(
-      "select s.id, s.state, (select count(*) from effects e where e.saga = s.id and e.amount <> 0) as moved from "
-      "cofferdam_sagas s");
+      "select s.id, s.state, (select count(*) from effects e where e.saga = s.id and e.amount <> 0) as moved, case "
+      "when "
+      "s.parent is null then 0 else 1 end as is_child from cofferdam_sagas s");
+  int children = 0;
   for (const row r : sagas) {
     const int n = std::stoi(r.get<std::string>(0).substr(2));
-    const bool goes_back = n % 5 == 3 || n % 4 == 2;
+    const bool goes_back = n % 5 == 3 || n % 4 == 2;  // and its child with it
+    const bool is_child = r.get<bool>("is_child");
     INFO(r.get<std::string>(0));
     CHECK(r.get<int>(1) == static_cast<int>(goes_back ? saga::saga_state::compensated : saga::saga_state::completed));
-    CHECK(r.get<int>("moved") == (goes_back ? 0 : 3));
+    CHECK(r.get<int>("moved") == (goes_back ? 0 : is_child ? 2 : 3));
+    children += is_child ? 1 : 0;
   }
   const rows total = co_await db.query("select cast(sum(amount) as bigint) from effects");
   CHECK(total.front().get<int>(0) == 0);
-  *ended = static_cast<int>(sagas.size());
+  const rows locks = co_await db.query("select count(*) from cofferdam_saga_locks");
+  CHECK(locks.front().get<int>(0) == 0);
+  CHECK(children > 0);
+  *ended = static_cast<int>(sagas.size()) - children;
   co_await db.close();
 }
 

@@ -102,6 +102,17 @@ awaitable<std::string> state_of(database& db, std::string id) {
   co_return found.empty() ? "none" : std::string(to_string(static_cast<saga::saga_state>(found.front().get<int>(0))));
 }
 
+/// Lets the beating of its heart go some turns, and leaves it.
+awaitable<int> leave_beat(saga::step_context& context, int turns) {
+  const auto executor = co_await net::this_coro::executor;
+  const spawned beat = spawn(executor, [&context] { return context.heartbeat(1); });
+  for (int i = 0; i < turns; ++i) co_await net::post(net::use_awaitable);
+  co_await beat.stop();
+  co_return turns;
+}
+constexpr auto hasty = saga::step<"hasty", &leave_beat>;
+saga::task<int> hasty_saga(saga::scope& s, int turns) { co_return co_await s.run(hasty, turns); }
+
 }  // namespace lives
 
 using lives::define_all;
@@ -178,6 +189,18 @@ ASYNC_TEST("a step that fails is tried again, and undone when no attempt succeed
   const auto why = co_await test::error_of(engine.execute("s-2", lives::two, std::string("b")));
   CHECK(why == "the saga 's-2' went back: the step 'b' failed: b is away");
   CHECK(d.lines == lives::events{"do a", "do b", "do b", "do b", "do b", "undo unknown", "undo a!"});
+}
+
+ASYNC_TEST("an action may leave its heartbeat at any moment of its writing: the saga goes on") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.define("hasty", lives::hasty_saga, lives::hasty);
+  for (int turns = 0; turns < 20; ++turns) {
+    const auto result = co_await engine.execute("s-" + std::to_string(turns), lives::hasty_saga, turns);
+    CHECK(result == turns);
+  }
+  CHECK(engine.active() == 0);
+  CHECK(time.elapsed() < 1s);
 }
 
 ASYNC_TEST("a step that was refused is not tried again, and not undone") {

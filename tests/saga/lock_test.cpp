@@ -1,5 +1,5 @@
-// What sagas lock, and how they are forgotten.
-#include "async_test.hpp"
+// What sagas lock, and how they are forgotten. On SQLite and on PostgreSQL.
+#include "database_test.hpp"
 #include "error_of.hpp"
 
 #include <cofferdam/core/sleep.hpp>
@@ -17,17 +17,18 @@ using namespace std::chrono_literals;
 namespace locks {
 
 struct book {
+  bool is_open = false;  // until then every action waits
   std::vector<std::string> lines;
 };
 awaitable<std::string> use(saga::step_context& context, std::string what) {
   context.get<book>().lines.push_back(context.saga_id() + " uses " + what);
-  co_await sleep_for(10s);
+  while (!context.get<book>().is_open) co_await sleep_for(5ms);
   if (what == "nothing") throw saga::refused("no");
   co_return what;
 }
 awaitable<void> unuse(saga::step_context& context, std::string what) {
   context.get<book>().lines.push_back(context.saga_id() + " lets go of " + what);
-  co_await sleep_for(10s);
+  co_return;
 }
 constexpr auto use_it = saga::step<"use", &use, &unuse>;
 
@@ -38,7 +39,7 @@ saga::task<void> holder(saga::scope& s, std::string what) {
   (void)co_await s.run(use_it, what);
 }
 saga::task<void> impatient(saga::scope& s, std::string what) {
-  co_await s.lock("account:7", 5s);
+  co_await s.lock("account:7", 50ms);
   (void)co_await s.run(use_it, what);
 }
 saga::task<void> caller(saga::scope& s, std::string what) {
@@ -48,8 +49,8 @@ saga::task<void> caller(saga::scope& s, std::string what) {
 
 }  // namespace locks
 
-ASYNC_TEST("a lock is held until its saga has ended, also on the way back, and goes to those who wait in their order") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST(
+    "a lock is held until its saga has ended, also on the way back, and goes to those who wait in their order") {
   saga::engine engine = co_await saga::engine::open(db);
   locks::book b;
   engine.provide(b);
@@ -60,8 +61,8 @@ ASYNC_TEST("a lock is held until its saga has ended, also on the way back, and g
   auto first = co_await engine.start("a", locks::holder, std::string("nothing"));
   auto second = co_await engine.start("b", locks::holder, std::string("x"));
   auto third = co_await engine.start("c", locks::holder, std::string("x"));
-  co_await sleep_for(1s);
-  CHECK(engine.active() == 1);  // the others wait in the database
+  const auto is_alone = co_await test::eventually([&] { return engine.active() == 1; });
+  CHECK(is_alone);  // the others wait in the database
   const auto seen = co_await saga::locked_by(db, "account:7");
   CHECK(seen == "a");
   batch mine;
@@ -70,6 +71,7 @@ ASYNC_TEST("a lock is held until its saga has ended, also on the way back, and g
   CHECK(refused.code() == errc::condition_failed);
   const auto late = co_await test::error_of(engine.execute("d", locks::impatient, std::string("x")));
   CHECK(late == "the saga 'd' went back: the step 'lock:account:7' was refused: the saga 'a' has it");
+  b.is_open = true;
   co_await third.result();
   const std::vector<std::string> expected{"a uses account", "a uses nothing", "a lets go of account",
                                           "b uses account", "b uses x",       "c uses account",
@@ -84,8 +86,7 @@ ASYNC_TEST("a lock is held until its saga has ended, also on the way back, and g
   co_await worker.stop();
 }
 
-ASYNC_TEST("an operator who gives a saga up gives its locks up, too") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("an operator who gives a saga up gives its locks up, too") {
   saga::engine engine = co_await saga::engine::open(db);
   locks::book b;
   engine.provide(b);
@@ -94,26 +95,30 @@ ASYNC_TEST("an operator who gives a saga up gives its locks up, too") {
   const auto worker = spawn(executor, [&engine] { return engine.run(); });
   (void)co_await engine.start("a", locks::holder, std::string("x"));
   auto second = co_await engine.start("b", locks::holder, std::string("x"));
-  co_await sleep_for(1s);
+  const auto is_alone = co_await test::eventually([&] { return engine.active() == 1; });
+  CHECK(is_alone);
   saga::admin desk(db);
   co_await desk.abandon("a", {"ada", "it hangs"});
+  b.is_open = true;
   co_await second.result();
-  CHECK(time.elapsed() < 25s);
+  const std::vector<std::string> expected{"a uses account", "b uses account", "b uses x"};
+  CHECK(b.lines == expected);
   co_await worker.stop();
 }
 
-ASYNC_TEST("a saga that is imported has what it had locked, and waits for what it waited for") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("a saga that is imported has what it had locked, and waits for what it waited for") {
   saga::engine engine = co_await saga::engine::open(db);
   locks::book b;
   engine.provide(b);
   engine.define("holder", locks::holder, locks::use_it);
   auto first = co_await engine.start("a", locks::holder, std::string("x"));
   (void)co_await engine.start("b", locks::holder, std::string("x"));
-  co_await sleep_for(5s);
+  const auto is_alone = co_await test::eventually([&] { return engine.active() == 1; });
+  CHECK(is_alone);
   saga::admin desk(db);
   const auto holds = co_await desk.export_history("a");
   const auto waits = co_await desk.export_history("b");
+  b.is_open = true;
   co_await first.result();
 
   database elsewhere = co_await database::open("sqlite::memory:");
@@ -136,9 +141,9 @@ ASYNC_TEST("a saga that is imported has what it had locked, and waits for what i
   co_await worker.stop();
 }
 
-ASYNC_TEST("sagas that ended are forgotten with all they left, children after their parents, and dead workers") {
-  database db = co_await database::open("sqlite::memory:");
+DATABASE_TEST("sagas that ended are forgotten with all they left, children after their parents, and dead workers") {
   locks::book b;
+  b.is_open = true;
   saga::engine engine = co_await saga::engine::open(db);
   engine.provide(b);
   engine.define("impatient", locks::impatient, locks::use_it);
@@ -147,7 +152,9 @@ ASYNC_TEST("sagas that ended are forgotten with all they left, children after th
   {
     const auto worker = spawn(executor, [&engine] { return engine.run(); });
     auto parent = co_await engine.start("p", locks::caller, std::string("x"));
-    co_await sleep_for(1min);
+    co_await engine.find<void>("p/child#1").result();
+    const auto waits = co_await test::eventually([&] { return engine.active() == 0; });
+    CHECK(waits);
     for (int i = 0; i < 450; ++i) {
       batch copy;
       copy.execute(
@@ -163,6 +170,7 @@ ASYNC_TEST("sagas that ended are forgotten with all they left, children after th
       co_await db.commit(std::move(copy));
     }
     saga::admin desk(db);
+    co_await sleep_for(10ms);
     const auto now = timers_of(executor).date();
     const auto none = co_await desk.forget_before(std::chrono::system_clock::time_point());
     CHECK(none == 0);
@@ -171,7 +179,7 @@ ASYNC_TEST("sagas that ended are forgotten with all they left, children after th
     const int word = 1;
     co_await engine.signal("p", "go", word);
     co_await parent.result();
-    co_await sleep_for(1s);
+    co_await sleep_for(10ms);
     const auto rest = co_await desk.forget_before(timers_of(executor).date());
     CHECK(rest == 2);
     co_await worker.stop();

@@ -9,6 +9,8 @@
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/admin.hpp>
+#include <cofferdam/saga/barrier.hpp>
+#include <cofferdam/saga/chain.hpp>
 #include <cofferdam/saga/testing.hpp>
 
 #include <array>
@@ -21,6 +23,7 @@
 #include <vector>
 
 using namespace cofferdam;
+using namespace cofferdam::saga::literals;
 using namespace std::chrono_literals;
 
 namespace randomly {
@@ -65,6 +68,11 @@ awaitable<int> begin_action(saga::step_context& context, std::string plan) {
   if (goes_wrong(plan, "away", n) || goes_wrong(plan, "dead", n)) throw std::runtime_error("is away");
   if (goes_wrong(plan, "ongoing", n)) throw saga::ongoing(10ms);
   if (goes_wrong(plan, "fatal", n)) throw saga::fatal("is broken");
+  if (goes_wrong(plan, "beats", n)) {
+    const json progress(n);
+    co_await context.heartbeat(progress);
+    throw std::runtime_error("is away");
+  }
   if (goes_wrong(plan, "hang", n)) co_await sleep_for(1h);
   co_return n;
 }
@@ -105,10 +113,29 @@ awaitable<void> undo_together(saga::step_context& context, int, std::string) {
   co_await context.get<database>().commit(std::move(b));
 }
 
+/// At a service that knows sagas by its barrier alone: a second time would violate the primary key.
+awaitable<int> act_as_guest(saga::step_context& context, int amount, std::string plan) {
+  const int n = co_await begin_action(context, plan);
+  const saga::participant_call call(context);
+  batch work;
+  work.execute("insert into effects(key, amount) values($1, $2)", context.idempotency_key(), amount);
+  const auto answer = co_await context.get<saga::barrier>().act(call, std::move(work), amount);
+  if (!answer.result) throw std::runtime_error("comes too late");
+  if (goes_wrong(plan, "lost", n) || goes_wrong(plan, "vanish", n)) throw std::runtime_error("the answer was lost");
+  co_return *answer.result;
+}
+awaitable<void> undo_as_guest(saga::step_context& context, std::optional<int>, int, std::string) {
+  const saga::participant_call call(context);
+  batch work;
+  work.execute("delete from effects where key = $1", key_undone_by(context));
+  (void)co_await context.get<saga::barrier>().undo(call, std::move(work));
+}
+
 constexpr auto blind = saga::step<"blind", &act, &undo>;
 constexpr auto maybe = saga::step<"maybe", &act, &undo_maybe>;
 constexpr auto known = saga::step<"known", &act, &undo_known>;
 constexpr auto together = saga::step<"together", &act_together, &undo_together>;
+constexpr auto guest = saga::step<"guest", &act_as_guest, &undo_as_guest>;
 constexpr auto give = saga::step<"give", &act, &undo>;
 constexpr auto give_for_good = saga::pivot<"give for good", &act>;
 constexpr auto give_together = saga::pivot<"give together", &act_together>;
@@ -121,6 +148,23 @@ struct script {
 };
 void to_json(json& text, const script& s) { text = s.ops; }
 void from_json(const json& text, script& s) { s.ops = text; }
+
+/// A chain with rounds, each with a plan of its own, and a race that the second step wins, if it is asked for.
+constexpr auto rounds =
+    saga::start<script>("rounds") |
+    saga::repeat<"round">(
+        [](const auto& s) { return s["round"_s] < s.input().ops.at("plans").size(); },
+        saga::step<"again">([](const auto& s) {
+          return act(s.context(), 3, s.input().ops.at("plans").at(s["round"_s] - 1).template get<std::string>());
+        }).undo([](const auto& s, const std::optional<int>& amount) { return undo_maybe(s.context(), amount, 3, ""); }),
+        saga::pause(5ms)) |
+    saga::when([](const auto& s) { return s.input().ops.at("races").template get<bool>(); },
+               saga::any<"first">(saga::step<"dear">([](const auto& s) { return act(s.context(), 9, "refused"); }),
+                                  saga::step<"cheap">([](const auto& s) {
+                                    return act(s.context(), 2, "lost:1");
+                                  }).undo([](const auto& s, const std::optional<int>& amount) {
+                                    return undo_maybe(s.context(), amount, 2, "");
+                                  })));
 
 saga::task<int> play(saga::scope& s, script program);
 
@@ -143,6 +187,7 @@ saga::task<int> play_one(saga::scope& s, json op, int sum) {
   if (what == "maybe") co_return co_await play_step(s, maybe, op, amount);
   if (what == "known") co_return co_await play_step(s, known, op, amount);
   if (what == "together") co_return co_await play_step(s, together, op, amount);
+  if (what == "guest") co_return co_await play_step(s, guest, op, amount);
   if (what == "give") co_return co_await play_step(s, give, op, -sum);
   if (what == "give for good") co_return co_await play_step(s, give_for_good, op, -sum);
   if (what == "give together") co_return co_await play_step(s, give_together, op, -sum);
@@ -182,7 +227,34 @@ saga::task<int> play_one(saga::scope& s, json op, int sum) {
     }
     co_return moved;
   }
-  if (what == "lock") co_await s.lock("the only one");
+  if (what == "rounds") {
+    const script input{op};
+    int moved = 0;
+    try {
+      (void)co_await s.call<"child">(rounds, input);
+      moved = static_cast<int>(3 * op.at("plans").size()) + (op.at("races") ? 2 : 0);
+    } catch (const saga::step_failed&) {  // then without it
+    }
+    co_return moved;
+  }
+  if (what == "lock") {
+    const std::string resource = op.at("what");
+    const duration limit = op.at("is_hurried") ? duration(5ms) : duration::max();
+    try {
+      co_await s.lock(resource, limit);
+    } catch (const saga::step_failed&) {  // then without it
+      if (limit == duration::max()) throw;
+    }
+  }
+  if (what == "try") {
+    for (const json& ops : op.at("parts")) {
+      const script part{ops};
+      try {
+        co_return co_await s.nested<"try">(play, part);
+      } catch (const saga::aborted&) {  // the next one
+      }
+    }
+  }
   if (what == "nested") {
     const script part{op.at("ops")};
     int moved = 0;
@@ -207,7 +279,7 @@ class author {
 
   /// A whole program: at its end what it moved is given back, so that the money of a completed saga sums to zero.
   json write() {
-    json ops = part(0, true);
+    json ops = part(0, 0);
     const char* ends[] = {"give", "give for good", "give together"};
     const std::string end = ends[roll(3)];
     ops.push_back({{"do", end}, {"plan", plan(end != "give", false)}});
@@ -222,9 +294,9 @@ class author {
  private:
   std::string plan_of_success() {
     if (happens(60)) return "fine";
-    const char* hows[] = {"away", "lost", "ongoing", "hang", "fatal"};
-    const std::size_t how = roll(happens(10) ? 5 : 4);
-    return std::string(hows[how]) + ":" + std::to_string(how == 4 ? 1 : 1 + roll(2));
+    const char* hows[] = {"away", "lost", "ongoing", "hang", "beats", "fatal"};
+    const std::size_t how = roll(happens(10) ? 6 : 5);
+    return std::string(hows[how]) + ":" + std::to_string(how == 5 ? 1 : 1 + roll(2));
   }
   /// @param must_be_known  what never ends could not be undone with a result, nor be a point of no return.
   std::string plan(bool must_be_known, bool is_caught) {
@@ -232,11 +304,13 @@ class author {
     if (must_be_known || happens(50)) return "refused";
     return is_caught || happens(50) ? "dead" : "vanish";
   }
-  json one(std::size_t depth, bool may_wait) {
-    const std::size_t kind = roll(depth < 2 ? 18 : 10);
+  /// @param depth  of parts.
+  /// @param level  of sagas that call sagas.
+  json one(std::size_t depth, std::size_t level) {
+    const std::size_t kind = roll(depth < 2 ? 20 : 11);
     if (kind < 7) {
-      const char* names[] = {"blind", "maybe", "known", "together"};
-      const std::string name = names[roll(4)];
+      const char* names[] = {"blind", "maybe", "known", "together", "guest"};
+      const std::string name = names[roll(5)];
       const bool is_caught = happens(20);
       return {{"do", name},
               {"amount", static_cast<int>(1 + roll(50))},
@@ -244,34 +318,45 @@ class author {
               {"caught", is_caught}};
     }
     if (kind == 7) return {{"do", "sleep"}, {"amount", static_cast<int>(roll(300))}};
-    if (kind == 8 && may_wait) {
+    if (kind == 8 && level == 0) {  // a child gets none
       const bool is_sent = happens(80);
       return {{"do", "signal"},
               {"name", "s" + std::to_string(++signals_)},
               {"is_sent", is_sent},
               {"is_needed", happens(50)}};
     }
-    if (kind < 10) return {{"do", happens(10) ? "fail" : "sleep"}, {"amount", 1}};
-    if (kind < 12) {
+    if (kind == 9) {  // one a level: a child must not wait for its parent, nor two sagas for each other
+      return {{"do", "lock"}, {"what", "level " + std::to_string(level)}, {"is_hurried", happens(40)}};
+    }
+    if (kind < 11) return {{"do", happens(10) ? "fail" : "sleep"}, {"amount", 1}};
+    if (kind < 13) {
       return {{"do", "all"},
               {"is_undone_together", happens(50)},
-              {"left", part(depth + 1, may_wait)},
-              {"right", part(depth + 1, may_wait)}};
+              {"left", part(depth + 1, level)},
+              {"right", part(depth + 1, level)}};
     }
-    if (kind < 14) return {{"do", "nested"}, {"ops", part(depth + 1, may_wait)}};
-    if (kind == 14) {  // who wins is known: the right one fails, if it gets that far
-      json right = part(depth + 1, may_wait);
+    if (kind < 15) return {{"do", "nested"}, {"ops", part(depth + 1, level)}};
+    if (kind == 15) {  // who wins is known: the right one fails, if it gets that far
+      json right = part(depth + 1, level);
       right.push_back({{"do", "sleep"}, {"amount", static_cast<int>(roll(300))}});
       right.push_back({{"do", "fail"}});
-      return {{"do", "race"}, {"left", part(depth + 1, may_wait)}, {"right", std::move(right)}};
+      return {{"do", "race"}, {"left", part(depth + 1, level)}, {"right", std::move(right)}};
     }
-    // A child gets no signals, and would wait for what its parent has locked.
-    if (kind < 17 || !may_wait) return {{"do", "call"}, {"ops", part(depth + 1, false)}};
-    return {{"do", "lock"}};
+    if (kind == 16) {
+      json parts = json::array();
+      for (std::size_t n = 1 + roll(3); n > 0; --n) parts.push_back(part(depth + 1, level));
+      return {{"do", "try"}, {"parts", std::move(parts)}};
+    }
+    if (kind == 17) {
+      json plans = json::array();
+      for (std::size_t n = roll(4); n > 0; --n) plans.push_back(plan(false, false));
+      return {{"do", "rounds"}, {"plans", std::move(plans)}, {"races", happens(50)}};
+    }
+    return {{"do", "call"}, {"ops", part(depth + 1, level + 1)}};
   }
-  json part(std::size_t depth, bool may_wait) {
+  json part(std::size_t depth, std::size_t level) {
     json ops = json::array();
-    for (std::size_t n = 1 + roll(3); n > 0; --n) ops.push_back(one(depth, may_wait));
+    for (std::size_t n = 1 + roll(3); n > 0; --n) ops.push_back(one(depth, level));
     return ops;
   }
   std::mt19937_64 random_;
@@ -283,6 +368,9 @@ void collect_signals(const json& ops, std::vector<std::string>& names) {
     if (op.at("do") == "signal" && op.at("is_sent")) names.push_back(op.at("name"));
     for (const char* inner : {"left", "right", "ops"}) {
       if (op.contains(inner)) collect_signals(op[inner], names);
+    }
+    if (op.contains("parts")) {
+      for (const json& part : op["parts"]) collect_signals(part, names);
     }
   }
 }
@@ -329,6 +417,15 @@ class interpreter {
     if (what == "all") return play_branches(op, scope);
     if (what == "nested") return play_part(op.at("ops"), key_of(scope, "part"));
     if (what == "call") return play_part(op.at("ops"), key_of(scope, "child"));
+    if (what == "rounds") return play_part(steps_of_rounds(op), key_of(scope, "child"));
+    if (what == "scope") return play(op.at("ops"), key_of(scope, op.at("name")) + '/');
+    if (what == "try") {
+      for (const json& part : op.at("parts")) {
+        const int moved = play_part(part, key_of(scope, "try"));
+        if (!has_failed_) return moved;
+      }
+      return 0;
+    }
     if (what == "race") {
       (void)play_part(op.at("right"), key_of(scope, "right"));
       return play_part(op.at("left"), key_of(scope, "left"));
@@ -344,6 +441,18 @@ class interpreter {
     }
     if (!op.value("caught", false)) throw gives_up();
     return 0;
+  }
+  /// What the chain does.
+  static json steps_of_rounds(const json& op) {
+    json ops = json::array();
+    const auto add = [&ops](const char* scope, const char* step, int amount, const json& plan) {
+      json inner = json::array();
+      inner.push_back({{"do", step}, {"amount", amount}, {"plan", plan}});
+      ops.push_back({{"do", "scope"}, {"name", scope}, {"ops", std::move(inner)}});
+    };
+    for (const json& plan : op.at("plans")) add("round", "again", 3, plan);
+    if (op.at("races")) add("cheap", "cheap", 2, "fine");
+    return ops;
   }
   int play_branches(const json& op, const std::string& scope) {
     // Both have their names before either begins.
@@ -362,14 +471,18 @@ class interpreter {
   }
   int play_part(const json& ops, const std::string& path) {
     try {
-      return play(ops, path + '/');
+      const int moved = play(ops, path + '/');
+      has_failed_ = false;
+      return moved;
     } catch (const gives_up&) {
       std::erase_if(effects, [&](const auto& each) { return each.first.starts_with(id_ + '/' + path + '/'); });
+      has_failed_ = true;
       return 0;
     }
   }
   std::string id_;
   std::map<std::string, int> counts_;
+  bool has_failed_ = false;  // the last part
 };
 
 // ------------------------------------------------------------------------------------------------------ the simulation
@@ -417,6 +530,7 @@ class simulation {
     batch b;
     b.execute("create table effects(key text primary key, amount bigint not null)");
     co_await db_->commit(std::move(b));
+    gate_.emplace(co_await saga::barrier::open(*db_));
     for (auto& each : workers_) co_await replace(each);
     for (std::size_t i = 0; i < count; ++i) {
       subjects_.push_back({"r" + std::to_string(seed_) + "-" + std::to_string(i), {random_.write()}});
@@ -444,7 +558,9 @@ class simulation {
     saga::engine engine = co_await saga::engine::open(*db_, hurried());
     engine.provide(world_);
     engine.provide(*db_);
-    engine.define("play", play, blind, maybe, known, together, give, give_for_good, give_together, tell);
+    engine.provide(*gate_);
+    engine.define("play", play, blind, maybe, known, together, guest, give, give_for_good, give_together, tell);
+    engine.define(rounds);
     const auto executor = co_await net::this_coro::executor;
     which = std::make_unique<mortal>(std::move(engine), executor, 20 + random_.roll(300));
   }
@@ -510,12 +626,18 @@ class simulation {
         const auto history = co_await desk.show(info.id);
         const auto intent =
             std::ranges::find_if(history.entries, [&](const auto& e) { return e.kind == "intent" && e.key == key; });
-        const int amount = intent->payload.at("arguments").at(0);
+        const json& arguments = intent->payload.at("arguments");  // a chain's step has none
+        const int amount = arguments.is_array() ? arguments.at(0).get<int>() : 3;
         co_await desk.skip(info.id, key, amount, by);
-        if (intent->step == "together" || intent->step == "give together") {
+        if (intent->step == "together" || intent->step == "give together" || intent->step == "guest") {
           batch b;
           b.execute("insert into effects(key, amount) values($1, $2)", info.id + '/' + key, amount);
-          co_await db_->commit(std::move(b));
+          if (intent->step == "guest") {  // with the service's knowledge, or its undo would find nothing to do
+            const saga::participant_call call(info.id, key, history.info.epoch);
+            (void)co_await gate_->act(call, std::move(b), amount);
+          } else {
+            co_await db_->commit(std::move(b));
+          }
         } else {
           world_.act(info.id + '/' + key, amount);
         }
@@ -531,7 +653,7 @@ class simulation {
     ++seen_.meddled;
     const saga::decision by("eve", "why not");
     try {
-      switch (random_.roll(7)) {
+      switch (random_.roll(9)) {
         case 0: {
           const auto& worker = workers_[random_.roll(workers_.size())];
           co_await worker->engine.cancel(s.id, "changed my mind");
@@ -562,9 +684,9 @@ class simulation {
         default: {  // another owner, while the present one acts
           batch b;
           const std::size_t taken = b.execute(
-              "update cofferdam_sagas set epoch = epoch + 1, owner = null, wake_at = 0 where id = $1 and state in (0, "
-              "2)",
-              s.id);
+              "update cofferdam_sagas set epoch = epoch + 1, owner = null, wake_at = 0 where (id = $1 or id like $2) "
+              "and state in (0, 2)",
+              s.id, s.id + "/%");
           const auto done = co_await db_->commit(std::move(b));
           seen_.takeovers += done[taken].affected();
         }
@@ -616,6 +738,7 @@ class simulation {
   tally& seen_;
   std::uint64_t seed_;
   std::optional<database> db_;
+  std::optional<saga::barrier> gate_;
   world world_;
   std::vector<subject> subjects_;
   std::map<std::string, std::vector<std::string>> unsent_;

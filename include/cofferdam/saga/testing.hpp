@@ -11,6 +11,7 @@
 #include <cofferdam/saga/engine.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
@@ -54,8 +55,11 @@ class crash_explorer {
   crash_explorer& check(std::function<awaitable<void>(database&, const std::string& where)> how) {
     return check_ = std::move(how), *this;
   }
-  /// Lets the engine that takes over die, too, at every point.
-  crash_explorer& twice(bool on = true) { return twice_ = on, *this; }
+  /// Lets the engine that takes over die, too: at every point, or at about one of `one_of`, which ones `seed` decides;
+  /// 0: at none.
+  crash_explorer& twice(std::size_t one_of = 1, std::uint64_t seed = 1) {
+    return one_of_ = one_of, seed_ = seed, *this;
+  }
 
   /// Must run in virtual time. Errors: std::logic_error naming the point, when a saga does not end; what the functions
   /// throw.
@@ -70,7 +74,8 @@ class crash_explorer {
   std::function<void()> reset_;
   std::function<awaitable<void>(engine&)> begin_;
   std::function<awaitable<void>(database&, const std::string&)> check_;
-  bool twice_ = false;
+  std::size_t one_of_ = 0;
+  std::uint64_t seed_ = 1;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga

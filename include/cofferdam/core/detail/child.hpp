@@ -190,16 +190,11 @@ awaitable<void> run_owned_task(child_result<T>& result, F task, Args... args) {
   co_await run_task<T>(result, task, args...);
 }
 
-template <class T, class Report> struct child_of {
-  template <class Handler> using type = child<T, Report, Handler>;
-  using room = detail::room<type>;
-};
-
 template <class T, class Report> struct initiate_child {
   // The arguments live in the frame of Asio's initiating coroutine, which is suspended until the handler is called: a
   // child that is waited for may refer to them, one that is left behind must not.
   template <class Handler, class F, class... Args>
-  void operator()(Handler handler, typename child_of<T, Report>::room taken, child_options&& options, F&& task,
+  void operator()(Handler handler, room<child, T, Report> taken, child_options&& options, F&& task,
                   Args&&... args) const {
     const reference<child<T, Report, Handler>> self(taken.make(std::move(handler)));
     self->start(std::move(options), [&](child_result<T>& result) {
@@ -212,8 +207,8 @@ template <class T, class Report> struct initiate_child {
 /// Runs `task(args...)` as a child; throws what it throws (`throwing`) or yields an outcome (`reporting`).
 template <class T, class Report, class F, class... Args> auto run_child(child_options options, F task, Args... args) {
   return net::async_initiate<const net::use_awaitable_t<>&, typename Report::template signature_of<T>::type>(
-      initiate_child<T, Report>{}, net::use_awaitable, typename child_of<T, Report>::room(), std::move(options),
-      std::move(task), std::move(args)...);
+      initiate_child<T, Report>{}, net::use_awaitable, room<child, T, Report>(), std::move(options), std::move(task),
+      std::move(args)...);
 }
 
 }  // namespace detail

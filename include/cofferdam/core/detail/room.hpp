@@ -16,22 +16,23 @@ struct some_handler {
   void* coroutine;
 };
 
-/// Room for one `Shared<some_handler>`, and so for one of any handler.
-template <template <class> class Shared> class room {
+/// Room for one `Shared<Bound..., some_handler>`, and so for one of any handler.
+template <template <class...> class Shared, class... Bound> class room {
  public:
   room() : memory_(::operator new(size)) {}
 
   /// Once. The object is `counted`, which gives its memory back.
-  template <class Handler, class... Args> Shared<Handler>* make(Handler handler, Args&&... args) noexcept {
-    static_assert(sizeof(Shared<Handler>) <= size && alignof(Shared<Handler>) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
-    return ::new (memory_.release()) Shared<Handler>(std::move(handler), std::forward<Args>(args)...);
+  template <class Handler, class... Args> Shared<Bound..., Handler>* make(Handler handler, Args&&... args) noexcept {
+    using made = Shared<Bound..., Handler>;
+    static_assert(sizeof(made) <= size && alignof(made) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+    return ::new (memory_.release()) made(std::move(handler), std::forward<Args>(args)...);
   }
 
  private:
   struct give_back {
     void operator()(void* memory) const noexcept { ::operator delete(memory); }
   };
-  static constexpr std::size_t size = sizeof(Shared<some_handler>);
+  static constexpr std::size_t size = sizeof(Shared<Bound..., some_handler>);
   std::unique_ptr<void, give_back> memory_;
 };
 

@@ -89,7 +89,7 @@ class race_base : public counted, private timer_entry {
   signals signals_;
 };
 
-template <class T, class Handler, class Make> class race final : public race_base {
+template <class T, class Make, class Handler> class race final : public race_base {
  public:
   race(Handler handler, hedge_scope& hedges, bool leave, const Make& make, race_base::signals s) noexcept
       : race_base(net::get_associated_executor(handler), hedges, leave, std::move(s)),
@@ -132,16 +132,11 @@ template <class T, class Handler, class Make> class race final : public race_bas
   std::optional<outcome<T>> result_;  // the winner's, and until there is one the first attempt's
 };
 
-template <class T, class Make> struct race_of {
-  template <class Handler> using type = race<T, Handler, Make>;
-  using room = detail::room<type>;
-};
-
 template <class T, class Make> struct initiate_race {
   template <class Handler>
-  void operator()(Handler handler, typename race_of<T, Make>::room taken, hedge_scope* hedges, bool leave,
-                  const Make& make, std::unique_ptr<net::cancellation_signal[]> signals) const {
-    const reference<race<T, Handler, Make>> self(
+  void operator()(Handler handler, room<race, T, Make> taken, hedge_scope* hedges, bool leave, const Make& make,
+                  std::unique_ptr<net::cancellation_signal[]> signals) const {
+    const reference<race<T, Make, Handler>> self(
         taken.make(std::move(handler), *hedges, leave, make, std::move(signals)));
     self->start();
   }
@@ -153,7 +148,7 @@ template <class T, class Make> struct initiate_race {
 /// Executor: the caller's, which must order its handlers. Cancellation: reaches all attempts; all are waited for.
 template <class T, class Make> auto run_race(hedge_scope& hedges, bool leave, const Make& make) {
   return net::async_initiate<const net::use_awaitable_t<>&, void(race_result<T>)>(
-      initiate_race<T, Make>{}, net::use_awaitable, typename race_of<T, Make>::room(), &hedges, leave, make,
+      initiate_race<T, Make>{}, net::use_awaitable, room<race, T, Make>(), &hedges, leave, make,
       std::make_unique<net::cancellation_signal[]>(hedges.max_attempts()));
 }
 
