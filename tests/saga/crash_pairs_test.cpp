@@ -1,5 +1,5 @@
-// Each way to get on and to be undone in a saga of its own, killed at every pair of points. COFFERDAM_CRASH_PAIRS: at
-// one of how many; which ones, COFFERDAM_SAGA_SEED decides.
+// Each way to get on and to be undone in a saga of its own, killed at one of ten pairs of points: COFFERDAM_CRASH_PAIRS
+// says at one of how many (1: all), COFFERDAM_SAGA_SEED at which ones.
 #include "count_from.hpp"
 #include "ledger.hpp"
 
@@ -142,7 +142,7 @@ const endings completes{{"t-1", {"completed"}}};
 const endings goes_back{{"t-1", {"compensated"}}};
 
 awaitable<void> die_twice(std::function<awaitable<void>(saga::engine&, world&)> begin, endings expected) {
-  const auto pairs = static_cast<std::size_t>(test::count_from("COFFERDAM_CRASH_PAIRS", 1));
+  const auto pairs = static_cast<std::size_t>(test::count_from("COFFERDAM_CRASH_PAIRS", 10));
   const auto seed = test::count_from("COFFERDAM_SAGA_SEED", 1);
   const auto explored = co_await explore(define, std::move(begin), std::move(expected), pairs, seed);
   CHECK(explored.points >= 8);
