@@ -134,7 +134,10 @@ awaitable<int> leave_beat(saga::step_context& context, int turns) {
   co_return turns;
 }
 constexpr auto hasty = saga::step<"hasty", &leave_beat>;
-saga::task<int> hasty_saga(saga::scope& s, int turns) { co_return co_await s.run(hasty, turns); }
+saga::task<int> hasty_saga(saga::scope& s, int turns) {
+  (void)co_await s.run(hasty, turns);
+  co_return co_await s.run(hasty, turns);
+}
 
 }  // namespace lives
 
