@@ -519,7 +519,6 @@ void circuit_core::forget_probes_locked() noexcept {
 
 void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window) {
   const circuit_state from = state();
-  note_time(now);
   forget_probes_locked();
   would_open_announced_ = false;
   if (clear_window) {
@@ -559,7 +558,6 @@ void circuit_core::open_locked(circuit_cause cause, time_point now, duration len
   ramping_ = false;
   break_duration_ = length;
   opened_at_ = now;
-  note_time(now);
   publish_word_locked(circuit_state::open, true, false);
   announce_locked(circuit_event_kind::opened, from, circuit_state::open, cause, now, counts);
 }

@@ -443,6 +443,16 @@ TEST_CASE("a good call is not taken for harmless where it can make others weigh 
   CHECK(core.state() == circuit_state::open);
 }
 
+TEST_CASE("a window with as many failures as abandoned calls is no clean one", "[circuit]") {
+  circuit_core core(a_name(), {.minimum_calls = 4, .abandoned = abandoned_policy::by_share});
+  for (int i = 0; i < 2; ++i) call(core, bad);
+  for (int i = 0; i < 2; ++i) call(core, outcome_class::abandoned);
+  call(core, good);
+  CHECK(core.state() == circuit_state::closed);
+  call(core, good);  // two of four
+  CHECK(core.state() == circuit_state::open);
+}
+
 TEST_CASE("a slice that was harmless is so no longer when calls in it were abandoned", "[circuit]") {
   circuit_core core(a_name(), {.failure_ratio = 1,
                                .slow_call_duration = 1s,
@@ -796,9 +806,12 @@ TEST_CASE("while it is open the cheap clock is enough, until ten milliseconds be
   CHECK(core.refuse_while_open(present + 10s).retry_after() == 20s);
   CHECK(core.stats(std::nullopt).remaining_break == 20s);
   CHECK(core.stats(std::nullopt).rejected == 1);
+  circuit_permit permit;
+  CHECK(core.admit(permit, present + 15s).retry_after() == duration(15s));  // by the exact one
+  CHECK(core.stats(std::nullopt).remaining_break == 15s);
   CHECK(core.refuse_while_open(present + 30s - 10ms - 1ns).retry_after() == 10ms + 1ns);
   CHECK_FALSE(core.refuse_while_open(present + 30s - 10ms));
-  CHECK(core.stats(std::nullopt).rejected == 2);
+  CHECK(core.stats(std::nullopt).rejected == 3);
 }
 
 TEST_CASE("a break that began with a call is one for the cheap clock, one that was ended is not", "[circuit]") {
