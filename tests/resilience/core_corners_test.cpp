@@ -443,14 +443,25 @@ TEST_CASE("a good call is not taken for harmless where it can make others weigh 
   CHECK(core.state() == circuit_state::open);
 }
 
-TEST_CASE("a window with as many failures as abandoned calls is no clean one", "[circuit]") {
-  circuit_core core(a_name(), {.minimum_calls = 4, .abandoned = abandoned_policy::by_share});
-  for (int i = 0; i < 2; ++i) call(core, bad);
-  for (int i = 0; i < 2; ++i) call(core, outcome_class::abandoned);
-  call(core, good);
-  CHECK(core.state() == circuit_state::closed);
-  call(core, good);  // two of four
-  CHECK(core.state() == circuit_state::open);
+TEST_CASE("a window with as many failures as abandoned or slow calls is no clean one", "[circuit]") {
+  SECTION("abandoned") {
+    circuit_core core(a_name(), {.minimum_calls = 4, .abandoned = abandoned_policy::by_share});
+    for (int i = 0; i < 2; ++i) call(core, bad);
+    for (int i = 0; i < 2; ++i) call(core, outcome_class::abandoned);
+    call(core, good);
+    CHECK(core.state() == circuit_state::closed);
+    call(core, good);  // two of four
+    CHECK(core.state() == circuit_state::open);
+  }
+  SECTION("slow") {
+    circuit_core core(a_name(), {.failure_ratio = 0.3, .slow_call_duration = 1s, .minimum_calls = 6});
+    for (int i = 0; i < 2; ++i) call(core, bad);
+    for (int i = 0; i < 2; ++i) end(core, entered(core), good, present + 2s);
+    call(core, good);
+    CHECK(core.state() == circuit_state::closed);
+    call(core, good);  // two of six
+    CHECK(core.state() == circuit_state::open);
+  }
 }
 
 TEST_CASE("a slice that was harmless is so no longer when calls in it were abandoned", "[circuit]") {
