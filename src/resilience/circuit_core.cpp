@@ -129,6 +129,7 @@ void circuit_core::reconfigure(const circuit_breaker_options& changed) {
     made->earlier.reset(memory);
     memory_.store(made.release(), std::memory_order_release);
   }
+  due_ = {};
   content_.store(window_content::some, std::memory_order_relaxed);
   newest_bad_slice_.store(0, std::memory_order_relaxed);  // what the window holds must be judged anew
   sound_slice_.store(nothing_bad, std::memory_order_relaxed);
@@ -357,7 +358,9 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     collect_good_calls_locked(*memory);
     auto& window = *memory->by_count;
     window.add(how.failed, how.slow, how.abandoned);
-    const bool trips = judge(weigh(window.counts())) != circuit_cause::none;
+    const window_counts counts = weigh(window.counts());
+    const circuit_cause verdict = judge(counts);
+    const bool trips = verdict != circuit_cause::none;
     // Good calls change nothing in the end if they can only push out bad ones that do not trip.
     const bool can_wait = window.is_full() && window.counts().abandoned == 0 && !trips;
     content_.store(window.is_clean() ? window_content::clean
@@ -366,6 +369,7 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
                    std::memory_order_relaxed);
     record_latency_locked(*memory, latency, ended);
     const bool too_many = count_in_a_row(*memory, how);
+    if (trips && !is_spared()) due_ = {verdict, counts};
     return too_many || (trips && !is_spared());
   }
   count(*memory, result, slow);
@@ -479,6 +483,7 @@ void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool
   const bool passes = mode == circuit_mode::disabled || mode == circuit_mode::metrics_only || (closed && !ramping_);
   if (passes) word |= passes_flag;
   if (passes && mode != circuit_mode::disabled && counts_calls() && !wants_end()) word |= plain_flag;
+  if (new_epoch) due_ = {};
   if (new_epoch && flight_) flight_->clear();
   const bool certain = state == circuit_state::open && mode == circuit_mode::normal && !break_starts_later_;
   refuses_until_.store(
@@ -601,10 +606,16 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     counts = {probed_.successes + probed_.failures, probed_.failures, probed_.slow, probed_.abandoned};
   } else {
     const auto* memory = memory_.load(std::memory_order_acquire);
-    if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed))
+    if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed)) {
+      due_ = {};
       return;
+    }
     counts = weigh(window_at_locked(word, now));
     cause = judge(counts);
+    if (cause == circuit_cause::none) {
+      cause = due_.cause;
+      counts = due_.cause == circuit_cause::none ? counts : due_.counts;
+    }
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
     }
@@ -613,6 +624,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     }
     if (cause == circuit_cause::none) return;
     if (mode_ == circuit_mode::metrics_only) {
+      due_ = {};
       if (!std::exchange(would_open_announced_, true)) {
         announce_locked(circuit_event_kind::would_open, state(), circuit_state::open, cause, now, counts);
       }

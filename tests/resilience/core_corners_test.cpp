@@ -194,6 +194,64 @@ TEST_CASE("when all probes have told and nobody has asked for the verdict yet, f
   CHECK(core.state() == circuit_state::closed);
 }
 
+TEST_CASE("a verdict on a count window stands, though calls that end meanwhile push out its reason", "[circuit]") {
+  circuit_breaker_options options{.minimum_calls = 3, .window_calls = 4};
+  const auto trip = [](circuit_core& core) {
+    std::vector<circuit_permit> permits;
+    for (int i = 0; i < 7; ++i) permits.push_back(entered(core));
+    (void)core.record(permits[0], bad, present);
+    (void)core.record(permits[1], bad, present);
+    CHECK(core.record(permits[2], good, present));
+    for (std::size_t i = 3; i < permits.size(); ++i) (void)core.record(permits[i], good, present);
+    CHECK(core.stats(present).failures == 0);
+    return permits[2];
+  };
+  {
+    circuit_core core(a_name(), options);
+    const auto last = trip(core);
+    core.evaluate(last, present, nullptr);
+    CHECK(core.state() == circuit_state::open);
+  }
+  {  // unless other rules came into force, a person was faster, or it only measures
+    circuit_core core(a_name(), options);
+    const auto last = trip(core);
+    options.break_duration = 1s;
+    core.reconfigure(options);
+    core.evaluate(last, present, nullptr);
+    CHECK(core.state() == circuit_state::closed);
+    const auto again = trip(core);
+    core.reset();
+    core.evaluate(again, present, nullptr);
+    core.evaluate(entered(core), present, nullptr);
+    CHECK(core.state() == circuit_state::closed);
+  }
+  options.mode = circuit_mode::metrics_only;
+  circuit_core core(a_name(), options);
+  int would_open = 0;
+  const auto listening = core.events().subscribe([&would_open](const circuit_event& e) {
+    if (e.kind == circuit_event_kind::would_open) ++would_open;
+  });
+  const auto last = trip(core);
+  core.evaluate(last, present, nullptr);
+  core.drain_events();
+  CHECK(would_open == 1);
+  core.set_mode(circuit_mode::normal);
+  core.evaluate(entered(core), present, nullptr);
+  CHECK(core.state() == circuit_state::closed);
+}
+
+TEST_CASE("a verdict that comes while a circuit warms up is forgotten", "[circuit]") {
+  circuit_core core(a_name(), {.minimum_calls = 2, .warm_up = 10s, .window_calls = 2});
+  const auto first = entered(core), second = entered(core), third = entered(core), fourth = entered(core);
+  end(core, first, bad);
+  end(core, second, bad);
+  CHECK(core.state() == circuit_state::closed);
+  end(core, third, good);
+  end(core, fourth, good);
+  core.evaluate(entered(core, present + 11s), present + 11s, nullptr);
+  CHECK(core.state() == circuit_state::closed);
+}
+
 TEST_CASE("a circuit that is not open is not refused for being open", "[circuit]") {
   circuit_core core(a_name(), {});
   CHECK_FALSE(core.refuse_while_open(present));

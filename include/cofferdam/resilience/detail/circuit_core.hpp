@@ -271,6 +271,10 @@ class circuit_core {
   struct {
     std::uint32_t successes = 0, failures = 0, slow = 0, abandoned = 0;  // a slow one is one of the first two as well
   } probed_;
+  struct {
+    circuit_cause cause = circuit_cause::none;
+    window_counts counts;
+  } due_;  // what a count window was found to be and nobody has acted on yet: later calls may push out the reason
   time_point opened_at_{};
   duration break_duration_{};
 };
