@@ -113,9 +113,10 @@ void circuit_core::reconfigure(const circuit_breaker_options& changed) {
   const circuit_breaker_options before = options();
   if (changed == before) return;
   const auto shape = [](const circuit_breaker_options& o) {
-    return std::tuple(o.window_calls, o.window_calls > 0 && !o.record_latency ? duration() : o.window, o.buckets,
-                      o.slow_call_duration > duration::zero(), o.record_latency, o.one_strand,
-                      o.abandoned == abandoned_policy::by_share);
+    const bool measures_slow = o.slow_call_duration > duration::zero();
+    const bool is_timed = o.window_calls == 0 || o.record_latency || measures_slow;
+    return std::tuple(o.window_calls, is_timed ? o.window : duration(), o.buckets, measures_slow, o.record_latency,
+                      o.one_strand, o.abandoned == abandoned_policy::by_share);
   };
   auto* memory = memory_.load(std::memory_order_acquire);
   std::unique_ptr<working_memory> made;
@@ -128,6 +129,7 @@ void circuit_core::reconfigure(const circuit_breaker_options& changed) {
     made->earlier.reset(memory);
     memory_.store(made.release(), std::memory_order_release);
   }
+  due_ = {};
   content_.store(window_content::some, std::memory_order_relaxed);
   newest_bad_slice_.store(0, std::memory_order_relaxed);  // what the window holds must be judged anew
   sound_slice_.store(nothing_bad, std::memory_order_relaxed);
@@ -350,13 +352,15 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
     const std::lock_guard lock(mutex_);
     if (!is_current(permit.word) || memory != memory_.load(std::memory_order_relaxed)) {
       memory->late.fetch_add(1, std::memory_order_relaxed);
-      return false;
+      return false;  // while this one waited for the lock
     }
     count(*memory, result, slow);
     collect_good_calls_locked(*memory);
     auto& window = *memory->by_count;
     window.add(how.failed, how.slow, how.abandoned);
-    const bool trips = judge(weigh(window.counts())) != circuit_cause::none;
+    const window_counts counts = weigh(window.counts());
+    const circuit_cause verdict = judge(counts);
+    const bool trips = verdict != circuit_cause::none;
     // Good calls change nothing in the end if they can only push out bad ones that do not trip.
     const bool can_wait = window.is_full() && window.counts().abandoned == 0 && !trips;
     content_.store(window.is_clean() ? window_content::clean
@@ -365,6 +369,7 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
                    std::memory_order_relaxed);
     record_latency_locked(*memory, latency, ended);
     const bool too_many = count_in_a_row(*memory, how);
+    if (trips && !is_spared()) due_ = {verdict, counts};
     return too_many || (trips && !is_spared());
   }
   count(*memory, result, slow);
@@ -403,7 +408,6 @@ bool circuit_core::judge_by_time(const working_memory& memory, unsigned generati
            !newest_bad_slice_.compare_exchange_weak(newest_bad, slice, std::memory_order_relaxed)) {
     }
     if (newest_bad == nothing_bad) rare_fence();  // it was clean until now
-    newest_bad = std::max(newest_bad, slice);
   } else if (newest_bad == nothing_bad) [[likely]] {
     return false;
   } else {
@@ -422,15 +426,11 @@ bool circuit_core::judge_by_time(const working_memory& memory, unsigned generati
       rare_fence();
     }
   }
-  if (judge(weigh(counts)) != circuit_cause::none) {
-    sound_slice_.store(nothing_bad, std::memory_order_relaxed);  // whether or not it may open now
-    return true;
-  }
+  const bool trips = judge(weigh(counts)) != circuit_cause::none;  // whether or not it may open now
   // Until older calls leave the window, good ones only make its ratios better.
-  if (counts.calls >= effective_minimum() && counts.abandoned == 0) {
-    sound_slice_.store(present, std::memory_order_relaxed);
-  }
-  return false;
+  const bool is_sound = counts.calls >= effective_minimum() && counts.abandoned == 0 && !trips;
+  sound_slice_.store(is_sound ? present : nothing_bad, std::memory_order_relaxed);
+  return trips;
 }
 
 void circuit_core::abandon(const circuit_permit& permit) noexcept {
@@ -483,6 +483,7 @@ void circuit_core::publish_word_locked(circuit_state state, bool new_epoch, bool
   const bool passes = mode == circuit_mode::disabled || mode == circuit_mode::metrics_only || (closed && !ramping_);
   if (passes) word |= passes_flag;
   if (passes && mode != circuit_mode::disabled && counts_calls() && !wants_end()) word |= plain_flag;
+  if (new_epoch) due_ = {};
   if (new_epoch && flight_) flight_->clear();
   const bool certain = state == circuit_state::open && mode == circuit_mode::normal && !break_starts_later_;
   refuses_until_.store(
@@ -523,14 +524,13 @@ void circuit_core::forget_probes_locked() noexcept {
 
 void circuit_core::transition_locked(circuit_state to, circuit_cause cause, time_point now, bool clear_window) {
   const circuit_state from = state();
-  note_time(now);
   forget_probes_locked();
   would_open_announced_ = false;
   if (clear_window) {
     auto* memory = memory_.load(std::memory_order_acquire);
     content_.store(window_content::some, std::memory_order_relaxed);
     newest_bad_slice_.store(nothing_bad, std::memory_order_relaxed);
-    sound_slice_.store(nothing_bad, std::memory_order_relaxed);
+    sound_slice_.store(nothing_bad, std::memory_order_relaxed);  // the next bad call says so, too, but later
     if (memory != nullptr) {
       memory->in_a_row.store(0, std::memory_order_relaxed);
       // The other generation was in use two epochs ago at the latest; a writer of the present one never touches it.
@@ -563,8 +563,6 @@ void circuit_core::open_locked(circuit_cause cause, time_point now, duration len
   ramping_ = false;
   break_duration_ = length;
   opened_at_ = now;
-  note_time(now);
-  forget_probes_locked();
   publish_word_locked(circuit_state::open, true, false);
   announce_locked(circuit_event_kind::opened, from, circuit_state::open, cause, now, counts);
 }
@@ -608,10 +606,16 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     counts = {probed_.successes + probed_.failures, probed_.failures, probed_.slow, probed_.abandoned};
   } else {
     const auto* memory = memory_.load(std::memory_order_acquire);
-    if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed))
+    if (memory != nullptr && now.time_since_epoch().count() < memory->warm_until.load(std::memory_order_relaxed)) {
+      due_ = {};
       return;
+    }
     counts = weigh(window_at_locked(word, now));
     cause = judge(counts);
+    if (cause == circuit_cause::none) {
+      cause = due_.cause;
+      counts = due_.cause == circuit_cause::none ? counts : due_.counts;
+    }
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
     }
@@ -620,6 +624,7 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     }
     if (cause == circuit_cause::none) return;
     if (mode_ == circuit_mode::metrics_only) {
+      due_ = {};
       if (!std::exchange(would_open_announced_, true)) {
         announce_locked(circuit_event_kind::would_open, state(), circuit_state::open, cause, now, counts);
       }
@@ -635,16 +640,20 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
   open_locked(cause, now, length, counts);
 }
 
-bool circuit_core::pass(circuit_permit& permit, time_point now) {
+bool circuit_core::try_admit_at(circuit_permit& permit, time_point now) const noexcept {
   if (!try_admit(permit)) return false;
   permit.started = now;
+  return true;
+}
+
+bool circuit_core::pass(circuit_permit& permit, time_point now) {
+  if (!try_admit_at(permit, now)) return false;
   if (!watches_flight() || !permit.recorded) return true;
   std::unique_lock lock(mutex_);
   if (flight_ && flight_->slow(now) >= options().slow_in_flight) {
     lock.unlock();
     evaluate(permit, now, nullptr);
-    if (!try_admit(permit)) return false;  // opened; metrics_only just says so
-    permit.started = now;
+    if (!try_admit_at(permit, now)) return false;  // opened; metrics_only just says so
     lock.lock();
   }
   permit.watched = flight_ && is_current(permit.word);
@@ -696,10 +705,7 @@ failure circuit_core::admit(circuit_permit& permit, time_point now, bool counts)
   const std::lock_guard lock(mutex_);
   auto* memory = memory_.load(std::memory_order_relaxed);
   note_time(now);
-  if (try_admit(permit)) {
-    permit.started = now;
-    return {};
-  }
+  if (try_admit_at(permit, now)) return {};
   const auto refuse = [&](errc code, std::optional<duration> retry_after) {
     return refuse_locked(*memory, code, retry_after, counts);
   };

@@ -138,7 +138,7 @@ class Workshop:
         entry = next(entry for entry in self.commands if target in entry["command"])
         command = entry["command"].split()
         command = [command[0], "-fsanitize=address", *(f"-I{place}" for place in includes),
-                   *command[1:command.index("-o")], "-g0", "-w", "-c", source, "-o", str(out)]
+                   *command[1:command.index("-o")], "-O1", "-g0", "-w", "-c", source, "-o", str(out)]
         ended = subprocess.run(command, cwd=entry["directory"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                text=True)
         return ended.stderr if ended.returncode != 0 else ""

@@ -285,27 +285,30 @@ TEST_CASE("a budget is earned and spent as if one after the other", "[budget][li
 namespace {
 
 struct circuit_use {
-  std::uint32_t call;  // whose entering, or leaving
-  enum { enter, leave } kind;
+  std::uint32_t call;  // whose entering, leaving, or carrying out what its leaving led to
+  enum { enter, leave, decide } kind;
   bool said;  // admitted, or a failure
 };
 std::string to_string(const circuit_use& op) {
   const std::string call = " (call " + std::to_string(op.call) + ")";
   if (op.kind == circuit_use::enter) return (op.said ? "entered" : "was refused") + call;
+  if (op.kind == circuit_use::decide) return "decided" + call;
   return (op.said ? "failed" : "succeeded") + call;
 }
 
-/// The last four calls; opens for good at two failures of at least three calls.
+/// The last four calls; two failures of at least three calls are a verdict, which stands until somebody who saw one
+/// carries it out: the circuit is open for good.
 struct circuit_model {
   std::vector<bool> failed;  // the newest last
-  bool open = false;
+  bool is_due = false, open = false;
 
   bool apply(const circuit_use& op) {
     if (op.kind == circuit_use::enter) return op.said != open;
+    if (op.kind == circuit_use::decide) return open = open || is_due;
     if (open) return true;  // too late to count
     failed.push_back(op.said);
     if (failed.size() > 4) failed.erase(failed.begin());
-    open = failed.size() >= 3 && std::ranges::count(failed, true) >= 2;
+    is_due = is_due || (failed.size() >= 3 && std::ranges::count(failed, true) >= 2);
     return true;
   }
   friend auto operator<=>(const circuit_model&, const circuit_model&) = default;
@@ -313,14 +316,17 @@ struct circuit_model {
 
 struct shared_circuit {
   explicit shared_circuit(bool by_time)
-      : core(std::make_shared<const std::string>("circuit"),
+      : decides_at_once(by_time),
+        core(std::make_shared<const std::string>("circuit"),
              {.failure_ratio = by_time ? 1e-9 : 0.5,
               .minimum_calls = 3,
               .window = 10s,
               .window_calls = by_time ? std::size_t{0} : std::size_t{4}}) {}
 
+  bool decides_at_once;
   detail::circuit_core core;
   std::array<std::optional<detail::circuit_permit>, threads> permits;
+  std::array<bool, threads> decides{};
   std::array<std::uint32_t, threads> calls{};
 };
 
@@ -335,12 +341,19 @@ circuit_use use_circuit(shared_circuit& shared, std::size_t thread, std::mt19937
     if (!admitted) permit.reset();
     return {number, circuit_use::enter, admitted};
   }
+  if (std::exchange(shared.decides[thread], false)) {
+    core.evaluate(*permit, now, nullptr);
+    permit.reset();
+    return {number - 1, circuit_use::decide, true};
+  }
   ++shared.calls[thread];
   const bool failed = random() % 3 == 0;
   const bool counted = !failed && core.record_clean_success(*permit);
   const auto result = failed ? outcome_class::failure : outcome_class::success;
-  if (!counted && core.record(*permit, result, now)) core.evaluate(*permit, now, nullptr);
-  permit.reset();
+  const bool decides = !counted && core.record(*permit, result, now);
+  if (decides && shared.decides_at_once) core.evaluate(*permit, now, nullptr);
+  shared.decides[thread] = decides && !shared.decides_at_once;
+  if (!shared.decides[thread]) permit.reset();
   return {number, circuit_use::leave, failed};
 }
 

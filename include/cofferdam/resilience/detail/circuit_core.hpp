@@ -191,7 +191,8 @@ class circuit_core {
     [[nodiscard]] bool is_bad() const noexcept { return failed || slow || abandoned; }
   };
   static void count(working_memory& memory, outcome_class result, bool slow) noexcept;
-  /// As `try_admit`, and watches the call if calls in flight are watched.
+  [[nodiscard]] bool try_admit_at(circuit_permit& permit, time_point now) const noexcept;
+  /// As `try_admit_at`, and watches the call if calls in flight are watched.
   [[nodiscard]] bool pass(circuit_permit& permit, time_point now);
   [[nodiscard]] failure ramp_up_locked(circuit_permit& permit, time_point now, working_memory& memory, bool counts);
   [[nodiscard]] failure refuse_locked(working_memory& memory, errc code, std::optional<duration> retry_after,
@@ -270,6 +271,10 @@ class circuit_core {
   struct {
     std::uint32_t successes = 0, failures = 0, slow = 0, abandoned = 0;  // a slow one is one of the first two as well
   } probed_;
+  struct {
+    circuit_cause cause = circuit_cause::none;
+    window_counts counts;
+  } due_;  // what a count window was found to be and nobody has acted on yet: later calls may push out the reason
   time_point opened_at_{};
   duration break_duration_{};
 };
