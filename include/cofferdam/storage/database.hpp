@@ -41,8 +41,8 @@ struct database_options {
   duration busy_timeout = std::chrono::seconds(5);  ///< how long to wait for another process's lock
   std::int64_t checkpoint_pages = 10'000;           ///< size of the write-ahead log that is moved into the database
   std::size_t cached_bytes = 16 << 20;              ///< SQLite: how much of the file each connection may keep in memory
-  bool create = true;                                  ///< make the file when it is not there
-  std::size_t connections = 4;                         ///< PostgreSQL: connections that write; `readers` others read
+  bool create = true;                               ///< make the file when it is not there
+  std::size_t connections = 4;                      ///< PostgreSQL: connections that write; `readers` others read
   duration connect_timeout = std::chrono::seconds(5);  ///< PostgreSQL
   /// PostgreSQL: how long a statement may take; then it ends with `database_busy`, and where the server does not even
   /// say so, its connection counts as lost. Raise it for migrations that take longer. At least a millisecond.
