@@ -26,8 +26,8 @@ namespace crowds {
 
 constexpr int clients = 6, waves = 12, size = 40;
 
-/// One wave; how many of it have ended when the time is over. A NATS publisher that takes its connection for lost, since
-/// most of what is on its way was left, gives up the rest, too: then the end is a failure.
+/// One wave; how many of it have ended when the time is over. A NATS publisher that takes its connection for lost,
+/// since most of what is on its way was left, gives up the rest, too: then the end is a failure.
 awaitable<int> publish_wave(publisher& to, int client, int number, duration limit) {
   std::vector<message> messages;
   for (int i = 0; i < size; ++i) {
