@@ -26,7 +26,7 @@ class black_hole final : public publisher {
   }
 };
 
-/// 64 coroutines that commit small batches; `enqueues`: with a message in each.
+/// So many coroutines that commit small batches; `enqueues`: with a message in each.
 void commit_batches(benchmark::State& state, bool enqueues) {
   const test::temporary_directory directory;
   std::int64_t committed = 0;
@@ -47,16 +47,17 @@ void commit_batches(benchmark::State& state, bool enqueues) {
         ++committed;
       }
     };
-    for (auto _ : state) co_await cofferdam::detail::run_workers(64, [&client] { return client(); });
+    const auto clients = static_cast<std::size_t>(state.range(0));
+    for (auto _ : state) co_await cofferdam::detail::run_workers(clients, [&client] { return client(); });
     co_await db.close();
   };
   test::run_in_real_time(live);
   state.SetItemsProcessed(committed);
 }
 void batches_without_message(benchmark::State& state) { commit_batches(state, false); }
-BENCHMARK(batches_without_message)->UseRealTime();
+BENCHMARK(batches_without_message)->Arg(1)->Arg(64)->UseRealTime();
 void batches_with_message(benchmark::State& state) { commit_batches(state, true); }
-BENCHMARK(batches_with_message)->UseRealTime();
+BENCHMARK(batches_with_message)->Arg(1)->Arg(64)->UseRealTime();
 
 /// A relay that carries messages behind `old` others, which it carried before.
 void relay_to_nowhere(benchmark::State& state) {
