@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/mutation"
 TESTS = {  # which tests are to notice; of a header, one
     "src/core/backoff.cpp": ["core/backoff_test"],
-    "src/resilience/call_window.cpp": ["resilience/call_window_test"],
+    "src/resilience/call_window.cpp": ["resilience/call_window_test", "resilience/circuit_core_test"],
     "src/resilience/circuit_core.cpp": ["resilience/circuit_core_test", "resilience/core_corners_test",
                                         "resilience/circuit_breaker_test"],
     "src/resilience/latency_histogram.cpp": ["resilience/latency_histogram_test"],

@@ -113,6 +113,47 @@ TEST_CASE("what a cleared count window remembered does not count against later c
   CHECK(same(window.counts(), {2, 0, 0}));
 }
 
+TEST_CASE("a count window takes over the newest calls of another, each with what it was", "[circuit][window]") {
+  count_window before, after;
+  before.resize(4);
+  before.add(true, true, true);  // is pushed out of the new one
+  before.add(true, false, false);
+  before.add(false, true, false);
+  before.add(false, false, true);
+  after.resize(3);
+  after.add_all_of(before);
+  const auto has = [&after](std::uint64_t failures, std::uint64_t slow, std::uint64_t abandoned) {
+    const window_counts& c = after.counts();
+    return c.calls == 3 && c.failures == failures && c.slow == slow && c.abandoned == abandoned;
+  };
+  CHECK(has(1, 1, 1));
+  after.add(false, false);
+  CHECK(has(0, 1, 1));
+  after.add(false, false);
+  CHECK(has(0, 0, 1));
+  after.add(false, false);
+  CHECK(has(0, 0, 0));
+}
+
+TEST_CASE("good calls are collected once, of every thread, each generation for itself", "[circuit][window]") {
+  detail::good_calls calls;
+  const std::size_t last = detail::shard_count() - 1;
+  for (const std::size_t index : {std::size_t{0}, last}) {
+    const borrowed_shard other(detail::shard{index, index != last});
+    CHECK(calls.keep(older));
+    CHECK(calls.keep(older));
+    CHECK(calls.keep(newer));
+  }
+  CHECK(calls.collect(older) == 4);
+  CHECK(calls.collect(older) == 0);
+  CHECK(calls.collect(newer) == 2);
+  const borrowed_shard other(detail::shard{last, false});
+  for (std::uint64_t i = 1; i < detail::good_calls::batch; ++i) CHECK(calls.keep(older));
+  CHECK_FALSE(calls.keep(older));  // it is time to collect
+  CHECK(calls.collect(older) == detail::good_calls::batch - 1);
+  CHECK(calls.keep(older));
+}
+
 TEST_CASE("a count window agrees with a plain queue over 100000 random operations", "[circuit][window][model]") {
   const auto seed = std::random_device{}();
   INFO("seed " << seed);
