@@ -3,6 +3,7 @@
 
 #include "engine_state.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
@@ -67,8 +68,13 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     if (now() >= until) {
       attempt_end end{attempt_end::kind::refused, "the saga '" + holder + "' has it", "locked", {}};
       const entry failed = failed_entry(lock.key(), step_failed::reason::refused, end);
+      const auto also_waits = [&lock, step = std::string(lock_prefix) + lock.resource()](const record& r) {
+        return r.ended == record::outcome::open && r.step == step && r.key != lock.key();
+      };
       batch own;
-      own.execute("delete from cofferdam_saga_locks where resource = $1 and saga = $2", lock.resource(), id_);
+      if (std::ranges::none_of(records_, also_waits)) {  // a saga has one place among those who wait
+        own.execute("delete from cofferdam_saga_locks where resource = $1 and saga = $2", lock.resource(), id_);
+      }
       const written how = co_await flush_with(failed, std::move(own));
       if (how != written::yes) co_return false;
       lock.fail(*find(lock.key())->why);

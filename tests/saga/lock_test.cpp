@@ -47,6 +47,23 @@ saga::task<void> caller(saga::scope& s, std::string what) {
   (void)co_await s.wait_signal<int>("go");
 }
 
+saga::task<std::string> wait_long(saga::scope& s, std::string what) {
+  co_await s.lock("account:7");
+  co_return what;
+}
+saga::task<std::string> wait_shortly(saga::scope& s, std::string what) {
+  try {
+    co_await s.lock("account:7", 50ms);
+  } catch (const saga::step_failed&) {
+    what = "what it gave up";
+  }
+  co_return what;
+}
+saga::task<void> divided(saga::scope& s, std::string what) {
+  const auto both = co_await s.all(s.branch<"long">(wait_long, what), s.branch<"short">(wait_shortly, what));
+  (void)co_await s.run(use_it, std::get<1>(both));
+}
+
 }  // namespace locks
 
 DATABASE_TEST(
@@ -83,6 +100,29 @@ DATABASE_TEST(
   saga::require_unlocked(then, "account:7");
   const auto allowed = co_await db.try_commit(std::move(then));
   CHECK(allowed.has_value());
+  co_await worker.stop();
+}
+
+DATABASE_TEST("a branch that gives up leaves its saga's place to another branch that waits for the same lock") {
+  saga::engine engine = co_await saga::engine::open(db);
+  locks::book b;
+  engine.provide(b);
+  engine.define("holder", locks::holder, locks::use_it);
+  engine.define("divided", locks::divided, locks::use_it);
+  const auto executor = co_await net::this_coro::executor;
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
+  auto first = co_await engine.start("a", locks::holder, std::string("x"));
+  auto second = co_await engine.start("b", locks::divided, std::string("x"));
+  const std::string failed = "select count(*) from cofferdam_saga_journal where saga = 'b' and kind = 3";
+  for (bool has_given_up = false; !has_given_up;) {
+    co_await sleep_for(5ms);
+    const rows found = co_await db.query(failed);
+    has_given_up = found.front().get<int>(0) == 1;
+  }
+  b.is_open = true;
+  co_await first.result();
+  co_await second.result();
+  CHECK(b.lines.back() == "b uses what it gave up");
   co_await worker.stop();
 }
 
