@@ -369,8 +369,9 @@ bool circuit_core::record(const circuit_permit& permit, outcome_class result, ti
                    std::memory_order_relaxed);
     record_latency_locked(*memory, latency, ended);
     const bool too_many = count_in_a_row(*memory, how);
-    if (trips && !is_spared()) due_ = {verdict, counts};
-    return too_many || (trips && !is_spared());
+    const bool is_due = trips && !is_spared();
+    if (is_due) due_ = {verdict, counts};
+    return too_many || is_due;
   }
   count(*memory, result, slow);
   record_latency(*memory, latency, ended);
@@ -612,9 +613,9 @@ void circuit_core::evaluate(const circuit_permit& permit, time_point now, std::e
     }
     counts = weigh(window_at_locked(word, now));
     cause = judge(counts);
-    if (cause == circuit_cause::none) {
+    if (cause == circuit_cause::none && due_.cause != circuit_cause::none) {
       cause = due_.cause;
-      counts = due_.cause == circuit_cause::none ? counts : due_.counts;
+      counts = due_.counts;
     }
     if (cause == circuit_cause::none && memory != nullptr && has_too_many_in_a_row(*memory)) {
       cause = circuit_cause::consecutive_failures;
