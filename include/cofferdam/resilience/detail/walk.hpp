@@ -123,78 +123,23 @@ template <class Stages> class admitted {
 /// For calls of which nothing is said: takes no room in their frames.
 struct no_info {};
 
-/// The walk itself: a state machine in plain functions, and one coroutine that awaits what it asks for. That
-/// coroutine's frame is kept small, so that Asio's allocator recycles it: what is rare happens in coroutines of its
-/// own.
-template <class Report, class Stages, class Work, class Info> class walk {
+/// What a walk knows and decides whatever its task is: a state machine in plain functions. Every call in a program has
+/// a task of a type of its own, so what needs only the type of its value stands here and is compiled once for all of
+/// them.
+template <class Stages, class T> class walk_state {
  public:
-  using value = typename Work::value_type;
-  using result = typename Report::template type<value>;
-
-  /// @param attempts  how often the task has been started before.
-  static awaitable<result> run(Stages stages, Work work, Info info, std::uint32_t attempts) {
-    using raw = typename Work::raw_type;
-    constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
-    const net::any_io_executor executor = co_await net::this_coro::executor;
-    walk here(stages, work, info, executor, attempts);
-    for (step ended = step::begin;;) {
-      const step next = here.advance(ended);
-      if (next == step::done) break;
-      // A coroutine that was cancelled and goes on throws at its next co_await: that is the failure of this step.
-      try {
-        if (next == step::wait) {
-          here.waited_for_ = co_await here.stages_.wait(here.admitted_.top, here.call_, here.waiting_slot());
-        } else if (next != step::task) {
-          co_await here.detour(next);
-        } else if constexpr (reports && Work::plain) {
-          here.keep(work.invoke());
-        } else if constexpr (reports) {
-          here.keep(co_await work.start());
-        } else if constexpr (Work::plain && std::is_void_v<raw>) {
-          work.invoke();
-          here.box_.value = true;
-        } else if constexpr (Work::plain) {
-          here.box_.value.emplace(work.invoke());
-        } else if constexpr (std::is_void_v<raw>) {
-          co_await work.start();
-          here.box_.value = true;
-        } else {
-          here.box_.value.emplace(co_await work.start());
-        }
-      } catch (const std::exception& e) {
-        here.call_.fail(failure::current(e));
-      } catch (...) {
-        here.call_.fail(failure::current());
-      }
-      ended = next;
-    }
-    if constexpr (std::is_same_v<Report, throw_result>) {
-      if (here.call_.why()) here.call_.why().raise();
-      if constexpr (!std::is_void_v<value>) co_return std::move(*here.box_.value);
-    } else {
-      if (here.call_.why()) co_return here.call_.release_failure();
-      if constexpr (std::is_void_v<value>) {
-        co_return outcome<void>();
-      } else {
-        co_return std::move(*here.box_.value);
-      }
-    }
-  }
-
- private:
   enum class step : std::uint8_t { begin, wait, task, below, substitute, rest, done };
 
-  walk(const Stages& stages, Work& work, const Info& info, const net::any_io_executor& executor,
-       std::uint32_t attempts) noexcept
-      : stages_(stages), work_(work), info_(info), call_(make_call(executor, info, attempts)), admitted_(stages) {}
+  static constexpr bool has_scope = Stages::may_hedge || Stages::may_limit_time;
+  /// The walk below the first scope, which knows the task.
+  struct walk_below {
+    awaitable<outcome<T>> (*start)(walk_state& above, bool owned, std::uint32_t earlier);
+    bool can_be_left_behind;
+  };
 
-  static call make_call(const net::any_io_executor& executor, const Info& info, std::uint32_t attempts) noexcept {
-    if constexpr (std::is_same_v<Info, call_info>) {
-      return call(executor, info, attempts);
-    } else {
-      return call(executor, call::nothing_said, attempts);
-    }
-  }
+  walk_state(const Stages& stages, const call_info& info, const net::any_io_executor& executor,
+             std::uint32_t attempts) noexcept
+      : stages_(stages), call_(executor, info, attempts), admitted_(stages) {}
 
   /// What is to be awaited after `ended`. Runs down and up the policies, as often as it takes.
   step advance(step ended) {
@@ -211,7 +156,6 @@ template <class Report, class Stages, class Work, class Info> class walk {
         switch (stages_.descend(admitted_, call_)) {
           [[likely]] case admission::go:
             call_.count_attempts();
-            work_.number(call_.attempts());
             return stages_.scope() == nullptr ? step::task : step::below;
           case admission::wait:
             waited_for_ = admission::reject;  // unless it says otherwise
@@ -223,7 +167,7 @@ template <class Report, class Stages, class Work, class Info> class walk {
             break;
         }
       }
-      switch (stages_.ascend(admitted_, call_, outcome_view(box_.address(), typeid(value), call_.why()))) {
+      switch (stages_.ascend(admitted_, call_, outcome_view(box_.address(), typeid(T), call_.why()))) {
         [[likely]] case verdict::deliver:
           return step::done;
         case verdict::substitute:
@@ -238,26 +182,44 @@ template <class Report, class Stages, class Work, class Info> class walk {
     }
   }
 
-  awaitable<void> detour(step which) {
-    switch (which) {
-      case step::below:
-        return run_below();
-      case step::substitute:
-        return substitute();
-      default:
-        return sleep_for(call_.delay());
+  [[nodiscard]] awaitable<admission> wait() {
+    return stages_.wait(admitted_.top, call_, admitted_.slot(admitted_.top));
+  }
+  void waited_for(admission answer) noexcept { waited_for_ = answer; }
+  awaitable<void> detour(step which) { return which == step::substitute ? substitute() : sleep_for(call_.delay()); }
+  awaitable<void> run_below(const walk_below& below) {
+    scope& around = *stages_.scope();
+    if constexpr (Stages::may_hedge && Stages::may_limit_time) {
+      return around.hedges() ? run_hedged(static_cast<hedge_scope&>(around), below)
+                             : run_limited(static_cast<timeout_scope&>(around), below);
+    } else if constexpr (Stages::may_hedge) {
+      return run_hedged(static_cast<hedge_scope&>(around), below);
+    } else {
+      return run_limited(static_cast<timeout_scope&>(around), below);
     }
   }
 
-  policy_slot& waiting_slot() noexcept { return admitted_.slot(admitted_.top); }
+  void keep(outcome<T>&& inner) {
+    if (!inner) {
+      call_.fail(std::move(inner).why());
+    } else if constexpr (std::is_void_v<T>) {
+      box_.value = true;
+    } else {
+      box_.value.emplace(*std::move(inner));
+    }
+  }
+  value_box<T>& box() noexcept { return box_; }
+  [[nodiscard]] cofferdam::call& call() noexcept { return call_; }
+  [[nodiscard]] const Stages& stages() const noexcept { return stages_; }
 
+ private:
   awaitable<void> substitute() {
-    const void* found = stages_.substitution(substituting_, typeid(value));
+    const void* found = stages_.substitution(substituting_, typeid(T));
     if (found != nullptr) {
-      const auto& function = *static_cast<const substitute_function<value>*>(found);
+      const auto& function = *static_cast<const substitute_function<T>*>(found);
       const failure why = call_.take_failure();
       box_ = {};
-      if constexpr (std::is_void_v<value>) {
+      if constexpr (std::is_void_v<T>) {
         co_await function(why);
         box_.value = true;
       } else {
@@ -269,85 +231,149 @@ template <class Report, class Stages, class Work, class Info> class walk {
     }
   }
 
-  awaitable<void> run_below() {
-    scope& around = *stages_.scope();
-    if constexpr (Stages::may_hedge && Stages::may_limit_time) {
-      return around.hedges() ? run_hedged(static_cast<hedge_scope&>(around))
-                             : run_limited(static_cast<timeout_scope&>(around));
-    } else if constexpr (Stages::may_hedge) {
-      return run_hedged(static_cast<hedge_scope&>(around));
-    } else {
-      return run_limited(static_cast<timeout_scope&>(around));
-    }
-  }
-
-  awaitable<void> run_limited(const timeout_scope& limits) {
+  awaitable<void> run_limited(const timeout_scope& limits, const walk_below& below) {
     const duration limit = limits.limit(call_);
     const passage within = limits.enter(call_.executor());
     if ((limit <= duration::zero() || limit == duration::max()) && !within.marks()) {
-      keep(co_await below(false));
+      keep(co_await below.start(*this, false, 0));
     } else {
       auto options = limit_after(limit, limits.mode(), limits.name());
       options.marks = within.marks();
       const bool detach = limits.mode() == on_timeout::detach;
-      auto limited = co_await run_child<outcome<value>, reporting>(std::move(options), below(detach));
+      auto limited = co_await run_child<outcome<T>, reporting>(std::move(options), below.start(*this, detach, 0));
       limited ? keep(*std::move(limited)) : call_.fail(std::move(limited).why());
     }
   }
 
-  awaitable<void> run_hedged(hedge_scope& hedges) {
+  awaitable<void> run_hedged(hedge_scope& hedges, const walk_below& below) {
     if (is_bare_pool(call_.executor())) {  // the attempts need one strand
-      const auto here = [&] { return race_attempts(hedges); };
+      const auto here = [&] { return race_attempts(hedges, below); };
       co_await spawn_on(call_.executor(), here);
     } else {
-      co_await race_attempts(hedges);
+      co_await race_attempts(hedges, below);
     }
   }
 
-  awaitable<void> race_attempts(hedge_scope& hedges) {
-    using borrowed = decltype(borrow(work_));
-    const bool leave = borrowed::can_be_left_behind && hedges.leaves_losers();
-    const auto make = [&](std::uint32_t index) { return below(leave, index); };
-    auto ended = co_await run_race<value>(hedges, leave, make);
+  awaitable<void> race_attempts(hedge_scope& hedges, const walk_below& below) {
+    const bool leave = below.can_be_left_behind && hedges.leaves_losers();
+    const auto make = [&, leave](std::uint32_t index) { return below.start(*this, leave, index); };
+    auto ended = co_await run_race<T>(hedges, leave, make);
     call_.count_attempts(ended.started - 1);
     keep(std::move(ended.result));
   }
 
-  /// The walk below this scope. One that may outlive us has a task and arguments of its own.
+  const Stages& stages_;
+  cofferdam::call call_;
+  value_box<T> box_;
+  admitted<Stages> admitted_;
+  std::size_t substituting_ = 0;
+  admission waited_for_ = admission::reject;
+};
+
+/// The walk itself: one coroutine that awaits what its state asks for. Its frame is kept small, so that Asio's
+/// allocator recycles it: what is rare happens in coroutines of its own.
+template <class Report, class Stages, class Work, class Info>
+class walk : private walk_state<Stages, typename Work::value_type> {
+ public:
+  using value = typename Work::value_type;
+  using result = typename Report::template type<value>;
+
+  /// @param attempts  how often the task has been started before.
+  static awaitable<result> run(Stages stages, Work work, Info info, std::uint32_t attempts) {
+    using raw = typename Work::raw_type;
+    constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
+    const net::any_io_executor executor = co_await net::this_coro::executor;
+    walk here(stages, work, info, executor, attempts);
+    for (step ended = step::begin;;) {
+      const step next = here.advance(ended);
+      if (next == step::done) break;
+      // A coroutine that was cancelled and goes on throws at its next co_await: that is the failure of this step.
+      try {
+        if (next == step::wait) {
+          here.waited_for(co_await here.wait());
+        } else if (next != step::task) {
+          co_await here.leave(next);
+        } else {
+          work.number(here.call().attempts());
+          if constexpr (reports && Work::plain) {
+            here.keep(work.invoke());
+          } else if constexpr (reports) {
+            here.keep(co_await work.start());
+          } else if constexpr (Work::plain && std::is_void_v<raw>) {
+            work.invoke();
+            here.box().value = true;
+          } else if constexpr (Work::plain) {
+            here.box().value.emplace(work.invoke());
+          } else if constexpr (std::is_void_v<raw>) {
+            co_await work.start();
+            here.box().value = true;
+          } else {
+            here.box().value.emplace(co_await work.start());
+          }
+        }
+      } catch (const std::exception& e) {
+        here.call().fail(failure::current(e));
+      } catch (...) {
+        here.call().fail(failure::current());
+      }
+      ended = next;
+    }
+    if constexpr (std::is_same_v<Report, throw_result>) {
+      if (here.call().why()) here.call().why().raise();
+      if constexpr (!std::is_void_v<value>) co_return std::move(*here.box().value);
+    } else {
+      if (here.call().why()) co_return here.call().release_failure();
+      if constexpr (std::is_void_v<value>) {
+        co_return outcome<void>();
+      } else {
+        co_return std::move(*here.box().value);
+      }
+    }
+  }
+
+ private:
+  using state = walk_state<Stages, value>;
+  using step = typename state::step;
+
+  walk(const Stages& stages, Work& work, const Info& info, const net::any_io_executor& executor,
+       std::uint32_t attempts) noexcept
+      : state(stages, told(info), executor, attempts), work_(work), info_(info) {}
+
+  static const call_info& told(const call_info& info) noexcept { return info; }
+  static const call_info& told(const no_info&) noexcept { return call::nothing_said; }
+
+  /// Away from the straight way down and up.
+  awaitable<void> leave(step which) {
+    if constexpr (state::has_scope) {
+      static constexpr typename state::walk_below rest{start_below, borrowed::can_be_left_behind};
+      if (which == step::below) return this->run_below(rest);
+    }
+    return this->detour(which);
+  }
+
+  using borrowed = decltype(borrow(std::declval<Work&>()));
+
+  /// The walk below the first scope. One that may outlive us has a task and arguments of its own.
   /// @param earlier  attempts of this scope that were started before.
-  awaitable<outcome<value>> below(bool owned, std::uint32_t earlier = 0) {
-    using rest_of_stages = decltype(stages_.below());
-    using borrowed = decltype(borrow(work_));
-    const std::uint32_t attempts = call_.attempts() - 1 + earlier;
+  static awaitable<outcome<value>> start_below(state& above, bool owned, std::uint32_t earlier) {
+    auto& self = static_cast<walk&>(above);
+    auto stages = self.stages().below();
+    using rest_of_stages = decltype(stages);
+    const std::uint32_t attempts = self.call().attempts() - 1 + earlier;
     if (!owned) {
-      return walk<report_result, rest_of_stages, borrowed, Info>::run(stages_.below(), borrow(work_), info_, attempts);
+      return walk<report_result, rest_of_stages, borrowed, Info>::run(std::move(stages), borrow(self.work_), self.info_,
+                                                                      attempts);
     }
     if constexpr (borrowed::can_be_left_behind) {
       return walk<report_result, rest_of_stages, typename borrowed::owner, Info>::run(
-          stages_.below(), borrow(work_).own(), info_, attempts);
+          std::move(stages), borrow(self.work_).own(), self.info_, attempts);
     } else {
       throw std::logic_error("what may be left behind needs a task and arguments that can be copied");
     }
   }
 
-  void keep(outcome<value>&& inner) {
-    if (!inner) {
-      call_.fail(std::move(inner).why());
-    } else if constexpr (std::is_void_v<value>) {
-      box_.value = true;
-    } else {
-      box_.value.emplace(*std::move(inner));
-    }
-  }
-
-  const Stages& stages_;
   Work& work_;
   const Info& info_;
-  call call_;
-  value_box<value> box_;
-  admitted<Stages> admitted_;
-  std::size_t substituting_ = 0;
-  admission waited_for_ = admission::reject;
 };
 
 }  // namespace detail
