@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <list>
 #include <mutex>
 #include <unordered_map>
@@ -36,13 +37,16 @@ struct keyed::table {
   std::uint64_t evicted = 0, overflowed = 0, failed_open = 0;
 
   /// Forgets one idle entry, looking from the one used longest ago; no further than a few, so that a full table of busy
-  /// ones does not cost every call.
+  /// ones does not cost every call. Those that must stay go to the front: the next search comes to others.
   bool make_room_locked(time_point now) {
-    constexpr int few = 16;
-    auto candidate = entries.end();
-    for (int looked_at = 0; looked_at < few && candidate != entries.begin(); ++looked_at) {
-      --candidate;
-      if (candidate->in_flight > 0 || candidate->own->is_tripped() || !candidate->own->is_idle(now)) continue;
+    constexpr std::size_t few = 64;
+    const std::size_t most = std::min(few, entries.size());
+    for (std::size_t looked_at = 0; looked_at < most; ++looked_at) {
+      const auto candidate = std::prev(entries.end());
+      if (candidate->in_flight > 0 || candidate->own->is_tripped() || !candidate->own->is_idle(now)) {
+        entries.splice(entries.begin(), entries, candidate);
+        continue;
+      }
       if (candidate->tripped) --tripped;
       index.erase(candidate->key);
       entries.erase(candidate);

@@ -86,6 +86,21 @@ ASYNC_TEST("whatever refuses calls is not forgotten, even if it calls itself idl
   CHECK(hosts.stats().evicted == 0);
 }
 
+ASYNC_TEST("keys that must stay do not keep idle ones from being forgotten", "[keyed]") {
+  keyed hosts("hosts", quick_breaker, {.max_keys = 300});
+  const auto call = [&](const std::string& key, auto task) { return hosts.try_run(about(key), task); };
+  for (int i = 0; i < 200; ++i) (void)co_await call("down" + std::to_string(i), broken);
+  for (int i = 0; i < 100; ++i) (void)co_await call("idle" + std::to_string(i), fine);
+  for (int i = 0; i < 10; ++i) (void)co_await call("new" + std::to_string(i), fine);
+  const auto s = hosts.stats();
+  CHECK(s.tripped == 200);
+  CHECK(s.overflowed == 3);  // while the search came past those that are open
+  CHECK(s.evicted == 7);
+  CHECK(hosts.find<circuit_breaker>("down0") != nullptr);
+  CHECK(hosts.find<circuit_breaker>("idle0") == nullptr);
+  CHECK(hosts.find<circuit_breaker>("idle99") != nullptr);
+}
+
 ASYNC_TEST("where nothing can be forgotten, further keys share one policy", "[keyed]") {
   keyed hosts("hosts", quick_breaker, {.max_keys = 2});
   (void)co_await hosts.try_run(about("a"), broken);

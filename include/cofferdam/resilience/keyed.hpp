@@ -20,8 +20,7 @@ namespace cofferdam::inline COFFERDAM_ABI {
 
 struct keyed_options {
   std::size_t max_keys = 10'000;  // >= 1
-  double max_tripped_share =
-      1;  // of keys that may refuse at once, in [0, 1], but always one; further ones let all pass
+  double max_tripped_share = 1;   // of keys, in [0, 1]: while more than that, and more than one, refuse, none does
   friend bool operator==(const keyed_options&, const keyed_options&) = default;
 };
 
