@@ -289,12 +289,16 @@ void circuit_breaker::set_mode(circuit_mode mode) {
   tell();
 }
 void circuit_breaker::reconfigure(const circuit_breaker_options& options) {
+  put_in_force(options);
+  tell_of_options();
+}
+void circuit_breaker::put_in_force(const circuit_breaker_options& options) {
   static std::mutex one_at_a_time;
-  {
-    const std::lock_guard lock(one_at_a_time);
-    if (!extras_) extras_ = std::make_unique<extras>();  // before options that make use of it
-    core_.reconfigure(options);
-  }
+  const std::lock_guard lock(one_at_a_time);
+  if (!extras_) extras_ = std::make_unique<extras>();  // before options that make use of it
+  core_.reconfigure(options);
+}
+void circuit_breaker::tell_of_options() noexcept {
   core_.drain_events();
   wake_all();
 }

@@ -111,11 +111,21 @@ class cross_check {
   }
 
   void check_hedging(std::size_t i, const hedging_spec& hedging) {
+    if (const auto again = below<hedging_spec>(i)) {
+      odd(at(*again), "a hedge within a hedge multiplies the attempts; keep one of them");
+    }
     const auto attempt = below<timeout_spec>(i);
     const duration delay = hedging.options.delay;
     if (attempt && delay != only_on_failure && delay >= limit_of(*attempt)) {
       wrong(at(i, "delay"), "no hedge starts, since attempts end after the " + to_string(limit_of(*attempt)) + " at " +
                                 at(*attempt) + "; make it shorter, or \"only_on_failure\"");
+    }
+    if (delay == only_on_failure || hedging.options.percentile > 0) return;
+    for (std::size_t outer = 0; outer < i; ++outer) {
+      const auto* total = as<timeout_spec>(policies_[outer]);
+      if (total == nullptr || delay < total->limit) continue;
+      wrong(at(i, "delay"), "no hedge starts, since the call ends after the " + to_string(total->limit) + " at " +
+                                at(outer) + "; make it shorter, or \"only_on_failure\"");
     }
   }
 
@@ -224,10 +234,21 @@ struct configuration::state {
   std::vector<std::string> warnings;
   event_channel<configuration_event> events;
 
+  /// What becomes of policies that stay.
+  struct change_plan {
+    std::vector<std::function<void()>> changes;
+    std::vector<std::function<void()>> news;  // for listeners, who may ask us: told without a lock
+  };
+
   /// Builds everything first, then puts it in force: what throws on the way changes nothing.
   void apply(const json& json_document, const std::string& source) {
     document_reader reader(json_document);
-    document_spec next = reader.read();
+    const auto news = put_in_force(reader.read(), reader, source);
+    for (const auto& tell : news) tell();
+  }
+
+  std::vector<std::function<void()>> put_in_force(document_spec next, document_reader& reader,
+                                                  const std::string& source) {
     const std::lock_guard lock(mutex);
     for (const auto& [name, pipeline] : pipelines) {
       if (!next.pipelines.contains(name)) {
@@ -241,13 +262,13 @@ struct configuration::state {
       return spec.shared.empty() ? std::make_shared<retry_budget>(spec.own) : next_budgets.at(spec.shared);
     };
     std::map<std::string, std::shared_ptr<const detail::policy_list>> lists;
-    std::vector<std::function<void()>> changes;  // of policies that stay
+    change_plan plan;
     for (const auto& [name, spec] : next.pipelines) {
       lists[name] =
-          std::make_shared<const detail::policy_list>(policies_for(name, spec, next_budgets, find_budget, changes));
+          std::make_shared<const detail::policy_list>(policies_for(name, spec, next_budgets, find_budget, plan));
     }
 
-    for (const auto& change : changes) change();
+    for (const auto& change : plan.changes) change();
     for (auto& [name, list] : lists) {
       auto& live = pipelines[name];
       live.spec = next.pipelines[name];
@@ -260,6 +281,7 @@ struct configuration::state {
     budgets = std::move(next_budgets);
     document = std::move(next);
     warnings = std::move(reader.warnings);
+    return std::move(plan.news);
   }
 
   /// Unchanged budgets go on with their balance.
@@ -278,7 +300,7 @@ struct configuration::state {
   [[nodiscard]] std::vector<std::shared_ptr<policy>> policies_for(const std::string& name, const pipeline_spec& spec,
                                                                   const budget_map& next_budgets,
                                                                   const budget_finder& find_budget,
-                                                                  std::vector<std::function<void()>>& changes) const {
+                                                                  change_plan& plan) const {
     const auto live = pipelines.find(name);
     const auto old_list = live != pipelines.end() ? live->second.policies->get() : nullptr;
     std::vector<std::shared_ptr<policy>> result(spec.policies.size());
@@ -296,7 +318,7 @@ struct configuration::state {
           const auto old_below = std::span(old_list->policies()).subspan(old + 1);
           if (may_stay(old_specs[old], wanted, next_budgets) &&
               (as<priority_shedder_spec>(wanted) == nullptr || watched_in(old_below) == watched_in(below))) {
-            kept = adapt(old_list->policies()[old], old_specs[old], wanted, changes);
+            kept = adapt(old_list->policies()[old], old_specs[old], wanted, plan);
           }
           break;
         }
@@ -326,21 +348,20 @@ struct configuration::state {
 
   /// The old policy if it can become the wanted one; a change is noted, not made.
   [[nodiscard]] static std::shared_ptr<policy> adapt(const std::shared_ptr<policy>& present, const policy_spec& old,
-                                                     const policy_spec& wanted,
-                                                     std::vector<std::function<void()>>& changes) {
+                                                     const policy_spec& wanted, change_plan& plan) {
     if (old == wanted) return present;
     if (const auto* pool = as<bulkhead_spec>(wanted)) {
       bulkhead_spec resized = *as<bulkhead_spec>(old);
       resized.options.max_concurrent = pool->options.max_concurrent;
       if (resized != *pool) return nullptr;
       const std::size_t limit = pool->options.max_concurrent;
-      changes.emplace_back([pool = std::static_pointer_cast<bulkhead>(present), limit] { pool->resize(limit); });
+      plan.changes.emplace_back([pool = std::static_pointer_cast<bulkhead>(present), limit] { pool->resize(limit); });
       return present;
     }
     if (const auto* options = as<circuit_breaker_options>(wanted)) {
-      changes.emplace_back([breaker = std::static_pointer_cast<circuit_breaker>(present), changed = *options] {
-        breaker->reconfigure(changed);
-      });
+      auto breaker = std::static_pointer_cast<circuit_breaker>(present);
+      plan.changes.emplace_back([breaker, changed = *options] { breaker->put_in_force(changed); });
+      plan.news.emplace_back([breaker] { breaker->tell_of_options(); });
       return present;
     }
     if (const auto* limiter = as<rate_limiter_options>(wanted)) {
@@ -349,7 +370,7 @@ struct configuration::state {
       changed.period = limiter->period;
       changed.burst = limiter->burst;
       if (changed != *limiter) return nullptr;
-      changes.emplace_back([limiter = std::static_pointer_cast<rate_limiter>(present), changed] {
+      plan.changes.emplace_back([limiter = std::static_pointer_cast<rate_limiter>(present), changed] {
         limiter->change_rate(changed.permits, changed.period, changed.burst);
       });
       return present;
@@ -393,6 +414,10 @@ void configuration::reload(const json& document, const std::string& source) {
     state_->apply(document, source);
   } catch (const configuration_error& e) {
     event.problems = e.problems();
+    state_->events.publish(std::move(event));
+    throw;
+  } catch (const std::exception& e) {
+    event.problems = {e.what()};
     state_->events.publish(std::move(event));
     throw;
   }

@@ -352,6 +352,19 @@ ASYNC_TEST("a reload keeps what has not changed, adapts what can be, and builds 
   co_return;
 }
 
+ASYNC_TEST("listeners may ask the configuration whose reload they hear of", "[configuration]") {
+  configuration config(payments_document());
+  auto payments = config.at("payments");
+  json document = payments_document();
+  document["pipelines"]["payments"][2]["circuit_breaker"]["mode"] = "isolated";
+  json seen;
+  payments.all<circuit_breaker>()[0]->on(circuit_event_kind::mode_changed,
+                                         [&](const circuit_event&) { seen = config.to_json(); });
+  config.reload(document);
+  CHECK(seen == config.to_json());
+  co_return;
+}
+
 ASYNC_TEST("a reload with other thresholds leaves an open circuit open", "[configuration]") {
   configuration config(payments_document());
   auto payments = config.at("payments");

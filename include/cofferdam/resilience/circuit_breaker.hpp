@@ -163,8 +163,11 @@ class circuit_breaker final : public runnable_policy<circuit_breaker> {
   [[nodiscard]] std::string describe() const override;
 
  private:
+  friend class configuration;  // puts many options in force at once, and only then tells of them
   struct extras;
 
+  void put_in_force(const circuit_breaker_options& options);
+  void tell_of_options() noexcept;
   admission admit_slowly(call& c, policy_slot& slot) noexcept;
   admission refuse(call& c, policy_slot& slot, failure&& why) noexcept;
   /// After anything that may have changed the state: tells listeners, and whoever waits.
