@@ -68,7 +68,7 @@ TEST_CASE("a failure is remembered for its time, beside an old value and until a
   table.store(1, 5, time_point(5s), 0);
   CHECK_FALSE(table.find(1)->why);
   table.store(1, down(), time_point(20s));
-  CHECK(int_table::judge(table.find(1), time_point(24s)) == freshness::negative);
+  CHECK(int_table::judge(table.find(1), time_point(24s)) == freshness::excused);
   CHECK(int_table::judge(table.find(1), time_point(25s)) == freshness::stale);
   int_table forgetful({.ttl = 10s});
   forgetful.store(1, down(), time_point(0s));

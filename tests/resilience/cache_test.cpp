@@ -285,6 +285,29 @@ ASYNC_TEST("a stale value is better than an error, for a while", "[cache]") {
   CHECK(gone.why().is_refusal(errc::circuit_open));
 }
 
+ASYNC_TEST("a remembered failure spares the source, and a stale value goes before it", "[cache]") {
+  int_cache numbers("numbers", {.ttl = 1s, .stale_if_error = 10s, .negative_ttl = 3s, .jitter = 0});
+  counting_source source;
+  (void)co_await numbers.get("a", source);
+  source.set_broken(true);
+  co_await sleep_for(2s);
+  for (int i = 0; i < 3; ++i) {
+    const int stale = co_await numbers.get("a", source);
+    CHECK(stale == 1);
+  }
+  CHECK(source.asked() == 2);
+  CHECK(numbers.stats().stale == 3);
+  co_await sleep_for(7s);
+  const int last = co_await numbers.get("a", source);
+  CHECK(last == 1);
+  CHECK(source.asked() == 3);
+  co_await sleep_for(2500ms);  // no value is left, the failure is
+  const auto gone = co_await numbers.try_get("a", source);
+  CHECK(gone.why().message() == "down");
+  CHECK(source.asked() == 3);
+  CHECK(numbers.stats().negative == 1);
+}
+
 ASYNC_TEST("failures may be remembered, cancellations never", "[cache]") {
   int_cache numbers("numbers", {.negative_ttl = 1s});
   counting_source source;

@@ -113,6 +113,10 @@ template <class Key, std::copy_constructible T, class Hash = std::hash<Key>> cla
           ++s->stats.hits;
           answer.emplace(*known->value);
           break;
+        case detail::freshness::excused:
+          ++s->stats.stale;
+          answer.emplace(*known->value);
+          break;
         case detail::freshness::negative:
           ++s->stats.negative;
           answer.emplace(known->why);

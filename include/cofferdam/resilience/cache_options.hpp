@@ -15,7 +15,8 @@ struct cache_options {
   duration ttl = std::chrono::minutes(1);  // how long a value is answered with
   duration refresh_after{};                // > 0: from this age on the next caller has it loaded anew meanwhile
   duration stale_if_error{};               // how long after `ttl` it is still answered with if loading fails
-  duration negative_ttl{};                 // how long a failure is answered with; 0 = failures are not remembered
+  duration negative_ttl{};                 // how long a failure is answered with, or a stale value that there is still,
+                                           // without loading again; 0 = failures are not remembered
   double jitter = 0.1;                     // lives are shorter by up to this share, so that they end one by one
 };
 

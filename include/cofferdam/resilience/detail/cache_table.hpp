@@ -17,6 +17,7 @@ enum class freshness : std::uint8_t {
   fresh,     ///< answer with it
   aging,     ///< answer with it, and load it anew
   stale,     ///< load it anew; answer with it only if that fails
+  excused,   ///< answer with it though it is stale: loading it failed a moment ago
   negative,  ///< answer with the remembered failure
   missing,   ///< load it
 };
@@ -44,8 +45,9 @@ template <class Key, class T, class Hash> class cache_table {
   [[nodiscard]] static freshness judge(const entry* e, time_point now) noexcept {
     if (e == nullptr) return freshness::missing;
     if (e->value && now < e->fresh_until) return now < e->refresh_at ? freshness::fresh : freshness::aging;
-    if (e->why && now < e->negative_until) return freshness::negative;
-    return e->value && now < e->stale_until ? freshness::stale : freshness::missing;
+    const bool has_stale = e->value && now < e->stale_until;
+    if (e->why && now < e->negative_until) return has_stale ? freshness::excused : freshness::negative;
+    return has_stale ? freshness::stale : freshness::missing;
   }
 
   /// @param spread  in [0, 1): where in its range of jitter this value's life ends.
