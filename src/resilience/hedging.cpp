@@ -38,14 +38,16 @@ hedging::hedging(const hedging_options& options)
 hedging::hedging(hedging&& other) noexcept = default;
 hedging::~hedging() = default;
 
-admission hedging::admit(call&, policy_slot&) noexcept {
-  if (budget_ != nullptr) budget_->on_first_attempt();
+admission hedging::admit(call& c, policy_slot& slot) noexcept {
+  bool& keeps_books = slot.emplace<bool>() = budget_ != nullptr && c.open_books(budget_);
+  if (keeps_books && c.attempts() == 0) budget_->on_first_attempt();
   return admission::go;
 }
 
-verdict hedging::settle(call&, policy_slot&, const outcome_view& outcome) noexcept {
+verdict hedging::settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept {
   state_->calls.add_one();
-  if (budget_ == nullptr) return verdict::deliver;
+  if (!slot.get<bool>()) return verdict::deliver;
+  c.close_books();
   const auto result = classifier_(outcome);
   if (result == outcome_class::success) budget_->on_success();
   if (result == outcome_class::failure) budget_->on_failure();
@@ -93,7 +95,9 @@ hedge_scope::judgement hedging::judge(const outcome_view& outcome) noexcept {
     case outcome_class::abandoned:
       break;
   }
-  return judgement::fails;
+  if (outcome.has_value()) return judgement::fails;
+  if (outcome.why().is_bail()) return judgement::ends;
+  return detail::is_final(outcome.why()) ? judgement::is_refused : judgement::fails;
 }
 
 void hedging::decided(std::uint32_t number, judgement why, time_point began, const timer_service& timers) noexcept {

@@ -72,12 +72,14 @@ void race_base::forward_cancellation(net::cancellation_type type) {
 bool race_base::judge(std::uint32_t index, const outcome_view& outcome) {
   if (winner_ != nobody) return false;
   const auto judgement = hedges_.judge(outcome);
-  if (judgement != hedge_scope::judgement::fails) {
+  if (judgement == hedge_scope::judgement::wins || judgement == hedge_scope::judgement::ends) {
     decide(index, judgement);
     return true;
   }
-  stop_waiting();
-  start_next_attempt();
+  if (judgement == hedge_scope::judgement::fails) {
+    stop_waiting();
+    start_next_attempt();
+  }
   return index == 0;  // if all fail, the first one's answer counts
 }
 

@@ -12,18 +12,18 @@ namespace {
 /// What a call keeps between its attempts.
 struct progress {
   std::uint32_t attempt = 1;
+  bool keeps_books = false;  // of the budget; else a policy outside of this one does
   backoff_state backoff;
 };
 
-/// Refusals that another attempt cannot change.
-bool is_final(const failure& why) noexcept {
+}  // namespace
+
+bool detail::is_final(const failure& why) noexcept {
   return why.is_refusal(errc::circuit_open) || why.is_refusal(errc::circuit_isolated) ||
          why.is_refusal(errc::bulkhead_full) || why.is_refusal(errc::queue_timed_out) ||
          why.is_refusal(errc::queue_cleared) || why.is_refusal(errc::weight_too_large) ||
          why.is_refusal(errc::deadline_exceeded) || why.is_refusal(errc::nested_use);
 }
-
-}  // namespace
 
 struct retry::hooks {
   std::function<bool(const outcome_view&)> abort_if;
@@ -69,17 +69,27 @@ retry& retry::on_retry(std::function<void(const retry_attempt&)> listen) & {
   return *this;
 }
 
-admission retry::admit(call&, policy_slot& slot) noexcept {
-  slot.emplace<progress>();
-  if (budget_ != nullptr) budget_->on_first_attempt();
+admission retry::admit(call& c, policy_slot& slot) noexcept {
+  auto& mine = slot.emplace<progress>();
+  if (budget_ == nullptr) return admission::go;
+  mine.keeps_books = c.open_books(budget_);
+  if (mine.keeps_books && c.attempts() == 0) budget_->on_first_attempt();
   return admission::go;
 }
 
 verdict retry::settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept {
-  if (classifier_(outcome) != outcome_class::success) [[unlikely]]
-    return settle_failure(c, slot, outcome);
-  if (budget_ != nullptr) budget_->on_success();
-  if (slot.get<progress>().attempt == 1) [[likely]] {
+  const outcome_class result = classifier_(outcome);
+  if (result != outcome_class::success) [[unlikely]] {
+    const verdict said = settle_failure(c, slot, outcome, result);
+    if (said == verdict::deliver && slot.get<progress>().keeps_books) c.close_books();
+    return said;
+  }
+  const auto& mine = slot.get<progress>();
+  if (mine.keeps_books) {
+    budget_->on_success();
+    c.close_books();
+  }
+  if (mine.attempt == 1) [[likely]] {
     counters_->at_once.add_one();
   } else {
     counters_->succeeded_after_retry.fetch_add(1, std::memory_order_relaxed);
@@ -87,9 +97,8 @@ verdict retry::settle(call& c, policy_slot& slot, const outcome_view& outcome) n
   return verdict::deliver;
 }
 
-verdict retry::settle_failure(call& c, policy_slot& slot, const outcome_view& outcome) noexcept {
-  auto& [attempt, backoff] = slot.get<progress>();
-  const outcome_class result = classifier_(outcome);
+verdict retry::settle_failure(call& c, policy_slot& slot, const outcome_view& outcome, outcome_class result) noexcept {
+  auto& [attempt, keeps_books, backoff] = slot.get<progress>();
   const auto give_up = [&](std::atomic<std::uint64_t>* reason) {
     if (reason != nullptr) reason->fetch_add(1, std::memory_order_relaxed);
     (attempt == 1 ? counters_->failed_at_once : counters_->failed_after_retry).fetch_add(1, std::memory_order_relaxed);
@@ -102,8 +111,8 @@ verdict retry::settle_failure(call& c, policy_slot& slot, const outcome_view& ou
     c.unwrap_bail();
     return give_up(nullptr);
   }
-  if (budget_ != nullptr) budget_->on_failure();
-  if (!outcome.has_value() && is_final(outcome.why())) return give_up(nullptr);
+  if (keeps_books) budget_->on_failure();
+  if (!outcome.has_value() && detail::is_final(outcome.why())) return give_up(nullptr);
   try {
     if (hooks_ && hooks_->abort_if && hooks_->abort_if(outcome)) return give_up(nullptr);
   } catch (...) {
@@ -116,7 +125,10 @@ verdict retry::settle_failure(call& c, policy_slot& slot, const outcome_view& ou
       saturating_add(saturating_add(c.now(), delay), options_.minimum_attempt) >= c.deadline()) {
     return give_up(&counters_->out_of_time);
   }
-  if (budget_ != nullptr && !budget_->try_withdraw(c.now())) return give_up(&counters_->denied_by_budget);
+  if (budget_ != nullptr) {
+    if (!budget_->try_withdraw(c.now())) return give_up(&counters_->denied_by_budget);
+    if (!keeps_books) budget_->on_failure();  // it does not reach the policy that does
+  }
   if (hooks_ && hooks_->on_retry) {
     try {
       hooks_->on_retry({attempt, delay, &outcome});

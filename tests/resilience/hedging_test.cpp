@@ -175,6 +175,63 @@ ASYNC_TEST("a budget stops hedges and never the call", "[hedging]") {
   CHECK(failed.why().message() == "attempt 1");
 }
 
+ASYNC_TEST("no hedge starts upon a refusal that it would hear, too", "[hedging]") {
+  retry_budget budget({.ratio = 0, .max_tokens = 1});
+  circuit_breaker breaker("down", {.break_duration = 1h, .max_break_duration = 1h});
+  breaker.open();
+  auto calls = hedging({.max_attempts = 3, .delay = 10ms}).budget(budget) | breaker;
+  const auto refused = co_await calls.try_run(fine);
+  CHECK(refused.why().is_refusal(errc::circuit_open));
+  CHECK(breaker.stats().rejected == 1);
+  CHECK(budget.stats().balance == 1);
+
+  // A hedge that is refused leaves the attempt that is under way alone.
+  bulkhead pool("pool", {.max_concurrent = 1});
+  auto narrow = hedging({.max_attempts = 3, .delay = 10ms}) | pool;
+  const int won = co_await narrow.run(lasting, 50ms);
+  CHECK(won == 1);
+}
+
+ASYNC_TEST("a bail ends the call, whatever else is under way", "[hedging]") {
+  hedging policy({.max_attempts = 3, .delay = 10ms});
+  const auto task = [](attempt a) -> awaitable<int> {
+    if (a.number == 2) throw bail(std::make_exception_ptr(std::runtime_error("never")));
+    co_await sleep_for(1h);
+    co_return 1;
+  };
+  const auto result = co_await policy.try_run(task);
+  CHECK(result.why().is_bail());
+  CHECK(time.elapsed() == 10ms);
+}
+
+ASYNC_TEST("a budget shared within one pipeline counts each call once", "[hedging][retry]") {
+  const auto balance_after = [](budget_kind kind, bool hedge_outside, bool succeeds) -> awaitable<double> {
+    retry_budget budget({.kind = kind, .ratio = 0.5, .max_tokens = 100});
+    for (int i = 0; i < 40; ++i) (void)budget.try_withdraw(time_point());
+    const auto call = [succeeds] { return succeeds ? fine() : broken(); };
+    const auto inner = [&] { return retry({.max_attempts = 2, .backoff = {.base = 1ms}}).budget(budget); };
+    const auto around = [&] { return hedging({.delay = only_on_failure}).budget(budget); };
+    if (hedge_outside) {
+      auto calls = around() | inner();
+      (void)co_await calls.try_run(call);
+    } else {
+      auto calls = inner() | around();
+      (void)co_await calls.try_run(call);
+    }
+    co_return budget.stats().balance;
+  };
+  for (const bool hedge_outside : {true, false}) {
+    CAPTURE(hedge_outside);
+    const double earned = co_await balance_after(budget_kind::per_success, hedge_outside, true);
+    CHECK(earned == 60.5);
+    const double called = co_await balance_after(budget_kind::per_call, hedge_outside, true);
+    CHECK(called == 60.5);
+    // Two attempts, each hedged: three further ones are paid for, and the call earned once.
+    const double repeated = co_await balance_after(budget_kind::per_call, hedge_outside, false);
+    CHECK(repeated == 57.5);
+  }
+}
+
 ASYNC_TEST("the delay follows a percentile of what calls took, hedged ones included", "[hedging]") {
   hedging policy({.delay = 1s, .percentile = 0.9, .minimum_samples = 10, .sample_window = 10min});
   CHECK(policy.current_delay(time.now()) == 1s);

@@ -36,6 +36,9 @@ template <class R, class C, class A>
 struct sole_argument<R (C::*)(A) const noexcept> : sole_argument<R (C::*)(A) const> {};
 template <class R, class C, class A> struct sole_argument<R (C::*)(A) noexcept> : sole_argument<R (C::*)(A)> {};
 
+/// Refusals that another attempt cannot change.
+[[nodiscard]] bool is_final(const failure& why) noexcept;
+
 }  // namespace detail
 
 /// Decides the class of outcomes. By default a value is a success, a cancellation abandoned, anything else a failure.

@@ -90,11 +90,12 @@ template <class Derived> class runnable {
     if constexpr (task_with<F, Args...>) {
       using work = detail::owned_work<std::decay_t<F>, std::decay_t<Args>...>;
       return detail::walk<Report, stages_type, work, Info>::run(
-          stages, work(std::in_place, std::forward<F>(task), std::forward<Args>(args)...), info, 0);
+          stages, work(std::in_place, std::forward<F>(task), std::forward<Args>(args)...), info, call::origin());
     } else {
       using work = detail::owned_work<std::decay_t<F>, attempt, std::decay_t<Args>...>;
       return detail::walk<Report, stages_type, work, Info>::run(
-          stages, work(std::in_place, std::forward<F>(task), attempt(), std::forward<Args>(args)...), info, 0);
+          stages, work(std::in_place, std::forward<F>(task), attempt(), std::forward<Args>(args)...), info,
+          call::origin());
     }
   }
 };

@@ -54,10 +54,14 @@ class call {
   static constexpr call_info nothing_said{};
 
   /// @param executor  the caller's; must outlive the call, as must `info`.
-  /// @param attempts  how often the task has been started before this part of the call.
+  /// What a part of a call below a scope knows of the parts around it.
+  struct origin {
+    std::uint32_t attempts = 0;    // how often the task has been started before
+    const void* booked = nullptr;  // see `open_books`
+  };
   explicit call(const net::any_io_executor& executor, const call_info& info = nothing_said,
-                std::uint32_t attempts = 0) noexcept
-      : executor_(executor), info_(info), attempts_(attempts) {}
+                const origin& from = {0, nullptr}) noexcept
+      : executor_(executor), info_(info), booked_(from.booked), attempts_(from.attempts) {}
   call(const call&) = delete;
   call& operator=(const call&) = delete;
 
@@ -95,10 +99,20 @@ class call {
     delay_ = delay;
     return verdict::again;
   }
+  /// Whether the asking policy is to keep the books of `budget`: true for the outermost that draws on it, which says so
+  /// again with `close_books` when it is done. What reaches that one, those below need not count.
+  [[nodiscard]] bool open_books(const void* budget) noexcept {
+    if (booked_ == budget) return false;
+    booked_ = budget;
+    return true;
+  }
+  void close_books() noexcept { booked_ = nullptr; }
   /// Turns a bailed-out failure into the error it carries.
   void unwrap_bail() noexcept { why_.unwrap_bail(); }
 
   // --- for the engine
+  /// For the part of this call whose first attempt is `earlier` attempts after our present one.
+  [[nodiscard]] origin part_after(std::uint32_t earlier) const noexcept { return {attempts_ - 1 + earlier, booked_}; }
   void count_attempts(std::uint32_t more = 1) noexcept {
     attempts_ += more;
     forget_time();
@@ -118,6 +132,7 @@ class call {
   time_point now_ = time_point::min();
   failure why_;
   duration delay_{};
+  const void* booked_ = nullptr;
   std::uint32_t attempts_;
 };
 

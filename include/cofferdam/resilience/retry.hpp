@@ -91,7 +91,8 @@ class retry final : public runnable_policy<retry> {
   struct hooks;
   struct counters;
 
-  [[nodiscard]] verdict settle_failure(call& c, policy_slot& slot, const outcome_view& outcome) noexcept;
+  [[nodiscard]] verdict settle_failure(call& c, policy_slot& slot, const outcome_view& outcome,
+                                       outcome_class result) noexcept;
   [[nodiscard]] duration choose_delay(call& c, std::uint32_t attempt, backoff_state& state,
                                       const outcome_view& outcome) noexcept;
   hooks& make_hooks();

@@ -37,7 +37,8 @@ struct shadow_stats {
 /// Thread safety: any thread, once set up.
 class shadow final : public runnable_policy<shadow> {
  public:
-  /// Errors: `invalid_options_error` for null, and for time limits and hedges, which cannot be asked without effect.
+  /// Errors: `invalid_options_error` for null, and for time limits, hedges, nesting guards and policies by key, which
+  /// cannot be asked without effect; policies by key may each be in shadow.
   explicit shadow(std::shared_ptr<policy> rehearsed);
 
   /// Called with what the policy refuses a call with.

@@ -51,7 +51,12 @@ class timeout_scope : public scope {
 /// What a hedging policy decides for one call: when a further attempt starts, and when the race is over.
 class hedge_scope : public scope {
  public:
-  enum class judgement : std::uint8_t { wins, fails, ends };
+  enum class judgement : std::uint8_t {
+    wins,
+    fails,       ///< the next attempt starts at once
+    is_refused,  ///< fails, and another attempt would, too
+    ends,        ///< nobody else is waited for
+  };
 
   [[nodiscard]] virtual std::uint32_t max_attempts() const noexcept = 0;
   /// Whether the call goes on while losers still end.

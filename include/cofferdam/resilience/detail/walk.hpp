@@ -138,8 +138,8 @@ template <class Stages, class T> class walk_state {
   };
 
   walk_state(const Stages& stages, const call_info& info, const net::any_io_executor& executor,
-             std::uint32_t attempts) noexcept
-      : stages_(stages), call_(executor, info, attempts), admitted_(stages) {}
+             const call::origin& from) noexcept
+      : stages_(stages), call_(executor, info, from), admitted_(stages) {}
 
   /// What is to be awaited after `ended`. Runs down and up the policies, as often as it takes.
   step advance(step ended) {
@@ -278,12 +278,11 @@ class walk : private walk_state<Stages, typename Work::value_type> {
   using value = typename Work::value_type;
   using result = typename Report::template type<value>;
 
-  /// @param attempts  how often the task has been started before.
-  static awaitable<result> run(Stages stages, Work work, Info info, std::uint32_t attempts) {
+  static awaitable<result> run(Stages stages, Work work, Info info, call::origin from) {
     using raw = typename Work::raw_type;
     constexpr bool reports = is_outcome<raw>;  // the task itself says failure without throwing
     const net::any_io_executor executor = co_await net::this_coro::executor;
-    walk here(stages, work, info, executor, attempts);
+    walk here(stages, work, info, executor, from);
     for (step ended = step::begin;;) {
       const step next = here.advance(ended);
       if (next == step::done) break;
@@ -336,8 +335,8 @@ class walk : private walk_state<Stages, typename Work::value_type> {
   using step = typename state::step;
 
   walk(const Stages& stages, Work& work, const Info& info, const net::any_io_executor& executor,
-       std::uint32_t attempts) noexcept
-      : state(stages, told(info), executor, attempts), work_(work), info_(info) {}
+       const call::origin& from) noexcept
+      : state(stages, told(info), executor, from), work_(work), info_(info) {}
 
   static const call_info& told(const call_info& info) noexcept { return info; }
   static const call_info& told(const no_info&) noexcept { return call::nothing_said; }
@@ -359,14 +358,14 @@ class walk : private walk_state<Stages, typename Work::value_type> {
     auto& self = static_cast<walk&>(above);
     auto stages = self.stages().below();
     using rest_of_stages = decltype(stages);
-    const std::uint32_t attempts = self.call().attempts() - 1 + earlier;
+    const call::origin from = self.call().part_after(earlier);
     if (!owned) {
       return walk<report_result, rest_of_stages, borrowed, Info>::run(std::move(stages), borrow(self.work_), self.info_,
-                                                                      attempts);
+                                                                      from);
     }
     if constexpr (borrowed::can_be_left_behind) {
       return walk<report_result, rest_of_stages, typename borrowed::owner, Info>::run(
-          std::move(stages), borrow(self.work_).own(), self.info_, attempts);
+          std::move(stages), borrow(self.work_).own(), self.info_, from);
     } else {
       throw std::logic_error("what may be left behind needs a task and arguments that can be copied");
     }
