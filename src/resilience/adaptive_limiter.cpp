@@ -18,7 +18,7 @@ bulkhead_options pool_options(const std::string& name, const adaptive_limiter_op
 outcome_class by_load(const failure& why) {
   const bool overload = why.is_refusal(errc::timed_out) || why.is_refusal(errc::bulkhead_full) ||
                         why.is_refusal(errc::queue_timed_out) || why.is_refusal(errc::shed) ||
-                        why.is_refusal(errc::rate_limited);
+                        why.is_refusal(errc::rate_limited) || why.is_refusal(errc::throttled);
   return overload ? outcome_class::failure : outcome_class::ignored;
 }
 

@@ -760,6 +760,9 @@ void circuit_core::reset() {
   last_failure_ = nullptr;
   has_last_failure_.store(false, std::memory_order_relaxed);
   mode_ = options().mode;
+  if (auto* memory = memory_.load(std::memory_order_relaxed)) {
+    memory->warm_until.store(INT64_MIN, std::memory_order_relaxed);
+  }
   transition_locked(circuit_state::closed, circuit_cause::manual, newest(), true);
   announce_locked(circuit_event_kind::reset, circuit_state::closed, circuit_state::closed, circuit_cause::manual,
                   newest());

@@ -53,7 +53,9 @@ void client_throttle::count(bool accepted, time_point now) noexcept {
   }
   const std::int64_t slice = calls_.slice_of(now);
   (void)calls_.add(0, slice, true, false);
-  last_refusal_.store(slice, std::memory_order_relaxed);
+  std::int64_t last = last_refusal_.load(std::memory_order_relaxed);
+  while (last < slice && !last_refusal_.compare_exchange_weak(last, slice, std::memory_order_relaxed)) {
+  }
 }
 
 admission client_throttle::admit(call& c, policy_slot& slot) noexcept {
@@ -72,10 +74,12 @@ admission client_throttle::admit(call& c, policy_slot& slot) noexcept {
   return c.refuse(errc::throttled, name_);
 }
 
-verdict client_throttle::settle(call&, policy_slot& slot, const outcome_view& outcome) noexcept {
+verdict client_throttle::settle(call& c, policy_slot& slot, const outcome_view& outcome) noexcept {
   const auto result = classifier_(outcome);
   if (result == outcome_class::success || result == outcome_class::failure) {
-    count(result == outcome_class::success, slot.get<time_point>());
+    // A call that outlasted the window counts where the window begins.
+    const time_point oldest = c.coarse_now() - options_.window * (buckets - 1) / buckets;
+    count(result == outcome_class::success, std::max(slot.get<time_point>(), oldest));
   }
   return verdict::deliver;
 }

@@ -1,10 +1,12 @@
+#include <cofferdam/resilience/keyed.hpp>
 #include <cofferdam/resilience/shadow.hpp>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 
 shadow::shadow(std::shared_ptr<policy> rehearsed) : rehearsed_(std::move(rehearsed)) {
   if (!rehearsed_) throw invalid_options_error("shadow: the policy is null");
-  if (rehearsed_->as_scope() != nullptr) {
+  // What waits at the policy of a key keeps that key until it has waited.
+  if (rehearsed_->as_scope() != nullptr || dynamic_cast<const keyed*>(rehearsed_.get()) != nullptr) {
     throw invalid_options_error("shadow: " + rehearsed_->describe() + ": cannot be asked without effect");
   }
 }

@@ -1416,6 +1416,9 @@ TEST_CASE("a circuit that warms up counts, and opens only afterwards", "[circuit
   c.now += 1ms;
   c.calls(1, bad);
   CHECK(c.core.state() == circuit_state::open);
+  c.core.reset();  // as after construction
+  c.calls(9, bad);
+  CHECK(c.core.state() == circuit_state::closed);
 }
 
 // -------------------------------------------------------------------------------------------------------- the rest

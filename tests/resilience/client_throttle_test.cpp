@@ -2,6 +2,7 @@
 #include "async_test.hpp"
 #include "tasks.hpp"
 
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/resilience/client_throttle.hpp>
 
 #include <stdexcept>
@@ -81,6 +82,20 @@ ASYNC_TEST("a limited server gets twice its capacity", "[client_throttle]") {
   const double passed = static_cast<double>(heard - heard_before) / (seconds - seconds / 2);
   CHECK(passed > 180);
   CHECK(passed < 220);
+}
+
+ASYNC_TEST("calls that take longer than the window are not forgotten before they end", "[client_throttle]") {
+  client_throttle throttle("search", {.window = 10s});
+  const auto hang = []() -> awaitable<void> {
+    co_await sleep_for(30s);
+    throw std::runtime_error("timed out");
+  };
+  const auto executor = co_await net::this_coro::executor;
+  const auto caller = [&]() -> awaitable<void> { (void)co_await throttle.try_run(hang); };
+  for (int i = 0; i < 100; ++i) spawn(executor, caller);
+  co_await sleep_for(30s + 1ms);
+  CHECK(throttle.stats(time.now()).requests == 100);
+  CHECK(throttle.stats(time.now()).rejection > 0.8);
 }
 
 ASYNC_TEST("it lets go when the server has recovered", "[client_throttle]") {

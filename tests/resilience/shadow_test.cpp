@@ -8,6 +8,7 @@
 #include <cofferdam/resilience/circuit_breaker.hpp>
 #include <cofferdam/resilience/fallback.hpp>
 #include <cofferdam/resilience/hedging.hpp>
+#include <cofferdam/resilience/keyed.hpp>
 #include <cofferdam/resilience/rate_limiter.hpp>
 #include <cofferdam/resilience/retry.hpp>
 #include <cofferdam/resilience/shadow.hpp>
@@ -17,6 +18,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 using namespace cofferdam;
@@ -93,6 +95,8 @@ TEST_CASE("what runs others below itself cannot be in shadow", "[shadow]") {
   CHECK_THROWS_AS(shadow(nullptr), invalid_options_error);
   CHECK_THROWS_WITH(shadow(std::make_shared<timeout>(1s)), Catch::Matchers::Contains("without effect"));
   CHECK_THROWS_AS(shadow(std::make_shared<hedging>()), invalid_options_error);
+  const auto make = [](std::string_view) { return std::make_shared<bulkhead>("pool", bulkhead_options{}); };
+  CHECK_THROWS_AS(shadow(std::make_shared<keyed>("hosts", make)), invalid_options_error);
 }
 
 TEST_CASE("a call in shadow may be cancelled at any step", "[shadow]") {
