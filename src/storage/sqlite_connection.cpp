@@ -54,7 +54,7 @@ void give_row(::sqlite3_context* context, int count, ::sqlite3_value** values) {
   auto* reader = count == 0 ? nullptr : static_cast<row_reader*>(sqlite3_value_pointer(values[0], reader_type));
   if (reader == nullptr) return sqlite3_result_error(context, "cofferdam_row is for programs", -1);
   try {
-    reader->read(cells(values + 1));
+    if (reader->read(cells(values + 1))) sqlite3_result_int(context, 1);  // otherwise it is NULL, not true either
   } catch (const std::bad_alloc&) {
     sqlite3_result_error_nomem(context);
   }

@@ -332,25 +332,35 @@ TEST_CASE("connections keep as much of the file in memory as the options say") {
   CHECK(test::run_in_real_time(sqlite_cases::cache_of_readers, url, small) == -97);
 }
 
-ASYNC_TEST("a row reader sees every cell, and SQL without one is told so") {
+ASYNC_TEST("a row reader sees every cell until it has enough, and SQL without one is told so") {
   database db = co_await database::open("sqlite::memory:");
   struct sum_of_cells final : sqlite::row_reader {
-    void read(const sqlite::cells& row) override {
+    bool read(const sqlite::cells& row) override {
       seen += std::to_string(row.integer(0)) + std::string(row.text(1)) + std::to_string(row.bytes(2).size()) + ";";
+      return row.integer(0) == enough;
     }
     std::string seen;
+    std::int64_t enough = 0;
   };
   struct reading final : operation {
     void run(sqlite::connection& connection) override {
       auto found = connection.prepare(
-          "select cofferdam_row($1, column1, column2, column3) from (values(1, 'a', x'0001'), (2, null, x''))");
-      found.bind_reader(1, cells).execute();
+          "select 1 from (values(1, 'a', x'0001'), (2, null, x''), (3, 'c', null)) where cofferdam_row($1, column1, "
+          "column2, column3)");
+      found.bind_reader(1, cells);
+      has_stopped.push_back(found.step());
+      cells.enough = 2;
+      found.reset();
+      has_stopped.push_back(found.step());
+      has_stopped.push_back(found.step());
     }
     sum_of_cells cells;
+    std::vector<bool> has_stopped;
   };
   const auto read = std::make_shared<reading>();
   co_await db.read(read);
-  CHECK(read->cells.seen == "1a2;20;");
+  CHECK(read->cells.seen == "1a2;20;3c0;1a2;20;3c0;");
+  CHECK(read->has_stopped == std::vector<bool>{false, true, false});
   const std::string error = co_await test::error_of(db.query("select cofferdam_row(1, 2)"));
   CHECK(error.find("cofferdam_row is for programs") != std::string::npos);
 }

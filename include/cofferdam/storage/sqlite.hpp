@@ -28,15 +28,15 @@ class cells {
 };
 
 /// Reads rows of many columns in half the time: SQLite locks and checks for every column that is asked of a statement,
-/// but not for the arguments of a function. `step` gives it a row of
+/// but not for the arguments of a function, and it need not stop at every row. One `step` of
 ///
-///     select cofferdam_row($1, position, version, ...) from ... order by (what an index has in this order)
+///     select 1 from ... where ... and cofferdam_row($1, position, ...) order by (what an index has in this order)
 ///
-/// whose parameter $1 it is. The statement's own row is empty.
+/// whose parameter $1 it is, gives it row after row until it has enough: true; false at the end.
 class row_reader {
  public:
-  /// Errors: std::bad_alloc, nothing else.
-  virtual void read(const cells& row) = 0;
+  /// Returns whether that is enough. Errors: std::bad_alloc, nothing else.
+  virtual bool read(const cells& row) = 0;
 
  protected:
   ~row_reader() = default;
