@@ -201,7 +201,7 @@ std::vector<recorded_event> append_operation::read_tail(sqlite::connection& conn
   if (!request_.wants_tail()) return tail;
   const expected& wanted = request_.expects();
   if (stream.id == 0 || wanted.what() != expected::kind::exact || wanted.version() > stream.version) return tail;
-  auto found = connection.prepare(select_stream("e.version > $3", "e.version"));
+  auto found = connection.prepare(select_stream("i.version > $3", "i.version"));
   event_page page(tail, max_tail, event_page::unlimited);
   found.bind_reader(1, page).bind(2, stream.id).bind(3, wanted.version());
   (void)found.step();

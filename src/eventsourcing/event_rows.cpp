@@ -110,7 +110,10 @@ std::string select_events(std::string_view condition, std::string_view order) {
 }
 
 std::string select_stream(std::string_view condition, std::string_view order) {
-  std::string sql = "select 1 from cofferdam_events e where e.stream = $2 and ";
+  // As two tables: of one, SQLite would look up in its index twice where the row is, once to find it and once to tell.
+  std::string sql =
+      "select 1 from cofferdam_events i cross join cofferdam_events e on e.position = i.position where i.stream = $2 "
+      "and ";
   sql.append(condition).append(" and cofferdam_row($1, ").append(event_columns).append(", $2) order by ");
   return sql.append(order);
 }

@@ -51,7 +51,7 @@ inline constexpr int type_column = 3, tags_column = 7, stream_column = 11;
 
 /// Statements of SQLite that show their reader, $1, the events that meet `condition`, in an order that an index has.
 [[nodiscard]] std::string select_events(std::string_view condition, std::string_view order);
-/// As that, of the stream $2.
+/// As that, of the stream $2, whose i.version `condition` and `order` speak of.
 [[nodiscard]] std::string select_stream(std::string_view condition, std::string_view order);
 
 /// Gathers what such a statement shows, up to a page, which the event that does not fit any more ends.

@@ -35,8 +35,8 @@ void read_stream_operation::read(sqlite::connection& connection) {
   const bool is_forward = options_.order == direction::forward;
   const std::uint64_t from =
       is_forward ? std::max(options_.from, stream.first_version) : first_of(options_, stream.version);
-  static const std::string forward = select_stream("e.version >= $3", "e.version");
-  static const std::string backward = select_stream("e.version <= $3 and e.version >= $4", "e.version desc");
+  static const std::string forward = select_stream("i.version >= $3", "i.version");
+  static const std::string backward = select_stream("i.version <= $3 and i.version >= $4", "i.version desc");
   auto found = connection.prepare(is_forward ? forward : backward);
   event_page page(result.events, options_.limit, options_.max_bytes);
   found.bind_reader(1, page).bind(2, stream.id).bind(3, from);
