@@ -137,7 +137,7 @@ bool event_page::read(const sqlite::cells& row) {
   e.schema = static_cast<std::uint32_t>(row.integer(4));
   e.at = date_from(row.integer(5));
   const auto data = row.bytes(6);
-  e.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
+  e.data = std::string(reinterpret_cast<const char*>(data.data()), data.size());  // cheaper than to grow it
   bytes_ += data.size();
   if (!tags.empty()) e.tags = split_tags(tags);
   const auto read_text = [&row](std::string& into, int column) {
