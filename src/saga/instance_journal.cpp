@@ -380,6 +380,7 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
   const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
   const bool has_own = !own.empty();
+  bool has_beat = false;
   const auto state = static_cast<std::int64_t>(state_);
   const int pivoted = has_pivoted_ ? 1 : 0;  // by now: other branches go on meanwhile
   const auto make = [&] {
@@ -399,12 +400,12 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
     }
     add_entries(b, entries, at);
     if (has_own) b.add(own);
-    engine_->beat(b);
+    has_beat = engine_->beat(b);
     return b;
   };
   const std::function<batch()> again = std::cref(make);
   written how = co_await commit(again, after);
-  engine_->beaten(how == written::yes);
+  if (has_beat && how == written::yes) engine_->beaten();
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
     publish(saga_event::kind::started);
