@@ -71,16 +71,16 @@ void engine_state::complete(const std::string& id, ending how) {
   if (found) found->set(std::move(how));
 }
 
-void engine_state::beat(batch& b) {
+bool engine_state::beat(batch& b) {
   {
     const std::lock_guard lock(mutex_);
-    if (beat_at_ && timers->now() < saturating_add(*beat_at_, options.lease / 3)) return;
+    if (beat_at_ && timers->now() < saturating_add(*beat_at_, options.lease / 3)) return false;
   }
   b.execute("insert into cofferdam_saga_workers(id, beat_at) values($1, $2) on conflict(id) do update set beat_at = $2",
             worker, to_microseconds(timers->date()));
+  return true;
 }
-void engine_state::beaten(bool is_written) {
-  if (!is_written) return;
+void engine_state::beaten() {
   const std::lock_guard lock(mutex_);
   beat_at_ = timers->now();
 }
@@ -232,9 +232,9 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
         "and epoch = $3 returning id, definition, version, state, epoch, seq, claims, pivoted, reason, cancel_reason, "
         "parent, deadline, input",
         engine->worker, id, r.get<std::uint64_t>(1));
-    engine->beat(b);
+    const bool has_beat = engine->beat(b);
     const auto done = co_await engine->db->try_commit(std::move(b));
-    engine->beaten(done.has_value());
+    if (has_beat && done) engine->beaten();
     if (!done || (*done)[claimed].empty()) continue;  // another worker was faster
     const row found = (*done)[claimed].front();
     const auto what =
@@ -269,10 +269,9 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
 /// The worker lives.
 awaitable<void> give_sign_of_life(engine_state& engine) {
   batch b;
-  engine.beat(b);
-  if (b.empty()) co_return;
+  if (!engine.beat(b)) co_return;
   const auto done = co_await engine.db->try_commit(std::move(b));
-  engine.beaten(done.has_value());
+  if (done) engine.beaten();
 }
 
 }  // namespace

@@ -77,9 +77,9 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   [[nodiscard]] std::vector<std::shared_ptr<instance>> all();
 
   // --- the worker's sign of life
-  /// Adds it to a batch when it is due.
-  void beat(batch& b);
-  void beaten(bool is_written);
+  /// Adds it to a batch when it is due. True: call `beaten` when the batch is written.
+  [[nodiscard]] bool beat(batch& b);
+  void beaten();
 
   /// For tests of crashes: true from the moment on at which this process is to be thought of as dead.
   [[nodiscard]] bool is_dead(const char* where) {

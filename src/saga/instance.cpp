@@ -55,10 +55,10 @@ instance::instance(std::shared_ptr<engine_state> engine, const definition& what,
 
 std::int64_t instance::now() const { return to_microseconds(engine_->timers->date()); }
 
-void instance::publish(saga_event::kind what, std::string key, std::uint32_t attempt, std::string message) {
+void instance::publish(saga_event::kind what, std::string_view key, std::uint32_t attempt, std::string_view message) {
   if (!engine_->events.has_listeners()) return;
   engine_->events.publish(
-      {what, id_, definition_ ? definition_->name : std::string(), std::move(key), attempt, std::move(message)});
+      {what, id_, definition_ ? definition_->name : std::string(), std::string(key), attempt, std::string(message)});
 }
 
 // ------------------------------------------------------------------------------------------------------------- birth
@@ -274,8 +274,8 @@ awaitable<void> instance::go_back() {
     busy_ = 1;  // the fibers of the body are gone
     waits_ = woken_ = 0;
     signals_seen_ = for_ever;
-    const bool is_durable = co_await flush();
-    if (!is_durable) co_return;
+    const written kept = co_await flush();
+    if (kept != written::yes) co_return;
   }
   state_ = saga_state::compensating;
   const bool is_back = co_await unwind(everything());

@@ -9,8 +9,8 @@
 #include <cofferdam/saga/engine.hpp>
 
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -124,7 +124,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
 
  private:
   [[nodiscard]] bool has_journal() const noexcept { return definition_ != nullptr; }
-  [[nodiscard]] record* find(const std::string& key);
+  [[nodiscard]] record* find(const std::string& key) const;
   record& add(entry e);
   void apply(entry& e);
   void visit(record& r);
@@ -146,15 +146,15 @@ class instance final : public journal_view, public std::enable_shared_from_this<
 
   enum class written : std::uint8_t { yes, lost, refused };
   class turn;
-  awaitable<bool> flush();
-  awaitable<written> flush_with(entry outcome, batch own);
+  awaitable<written> flush();
+  awaitable<written> flush_with(entry& outcome, batch own);
   awaitable<void> take_turn();
   awaitable<void> end_beats();
-  awaitable<written> write(std::vector<entry> entries, batch own);
+  awaitable<written> write(entry* outcome, batch own);
+  awaitable<written> blame(written how, bool has_own);
   awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
+  awaitable<written> commit_again(const std::function<batch()>& make, std::uint64_t seq, failure why);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
-  /// What a batch that moves the saga on requires.
-  [[nodiscard]] std::string is_ours() const { return "the saga '" + id_ + "' is ours"; }
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<std::optional<std::int64_t>> count(statement question);
   awaitable<void> load();
@@ -181,8 +181,20 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   [[nodiscard]] duration until_deadline() const;
   [[nodiscard]] time_point attempt_ends_at(duration limit) const;
   awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
-  awaitable<attempt_end> attempt_in_race(const fiber& by, duration limit, std::function<awaitable<void>()> call);
-  awaitable<attempt_end> commit_together(step_work& work, batch own);
+  awaitable<void> attempt_in_race(attempt_end& end, const fiber& by, duration limit,
+                                  std::function<awaitable<void>()> call);
+  awaitable<void> commit_together(attempt_end& end, step_work& work, batch own);
+  enum class begun : std::uint8_t { yes, noted, failed, leaves };
+  [[nodiscard]] begun begin(step_work& work);
+  struct attempts_of_step {
+    std::uint32_t n = 1;
+    backoff_state delays;
+  };
+  enum class ended : std::uint8_t { again, failed, leaves };
+  awaitable<ended> end_attempt(step_work& work, attempt_end& end, attempts_of_step& tries);
+  void remember(step_work& work);
+  void succeed(step_work& work);
+  bool fail(step_work& work, const attempt_end& end);
   struct running_branches;
   awaitable<bool> run_side_by_side(const fiber& by, running_branches& all);
   awaitable<void> run_branch(running_branches& all, std::size_t i);
@@ -196,7 +208,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> begin_child(child_work& child);
   awaitable<void> rest(duration d);
   awaitable<std::optional<nlohmann::json>> take_signal(const std::string& name, std::int64_t& seen);
-  void publish(saga_event::kind what, std::string key = {}, std::uint32_t attempt = 0, std::string message = {});
+  void publish(saga_event::kind what, std::string_view key = {}, std::uint32_t attempt = 0,
+               std::string_view message = {});
   void report_birth(std::optional<bool> is_new, failure why = {});
   [[nodiscard]] std::int64_t now() const;
   [[nodiscard]] random_source& random() const { return random_of(*strand_); }
@@ -209,8 +222,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::optional<spawned> running_;
 
   // the journal
-  std::deque<record> records_;                                 // in the order of their intents
-  std::unordered_map<std::string_view, std::size_t> index_;    // by their keys
+  std::list<record> records_;                                  // in the order of their intents
+  std::unordered_map<std::string_view, record*> index_;        // by their keys
   std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
   std::vector<entry> buffer_;                                  // outcomes that go with the next commit
   std::uint64_t seq_ = 0, epoch_ = 1;

@@ -232,8 +232,8 @@ awaitable<bool> instance::run_nested(const fiber& by, branch_base& branch, std::
     if (is_rehearsal_) co_return false;
     if (has_journal()) {
       r = &add({entry_kind::nested_aborted, branch.path(), "", {{"why", reason}}});
-      const bool is_ours = co_await flush();
-      if (!is_ours) co_return false;
+      const written kept = co_await flush();
+      if (kept != written::yes) co_return false;
     }
   }
   if (is_rehearsal_) co_return false;

@@ -150,7 +150,7 @@ awaitable<bool> instance::begin_child(child_work& child) {
   batch own;
   insert_saga(own, {id, *what, input, deadline_, id_}, is_here ? std::optional(engine_->worker) : std::nullopt, now());
   entry called(entry_kind::called, child.key(), what->name, {{"input", child.input()}});
-  const written how = co_await flush_with(std::move(called), std::move(own));
+  const written how = co_await flush_with(called, std::move(own));
   if (how != written::yes) {
     if (is_here) engine_->exit(*made);
     if (how == written::refused) leave(leave_reason::stuck, "the id '" + id + "' belongs to a saga of somebody else");
@@ -190,8 +190,8 @@ awaitable<bool> instance::undo_child(const record& r) {
   const std::string id = id_ + '/' + r.key;
   for (;;) {
     if (!buffer_.empty()) {
-      const bool is_ours = co_await flush();
-      if (!is_ours) co_return false;
+      const written kept = co_await flush();
+      if (kept != written::yes) co_return false;
     }
     if (engine_->is_dead("before an undo")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none) co_return false;

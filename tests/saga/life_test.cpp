@@ -52,6 +52,8 @@ awaitable<void> unact(saga::step_context& context, std::optional<std::string> re
   if (d.refuses_undo) throw saga::cannot_undo("too late");
   co_return;
 }
+awaitable<void> nap(saga::step_context& /*context*/) { co_await sleep_for(1s); }
+constexpr auto nap_step = saga::step<"nap", &nap>;
 constexpr auto a_step = saga::step<"a", &act, &unact>;
 constexpr auto b_step = saga::step<"b", &act, &unact>;
 constexpr auto the_pivot = saga::pivot<"pivot", &act>;
@@ -72,6 +74,9 @@ saga::task<std::string> all_kinds(saga::scope& s, std::string what) {
 saga::task<std::string> two(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, std::string("a"));
   co_return co_await s.run(b_step, what);
+}
+saga::task<void> busy(saga::scope& s, int steps) {
+  for (int n = 0; n < steps; ++n) co_await s.run(nap_step);
 }
 saga::task<std::string> sleepy(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, what);
@@ -344,6 +349,24 @@ ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, a
   CHECK(time.elapsed() < 20s);
   CHECK(other.keys.front() == d.keys.front());
   while (first.active() > 0) co_await sleep_for(1s);
+  co_await worker.stop();
+}
+
+ASYNC_TEST("a worker that writes all the time keeps its sagas past its lease") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine first = co_await saga::engine::open(db);
+  first.define("busy", lives::busy, lives::nap_step);
+  saga::engine second = co_await saga::engine::open(db);
+  second.define("busy", lives::busy, lives::nap_step);
+  int claimed = 0;
+  const auto listening = second.events().subscribe([&claimed](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::claimed) ++claimed;
+  });
+  const auto executor = co_await net::this_coro::executor;
+  const auto worker = spawn(executor, [&second] { return second.run(); });
+  auto started = co_await first.start("s-1", lives::busy, 60);
+  co_await started.result();
+  CHECK(claimed == 0);
   co_await worker.stop();
 }
 
