@@ -140,11 +140,14 @@ bool instance::must_go_back() {
   return true;
 }
 
+bool instance::is_pivot(const record& r) const {
+  const auto* step = r.is_step ? definition_->find(r.step) : nullptr;
+  return step != nullptr && step->kind == step_kind::pivot;
+}
+
 bool instance::is_pivot_in_doubt() const {
-  return std::ranges::any_of(records_, [this](const record& r) {
-    const auto* step = r.is_step ? definition_->find(r.step) : nullptr;
-    return step != nullptr && step->kind == step_kind::pivot && r.ended == record::outcome::open;
-  });
+  return std::ranges::any_of(records_,
+                             [this](const record& r) { return r.ended == record::outcome::open && is_pivot(r); });
 }
 
 /// True when the saga has ended, or left; false when it has to go back.

@@ -135,6 +135,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void leave_changed(std::string place, std::string journal, std::string build, const std::string& advice = {});
   void note(entry e);
   void settle(entry e);
+  [[nodiscard]] bool is_pivot(const record& r) const;
   [[nodiscard]] bool is_pivot_in_doubt() const;
   bool must_go_back();
   void leave(leave_reason why, std::string text = {});

@@ -167,6 +167,7 @@ void instance::apply(entry& e) {
         require(r->is_step || r->is_child);
         r->ended = record::outcome::succeeded;
         r->result = std::move(e.payload.at("result"));
+        has_pivoted_ = has_pivoted_ || is_pivot(*r);
       }
       break;
     case entry_kind::aborted:

@@ -165,6 +165,7 @@ awaitable<bool> instance::run_step(step_work& work) {
       if (is_rehearsal_) co_return false;
       nlohmann::json payload;
       payload["arguments"] = work.arguments();
+      if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
       if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
       if (work.settings().undo_timeout > duration()) {
         payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();

@@ -22,7 +22,7 @@ using cofferdam::detail::to_microseconds;
 
 /// Stored: never change a number.
 enum class entry_kind : std::uint8_t {
-  intent = 1,           // a step begins: its arguments, and how to undo it where that is not as usual
+  intent = 1,           // a step begins: arguments, whether it is a pivot, how to undo it if that is not as usual
   succeeded = 2,        // its result
   failed = 3,           // refused or exhausted
   waiting = 4,          // for a time or signal, until `wake_at`
