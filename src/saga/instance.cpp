@@ -68,6 +68,7 @@ void instance::report_birth(std::optional<bool> is_new, failure why) {
   {
     const std::lock_guard lock(birth_mutex_);
     if (birth_) return;
+    if (is_new == false) is_let_go_ = true;  // the row is that of another one
     if (is_new) {
       birth_.emplace(*is_new);
     } else {
@@ -219,8 +220,12 @@ awaitable<void> instance::live() {
   const auto engine = engine_;
   const auto self = shared_from_this();
   std::string broken;
+  const bool has_died = claims_ > engine_->options.max_claims;
+  if (has_died) {
+    broken = "taken over " + std::to_string(claims_) + " times without getting on: its process seems to die of it";
+  }
   try {
-    if (is_to_load_) co_await load();
+    if (is_to_load_ && !has_died) co_await load();
   } catch (const saga_error& e) {
     broken = e.what();
   } catch (const std::exception& e) {
@@ -228,16 +233,13 @@ awaitable<void> instance::live() {
     if (why.code() == errc::type_mismatch) {
       broken = "the saga '" + id_ + "': its journal: " + why.message();
     } else {
-      leave(leave_reason::lost);  // it stays as it is, until this worker has ended
+      leave(leave_reason::lost);  // it stays as it is, until somebody takes it up again
     }
   }
   if (broken.empty() && leaving_ == leave_reason::lost) {
     publish(saga_event::kind::lost);
     engine->exit(*this);
     co_return;
-  }
-  if (broken.empty() && claims_ > engine_->options.max_claims) {
-    broken = "taken over " + std::to_string(claims_) + " times without getting on: its process seems to die of it";
   }
   if (!broken.empty()) {
     co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
@@ -252,7 +254,7 @@ awaitable<void> instance::live() {
       co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
       try {
         co_await go_back();
-      } catch (const std::exception&) {  // it stays as it is, until this worker has ended
+      } catch (const std::exception&) {  // it stays as it is, until somebody takes it up again
         publish(saga_event::kind::lost);
       }
     }

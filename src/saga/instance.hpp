@@ -87,6 +87,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] const definition* what() const noexcept { return definition_; }
   [[nodiscard]] const nlohmann::json& input() const override { return input_; }
+  /// When it has left: whether its row is somebody else's, or nobody's, for sure.
+  [[nodiscard]] bool is_let_go() const noexcept { return is_let_go_; }
   /// Waits for the first commit. False: a saga with this id was there.
   awaitable<bool> wait_until_born();
   /// Leaves at the next boundary; `at_once`: the attempt in flight is cancelled.
@@ -223,7 +225,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::int64_t deadline_ = for_ever;
   duration limit_ = duration::max();  // without a journal: from its start to its deadline
   std::vector<group> together_;
-  bool has_locks_ = false;
+  bool has_locks_ = false, is_let_go_ = false;
   std::vector<std::string> lost_races_;  // prefixes of keys
   std::exception_ptr cause_;
   std::uint64_t noted_ = 0, durable_ = 0;  // entries

@@ -514,6 +514,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
     co_return;
   }
   if (engine_->is_dead("after a commit")) co_return;
+  is_let_go_ = true;
   seq_ = after;
   state_ = state;
   report_birth(true);
@@ -551,6 +552,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
+  is_let_go_ = true;
   report_birth(true);
   if (state == saga_state::stuck) publish(saga_event::kind::stuck, {}, 0, reason);
   if (state == saga_state::waiting) publish(saga_event::kind::parked);

@@ -1,11 +1,13 @@
 // What a saga's life can bring: waits, signals, cancellation, other owners, changed code, undos that fail.
 #include "async_test.hpp"
 #include "error_of.hpp"
+#include "fault_vfs.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
+#include <cofferdam/core/timeout.hpp>
 #include <cofferdam/saga/chain.hpp>
 #include <cofferdam/saga/engine.hpp>
 #include <cofferdam/saga/testing.hpp>
@@ -367,6 +369,74 @@ ASYNC_TEST("an owner that lost its saga cannot write to it") {
   (void)co_await engine.run_due();
   const auto result = co_await started.result();
   CHECK(result == "b!");
+}
+
+TEST_CASE("a saga that is started while a worker claims it is not left to nobody") {
+  const test::temporary_directory directory;
+  const std::string path = directory.file("sagas.db");
+  const auto body = [&path]() -> awaitable<void> {
+    database db = co_await database::open("sqlite:" + path);
+    diary d;
+    saga::engine_options full;
+    full.max_active = 0;
+    saga::engine clerk = co_await saga::engine::open(db, full);
+    define_all(clerk, d);
+    (void)co_await clerk.start("s-1", lives::two, std::string("b"));
+    saga::engine_options quick;
+    quick.lease = 300ms;
+    saga::engine engine = co_await saga::engine::open(db, quick);
+    define_all(engine, d);
+    const auto executor = co_await net::this_coro::executor;
+    lives::stranger other(path);
+    other.run("begin immediate");  // the claim and the start wait for it, in this order
+    const auto before = db.stats().queries;
+    const auto worker = spawn(executor, [&engine] { return engine.run(); });
+    while (db.stats().queries == before) co_await net::post(net::use_awaitable);
+    for (int i = 0; i < 100; ++i) co_await net::post(net::use_awaitable);
+    std::string result;
+    const auto start = [&]() -> awaitable<void> {
+      auto started = co_await engine.start("s-1", lives::two, std::string("b"));
+      result = co_await started.result();
+    };
+    const auto starting = spawn(executor, start);
+    while (engine.active() == 0) co_await net::post(net::use_awaitable);
+    other.run("rollback");
+    const auto join = [&] { return starting.join(); };
+    (void)co_await test::error_of(with_timeout(10s, join));
+    CHECK(result == "b!");
+    co_await starting.stop();
+    co_await worker.stop();
+  };
+  test::run_in_real_time(body);
+}
+
+ASYNC_TEST("a full disk stops sagas, and they go on when it has room again: nobody has to end this process") {
+  const test::temporary_directory directory;
+  test::fault_vfs& disk = test::fault_vfs::instance();
+  database db = co_await database::open("sqlite:" + directory.file("sagas.db") + "?vfs=faults");
+  diary d;
+  d.hangs = true;
+  saga::engine engine = co_await saga::engine::open(db);
+  define_all(engine, d);
+  const auto executor = co_await net::this_coro::executor;
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
+  std::vector<saga::handle<std::string>> started;
+  for (int i = 0; i < 3; ++i) {
+    started.push_back(co_await engine.start("s-" + std::to_string(i), lives::two, std::string("b")));
+  }
+  co_await sleep_for(1s);
+  disk.plan(test::fault_vfs::call::write, 1, true);
+  co_await sleep_for(2min);
+  CHECK(engine.active() == 0);
+  d.hangs = false;
+  disk.heal();
+  const auto before = time.elapsed();
+  for (auto& each : started) {
+    const auto result = co_await each.result();
+    CHECK(result == "b!");
+  }
+  CHECK(time.elapsed() - before < 15s);
+  co_await worker.stop();
 }
 
 ASYNC_TEST("a body that changed is noticed and the saga stops for an operator; patched() lets old ones pass") {
