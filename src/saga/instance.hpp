@@ -29,6 +29,13 @@ struct record {
   std::string key, step;
   nlohmann::json arguments;
   [[nodiscard]] bool has_arguments(const nlohmann::json& now) const;
+  /// What it is, for messages.
+  [[nodiscard]] std::string shown() const;
+  /// For a time, a signal, a lock, or a mark, which waits for nothing.
+  [[nodiscard]] bool is_wait() const;
+  [[nodiscard]] bool is_mark() const;
+  /// Empty: for a time.
+  [[nodiscard]] bool is_wait_for(std::string_view signal) const;
   step_settings settings;
   outcome ended = outcome::open;
   nlohmann::json result;  // of a step that succeeded; the signal that was taken
@@ -41,7 +48,7 @@ struct record {
     std::uint32_t failed = 0;
     std::int64_t next_at = 0;
   } attempts, undo_attempts;
-  bool is_step = false, is_child = false, is_race = false, is_undone = false, is_visited = false;
+  bool is_step = false, is_child = false, is_race = false, is_part = false, is_undone = false, is_visited = false;
 };
 
 /// The part of a key before the name: "prepare#1/" of "prepare#1/label#2".
@@ -131,8 +138,10 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void apply(entry& e);
   void visit(record& r);
   void visit_part(record& part);
+  [[nodiscard]] bool has_unvisited(std::string_view scope) const;
   [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;
   [[nodiscard]] bool diverges(const std::string& key);
+  [[nodiscard]] bool is_changed(const branch_base& branch, bool is_part);
   [[nodiscard]] bool has_lost_race(const std::string& key) const;
   void leave_changed(std::string place, std::string journal, std::string build, const std::string& advice = {});
   void note(entry e);

@@ -59,7 +59,7 @@ bool instance::replay(child_work& child) {
   if (r == nullptr) return false;
   const nlohmann::json input = child.input();
   if (!r->is_child || !r->has_arguments(input)) {
-    leave_changed(child.key(), "'" + r->step + "' with " + r->arguments.dump(), "a saga with " + input.dump());
+    leave_changed(child.key(), r->shown(), "a saga with " + input.dump());
     return false;
   }
   visit(*r);

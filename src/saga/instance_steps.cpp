@@ -36,8 +36,7 @@ bool instance::replay(step_work& work) {
   if (r == nullptr) return false;
   const nlohmann::json arguments = work.arguments();
   if (!r->is_step || r->step != work.name() || !r->has_arguments(arguments)) {
-    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments.dump(),
-                  "'" + std::string(work.name()) + "' with " + arguments.dump());
+    leave_changed(work.key(), r->shown(), "'" + std::string(work.name()) + "' with " + arguments.dump());
     return false;
   }
   visit(*r);

@@ -60,6 +60,9 @@ struct entry {
 /// What the steps of waits for locks begin with.
 constexpr std::string_view lock_prefix = "lock:";
 
+/// The step of marks. What waits for a signal has its name there.
+constexpr std::string_view mark_step = "patched";
+
 /// For times that never come.
 constexpr std::int64_t for_ever = std::numeric_limits<std::int64_t>::max();
 
