@@ -147,8 +147,10 @@ bool instance::is_pivot(const record& r) const {
 }
 
 bool instance::is_pivot_in_doubt() const {
-  return std::ranges::any_of(records_,
-                             [this](const record& r) { return r.ended == record::outcome::open && is_pivot(r); });
+  const auto may_have_happened = [this](const record& r) {
+    return r.ended == record::outcome::open && !r.is_undone && is_pivot(r);
+  };
+  return pivots_in_doubt_ > 0 || std::ranges::any_of(records_, may_have_happened);
 }
 
 /// True when the saga has ended, or left; false when it has to go back.
@@ -308,12 +310,16 @@ awaitable<ending> instance::live_here(branch_base& root) {
   }
   if (has_ended) error = root.take();
   if (has_ended && !error) co_return ending{saga_state::completed, {}, {}, nullptr};
-  if (leaving_ == leave_reason::stuck) co_return ending{saga_state::stuck, leaving_text_, {}, error};
+  if (leaving_ == leave_reason::stuck) {
+    co_await net::this_coro::reset_cancellation_state();
+    co_return ending{saga_state::stuck, leaving_text_, {}, error};
+  }
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   ending how{saga_state::compensated, error ? reason_of(error) : leaving_text_, {}, error};
-  if (has_pivoted_) {
+  if (has_pivoted_ || pivots_in_doubt_ > 0) {
     how.state = saga_state::stuck;
-    how.reason = "failed past its pivot: " + how.reason;
+    how.reason =
+        (has_pivoted_ ? "failed past its pivot: " : "nobody knows whether its pivot has happened: ") + how.reason;
   } else {
     leaving_ = leave_reason::none;
     has_aborted_ = true;

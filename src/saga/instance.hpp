@@ -252,6 +252,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::vector<racing_attempt*> racing_;
   std::vector<cofferdam::detail::parked_reference> waiting_;  // fibers, for a signal, time or turn
   std::vector<std::unique_ptr<past_step>> past_;              // without a journal; null: undone
+  std::size_t pivots_in_doubt_ = 0;                           // without a journal
 
   std::mutex birth_mutex_;
   std::optional<outcome<bool>> birth_;

@@ -137,12 +137,16 @@ awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at) {
 
 awaitable<bool> instance::run_step(step_work& work) {
   if (leaving_ != leave_reason::none || must_go_back()) co_return false;
-  if (work.by().is_stopped()) {
+  const bool is_pivot = work.kind() == step_kind::pivot;
+  // Once it may have been tried its outcome has to be known, whatever becomes of other branches.
+  const bool leaves_doubt = is_pivot && !work.is_transactional();
+  bool is_in_doubt = leaves_doubt && has_journal() && find(work.key()) != nullptr;
+  if (work.by().is_stopped() && !is_in_doubt) {
     work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
     co_return true;
   }
   const bool is_racing = work.by().is_racing();
-  if (is_racing && work.kind() == step_kind::pivot) {
+  if (is_racing && is_pivot) {
     leave(leave_reason::stuck, "'" + work.key() +
                                    "' is a pivot, and cannot be undone when another branch of its race "
                                    "wins: let it follow the race");
@@ -164,7 +168,7 @@ awaitable<bool> instance::run_step(step_work& work) {
       if (is_rehearsal_) co_return false;
       nlohmann::json payload;
       payload["arguments"] = work.arguments();
-      if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
+      if (is_pivot) payload["pivot"] = true;  // for operators, who do not have the definition
       if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
       if (work.settings().undo_timeout > duration()) {
         payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
@@ -201,10 +205,15 @@ awaitable<bool> instance::run_step(step_work& work) {
     const bool goes_on = co_await wait_for_turn_of(known->attempts.next_at);
     if (!goes_on) co_return false;
   }
+  const bool is_shielded = is_pivot && !has_journal();  // else a worker that takes the saga over would go on with it
+  if (is_shielded) {
+    ++pivots_in_doubt_;
+    co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+  }
   for (;;) {
     if (engine_->is_dead("before an action")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none || (can_go_back && must_go_back())) co_return false;
-    if (work.by().is_stopped()) {  // what was begun is undone, if it is to be
+    if (work.by().is_stopped() && !is_in_doubt) {  // what was begun is undone, if it is to be
       work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
       if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
       co_return true;
@@ -217,6 +226,7 @@ awaitable<bool> instance::run_step(step_work& work) {
     batch* const transaction = work.is_transactional() ? &own : nullptr;
     const auto call = [&work, &context, transaction] { return work.attempt(context, transaction); };
     end = {};
+    is_in_doubt = leaves_doubt;
     if (is_racing) {
       end = co_await attempt_in_race(work.by(), limit, call);
     } else {
@@ -266,8 +276,12 @@ awaitable<bool> instance::run_step(step_work& work) {
     ++n;
   }
 
+  if (is_shielded) {
+    --pivots_in_doubt_;
+    co_await net::this_coro::reset_cancellation_state();
+  }
   const bool has_succeeded = end.how == attempt_end::kind::succeeded;
-  if (has_succeeded && work.kind() == step_kind::pivot) has_pivoted_ = true;
+  if (has_succeeded && is_pivot) has_pivoted_ = true;
   if (has_succeeded) {
     publish(saga_event::kind::step_succeeded, work.key());
     if (has_journal() && !work.is_transactional()) {
@@ -285,6 +299,10 @@ awaitable<bool> instance::run_step(step_work& work) {
       end.how == attempt_end::kind::refused ? step_failed::reason::refused : step_failed::reason::exhausted;
   if (why == step_failed::reason::refused && work.kind() == step_kind::retriable) {
     leave(leave_reason::stuck, "the retriable step '" + work.key() + "' was refused: " + end.message);
+    co_return false;
+  }
+  if (why == step_failed::reason::exhausted && leaves_doubt) {
+    leave(leave_reason::stuck, "nobody knows whether the pivot '" + work.key() + "' has happened: " + end.message);
     co_return false;
   }
   publish(saga_event::kind::step_failed, work.key(), 0, end.message);
