@@ -191,6 +191,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
   [[nodiscard]] duration until_deadline() const;
+  [[nodiscard]] duration until_turn(step_kind kind) const;
   [[nodiscard]] time_point attempt_ends_at(duration limit) const;
   awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
   awaitable<attempt_end> attempt_in_race(const fiber& by, duration limit, std::function<awaitable<void>()> call);

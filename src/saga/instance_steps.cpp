@@ -65,6 +65,12 @@ duration instance::until_deadline() const {
   return std::chrono::microseconds(std::max<std::int64_t>(deadline_ - now(), 0));
 }
 
+/// How long a step may take, or rest: once the saga does not go back any more, its deadline ends nothing.
+duration instance::until_turn(step_kind kind) const {
+  if (deadline_ == for_ever || kind != step_kind::compensatable) return duration::max();
+  return has_aborted_ || has_pivoted_ || is_pivot_in_doubt() ? duration::max() : until_deadline();
+}
+
 time_point instance::attempt_ends_at(duration limit) const {
   return limit > duration() ? saturating_add(engine_->timers->now(), limit) : never;
 }
@@ -123,7 +129,7 @@ awaitable<bool> instance::back_off(entry_kind what, const std::string& key, std:
     const bool is_ours = co_await flush();
     if (!is_ours) co_return false;
   }
-  co_await rest(std::min(delay, until_deadline()));
+  co_await rest(delay);
   co_return leaving_ == leave_reason::none;
 }
 
@@ -219,8 +225,8 @@ awaitable<bool> instance::run_step(step_work& work) {
       co_return true;
     }
     duration limit = limit_of(work.settings().timeout);
-    if (can_go_back && deadline_ != for_ever)
-      limit = std::min(limit > duration() ? limit : never_ends, until_deadline());
+    const duration left = until_turn(work.kind());
+    if (left < never_ends) limit = std::max(std::min(limit > duration() ? limit : never_ends, left), duration(1));
     step_context context(*this, engine_->registry, work.key(), n, false, attempt_ends_at(limit));
     batch own;
     batch* const transaction = work.is_transactional() ? &own : nullptr;
@@ -263,14 +269,14 @@ awaitable<bool> instance::run_step(step_work& work) {
       const bool is_long = has_journal() && end.after >= engine_->options.park_after;
       const bool goes_on = is_long && co_await back_off(entry_kind::attempted, work.key(), n - 1, "ongoing", end.after);
       if (is_long && !goes_on) co_return false;
-      if (!is_long) co_await rest(std::min(end.after, until_deadline()));
+      if (!is_long) co_await rest(std::min(end.after, until_turn(work.kind())));
       continue;
     }
     if (end.how != attempt_end::kind::unsure && end.how != attempt_end::kind::impossible) break;
     publish(saga_event::kind::attempt_failed, work.key(), n, end.message);
     if (most != 0 && n >= most) break;
     if (n == options.attention_after) publish(saga_event::kind::attention, work.key(), n, end.message);
-    const duration delay = backoff_delay(options.backoff, n, delays, random());
+    const duration delay = std::min(backoff_delay(options.backoff, n, delays, random()), until_turn(work.kind()));
     const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), n, end.message, delay);
     if (!goes_on) co_return false;
     ++n;

@@ -10,6 +10,7 @@
 #include <cofferdam/saga/engine.hpp>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <string>
 #include <variant>
@@ -26,6 +27,7 @@ struct diary {
   events lines;
   std::map<std::string, duration> takes;  // how long an action takes
   std::map<std::string, int> fails;       // how often it still fails
+  std::map<std::string, int> polls;       // how often it is still not done
   std::map<std::string, std::string> refuses;
   std::vector<std::uint32_t> attempts;
   duration undo_takes{};
@@ -40,6 +42,10 @@ awaitable<std::string> act(saga::step_context& context, std::string what) {
   if (d.fails[what] > 0) {
     --d.fails[what];
     throw std::runtime_error(what + " is away");
+  }
+  if (d.polls[what] > 0) {
+    --d.polls[what];
+    throw saga::ongoing(1s);
   }
   if (d.refuses.contains(what)) throw saga::refused(d.refuses[what]);
   co_return what + "!";
@@ -89,6 +95,10 @@ saga::task<std::string> slow(saga::scope& s, std::string what) {
   (void)co_await s.run(do_it, std::string("a"));
   co_await s.sleep(2h);
   co_return co_await s.run(do_it, what);
+}
+saga::task<std::string> paid(saga::scope& s, std::string what) {
+  (void)co_await s.run(commit_it, std::string("paid"));
+  co_return co_await s.run(send_it, what);
 }
 saga::task<std::string> slow_past_pivot(saga::scope& s, std::string what) {
   (void)co_await s.run(commit_it, std::string("paid"));
@@ -149,6 +159,7 @@ void define_all(saga::engine& e, diary& d) {
   e.define("parent", parent, do_it);
   e.define("slow", slow, do_it);
   e.define("slow_past_pivot", slow_past_pivot, commit_it, send_it);
+  e.define("paid", paid, commit_it, send_it);
   e.define("racing_a_sleeper", racing_a_sleeper, do_it);
   e.define("beside_a_sleeper", beside_a_sleeper, do_it);
   e.define("beside_a_listener", beside_a_listener, do_it);
@@ -365,6 +376,47 @@ ASYNC_TEST("a saga whose deadline is over goes back, wherever it waits or acts")
   const auto without = co_await test::error_of(here.execute("s-4", flows::slow, std::string("x"), within));
   CHECK(without == "the saga 's-4' went back: its deadline is over");
   CHECK(d.lines == events{"do a", "undo a"});
+}
+
+ASYNC_TEST("attempts rest as long past a deadline as before it: behind the pivot, and on the way back") {
+  diary d;
+  saga::engine_options options;
+  options.backoff.kind = options.undo_backoff.kind = backoff_kind::constant;
+  options.backoff.base = options.undo_backoff.base = 1s;
+  options.backoff.jitter = options.undo_backoff.jitter = jitter_kind::none;
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine journaled = co_await saga::engine::open(db, options), here(options);
+  define_all(journaled, d);
+  here.provide(d);
+  const saga::start_options within{.deadline = 5s};
+  const std::array engines{&journaled, &here};
+  for (saga::engine* const each : engines) {
+    d = diary();
+    d.fails["x"] = 20;
+    auto before = time.elapsed();
+    const auto past = co_await each->execute("s-1", flows::paid, std::string("x"), within);
+    CHECK(past == "x!");
+    CHECK(d.lines.size() == 22);
+    CHECK(time.elapsed() - before >= 20s);
+    CHECK(time.elapsed() - before < 21s);
+
+    d = diary();
+    d.polls["x"] = 20;
+    before = time.elapsed();
+    const auto polled = co_await each->execute("s-2", flows::paid, std::string("x"), within);
+    CHECK(polled == "x!");
+    CHECK(time.elapsed() - before >= 20s);
+    CHECK(time.elapsed() - before < 21s);
+
+    d = diary();
+    d.fails["x2"] = 99;
+    d.fails["undo x1"] = 10;
+    before = time.elapsed();
+    const auto back = co_await test::error_of(each->execute("s-3", flows::two, std::string("x"), within));
+    CHECK(back.starts_with("the saga 's-3' went back: "));
+    CHECK(time.elapsed() - before >= 13s);
+    CHECK(time.elapsed() - before < 17s);
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------------- undoing
