@@ -153,8 +153,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void wake_waits();
   awaitable<bool> wait_until(std::int64_t wake_at, std::int64_t signals_seen);
   awaitable<bool> back_off(entry_kind what, const std::string& key, std::uint32_t attempt, const std::string& message,
-                           duration delay);
-  awaitable<bool> wait_for_turn_of(std::int64_t next_at);
+                           duration delay, const fiber* by);
+  awaitable<bool> wait_for_turn_of(std::int64_t next_at, const fiber* by);
 
   enum class written : std::uint8_t { yes, lost, refused };
   class turn;

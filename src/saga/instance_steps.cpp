@@ -120,12 +120,13 @@ awaitable<attempt_end> instance::attempt_in_race(const fiber& by, duration limit
 }
 
 /// Rests before the next attempt: a short while here, else in the journal. False: the saga leaves.
+/// @param by  whose rest is over when it is stopped; null: an undo's, or a pivot's, which nothing stops.
 awaitable<bool> instance::back_off(entry_kind what, const std::string& key, std::uint32_t attempt,
-                                   const std::string& message, duration delay) {
+                                   const std::string& message, duration delay, const fiber* by) {
   if (has_journal()) {
     const std::int64_t next_at = time_after(now(), delay);
     settle({what, key, {}, {{"attempt", attempt}, {"message", message}, {"next_at", next_at}}});
-    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at);
+    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at, by);
     const bool is_ours = co_await flush();
     if (!is_ours) co_return false;
   }
@@ -133,8 +134,8 @@ awaitable<bool> instance::back_off(entry_kind what, const std::string& key, std:
   co_return leaving_ == leave_reason::none;
 }
 
-awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at) {
-  while (now() < next_at) {
+awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at, const fiber* by) {
+  while (now() < next_at && (by == nullptr || !by->is_stopped())) {
     const bool goes_on = co_await wait_until(next_at, for_ever);
     if (!goes_on) co_return false;
   }
@@ -203,12 +204,13 @@ awaitable<bool> instance::run_step(step_work& work) {
                              : work.kind() == step_kind::compensatable ? options.max_attempts
                                                                        : 0;
   const bool can_go_back = work.kind() == step_kind::compensatable && !has_pivoted_;
+  const fiber* const stops = leaves_doubt ? nullptr : &work.by();
   backoff_state delays;
   attempt_end end;
   std::uint32_t n = 1;
   if (const record* known = has_journal() ? find(work.key()) : nullptr) {
     n = known->attempts.failed + 1;
-    const bool goes_on = co_await wait_for_turn_of(known->attempts.next_at);
+    const bool goes_on = co_await wait_for_turn_of(known->attempts.next_at, stops);
     if (!goes_on) co_return false;
   }
   const bool is_shielded = is_pivot && !has_journal();  // else a worker that takes the saga over would go on with it
@@ -267,7 +269,8 @@ awaitable<bool> instance::run_step(step_work& work) {
     }
     if (end.how == attempt_end::kind::ongoing) {
       const bool is_long = has_journal() && end.after >= engine_->options.park_after;
-      const bool goes_on = is_long && co_await back_off(entry_kind::attempted, work.key(), n - 1, "ongoing", end.after);
+      const bool goes_on =
+          is_long && co_await back_off(entry_kind::attempted, work.key(), n - 1, "ongoing", end.after, stops);
       if (is_long && !goes_on) co_return false;
       if (!is_long) co_await rest(std::min(end.after, until_turn(work.kind())));
       continue;
@@ -277,7 +280,7 @@ awaitable<bool> instance::run_step(step_work& work) {
     if (most != 0 && n >= most) break;
     if (n == options.attention_after) publish(saga_event::kind::attention, work.key(), n, end.message);
     const duration delay = std::min(backoff_delay(options.backoff, n, delays, random()), until_turn(work.kind()));
-    const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), n, end.message, delay);
+    const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), n, end.message, delay, stops);
     if (!goes_on) co_return false;
     ++n;
   }

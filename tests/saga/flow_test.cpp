@@ -28,6 +28,7 @@ struct diary {
   std::map<std::string, duration> takes;  // how long an action takes
   std::map<std::string, int> fails;       // how often it still fails
   std::map<std::string, int> polls;       // how often it is still not done
+  duration poll_after = 1s;
   std::map<std::string, std::string> refuses;
   std::vector<std::uint32_t> attempts;
   duration undo_takes{};
@@ -45,7 +46,7 @@ awaitable<std::string> act(saga::step_context& context, std::string what) {
   }
   if (d.polls[what] > 0) {
     --d.polls[what];
-    throw saga::ongoing(1s);
+    throw saga::ongoing(d.poll_after);
   }
   if (d.refuses.contains(what)) throw saga::refused(d.refuses[what]);
   co_return what + "!";
@@ -116,6 +117,11 @@ saga::task<std::string> pair_and_more(saga::scope& s, std::string what) {
   (void)co_await s.all(s.branch<"left">(one, std::string("left")), s.branch<"right">(one, std::string("right")));
   co_return co_await s.run(do_it, what);
 }
+saga::task<std::string> left_and_right(saga::scope& s, std::string) {
+  const auto both =
+      co_await s.all(s.branch<"left">(one, std::string("left1")), s.branch<"right">(one, std::string("right")));
+  co_return std::get<0>(both);
+}
 saga::task<std::string> beside_a_sleeper(saga::scope& s, std::string what) {
   const auto both = co_await s.all(s.branch<"slow">(slow, what), s.branch<"pair">(pair_and_more, std::string("more")));
   co_return std::get<1>(both);
@@ -160,6 +166,7 @@ void define_all(saga::engine& e, diary& d) {
   e.define("slow", slow, do_it);
   e.define("slow_past_pivot", slow_past_pivot, commit_it, send_it);
   e.define("paid", paid, commit_it, send_it);
+  e.define("left_and_right", left_and_right, do_it);
   e.define("racing_a_sleeper", racing_a_sleeper, do_it);
   e.define("beside_a_sleeper", beside_a_sleeper, do_it);
   e.define("beside_a_listener", beside_a_listener, do_it);
@@ -257,6 +264,27 @@ ASYNC_TEST("a race that is over does not wait for the time that its loser waited
     CHECK(seen.lines == events{"do a", "do right", "undo a", "do last"});
   });
   CHECK(time.elapsed() - before < 1min);
+}
+
+ASYNC_TEST(
+    "a race that is over, or branches of which one failed, do not wait for the long rest of another one's step") {
+  diary d;
+  d.takes["right"] = 1s;
+  d.polls["left1"] = 1;
+  d.poll_after = 1h;
+  auto before = time.elapsed();
+  co_await both_ways(flows::racing, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "right!last!");
+    CHECK(seen.lines == events{"do first", "do left1", "do right", "undo left1?", "do last"});
+  });
+  CHECK(time.elapsed() - before < 5s);
+  d.refuses["right"] = "no";
+  before = time.elapsed();
+  co_await both_ways(flows::left_and_right, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "the saga 's-1' went back: the step 'do' was refused: no");
+    CHECK(seen.lines == events{"do left1", "do right", "undo left1?"});
+  });
+  CHECK(time.elapsed() - before < 5s);
 }
 
 ASYNC_TEST("a branch goes on after branches of its own, whatever another one waits for") {
