@@ -7,14 +7,11 @@
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
-namespace {
 
 std::string reason_of(const std::exception_ptr& error) {
   const auto why = failure::thrown(error);
-  return why.message();
+  return as_utf8(why.message());
 }
-
-}  // namespace
 
 instance::instance(std::shared_ptr<engine_state> engine, std::string id, duration limit)
     : engine_(std::move(engine)), id_(std::move(id)), limit_(limit) {}
@@ -100,7 +97,7 @@ void instance::start(const net::any_io_executor& executor) {
 void instance::leave(leave_reason why, std::string text) {
   if (leaving_ != leave_reason::none) return;
   leaving_ = why;
-  leaving_text_ = std::move(text);
+  leaving_text_ = as_utf8(text);
   wake_waits();
 }
 
@@ -254,11 +251,17 @@ awaitable<void> instance::live() {
     }
     if (goes_back) {
       co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+      std::optional<std::string> wrong;
       try {
         co_await go_back();
-      } catch (const std::exception&) {  // it stays as it is, until somebody takes it up again
-        publish(saga_event::kind::lost);
+      } catch (const std::exception& e) {
+        wrong = as_utf8(e.what());
+        const bool is_away = dynamic_cast<const storage_error*>(&e) != nullptr || leaving_ == leave_reason::lost ||
+                             leaving_ == leave_reason::handed_back;
+        if (is_away) wrong.reset();
+        if (is_away) publish(saga_event::kind::lost);  // it stays as it is, until somebody takes it up again
       }
+      if (wrong) co_await set_aside(saga_state::stuck, "it cannot go back: " + *wrong, std::nullopt);
     }
   }
   report_birth(std::nullopt, failure::refused(errc::database_unavailable));

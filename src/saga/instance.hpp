@@ -65,6 +65,8 @@ struct attempt_end {
   duration after{};
 };
 
+/// As UTF-8.
+[[nodiscard]] std::string reason_of(const std::exception_ptr& error);
 /// Of the exception that is being handled.
 [[nodiscard]] attempt_end end_of_attempt();
 /// Of a step that failed.

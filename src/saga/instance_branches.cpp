@@ -176,7 +176,7 @@ awaitable<bool> instance::run_race(race_work& race) {
     winner = all.winner;
     if (!winner) {
       const auto first = first_of(all.errors);
-      why = first ? failure::thrown(first).message() : std::string("every branch was stopped");
+      why = first ? reason_of(first) : std::string("every branch was stopped");
       if (has_pivoted_) {
         leave(leave_reason::stuck, "failed past its pivot: " + why);
         co_return false;
@@ -238,7 +238,7 @@ awaitable<bool> instance::run_nested(const fiber& by, branch_base& branch, std::
     if (!has_ended) co_return false;
     const auto error = branch.take();
     if (!error) co_return true;
-    reason = failure::thrown(error).message();
+    reason = reason_of(error);
     if (has_pivoted_) {
       leave(leave_reason::stuck, "failed past its pivot: " + reason);
       co_return false;

@@ -175,7 +175,7 @@ awaitable<bool> instance::run_child_here(child_work& child) {
     if (std::exchange(has_pivoted_, false)) past_.push_back(std::make_unique<past_child>(child.key()));
     co_return true;
   }
-  const std::string why = failure::thrown(error).message();
+  const std::string why = reason_of(error);
   if (has_pivoted_) {
     leave(leave_reason::stuck, "failed past its pivot: " + why);
     co_return false;

@@ -80,19 +80,20 @@ attempt_end end_of_attempt() {
   try {
     throw;
   } catch (const refused& e) {
-    return {attempt_end::kind::refused, e.what(), e.code(), {}};
+    return {attempt_end::kind::refused, as_utf8(e.what()), as_utf8(e.code()), {}};
   } catch (const ongoing& e) {
     return {attempt_end::kind::ongoing, {}, {}, e.after()};
   } catch (const cannot_undo& e) {
-    return {attempt_end::kind::impossible, e.what(), {}, {}};
+    return {attempt_end::kind::impossible, as_utf8(e.what()), {}, {}};
   } catch (const fatal& e) {
-    return {attempt_end::kind::fatal, e.what(), {}, {}};
+    return {attempt_end::kind::fatal, as_utf8(e.what()), {}, {}};
   } catch (const std::exception& e) {
     why = failure::current(e);
   } catch (...) {
     why = failure::current();
   }
-  return {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
+  return {
+      why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, as_utf8(why.message()), {}, {}};
 }
 
 awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call) {

@@ -55,6 +55,9 @@ struct entry {
   std::string text;  // of the payload; not set in one that was read
 };
 
+/// What is not UTF-8 in a text of somebody else, as neither JSON nor databases take it, becomes U+FFFD.
+[[nodiscard]] std::string as_utf8(const std::string& text);
+
 [[nodiscard]] std::vector<migration> saga_schema();
 
 /// What the steps of waits for locks begin with.

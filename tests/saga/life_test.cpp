@@ -30,7 +30,7 @@ struct diary {
   std::vector<std::string> lines;
   std::map<std::string, int> fails;  // how often a step still fails
   bool hangs = false;
-  std::string hangs_at{};
+  std::string hangs_at{}, undo_says = "undo is away";
   bool refuses_undo = false;
   std::vector<std::string> keys;
 };
@@ -52,7 +52,7 @@ awaitable<void> unact(saga::step_context& context, std::optional<std::string> re
   d.lines.push_back("undo " + result.value_or("unknown"));
   if (d.fails["undo"] > 0) {
     --d.fails["undo"];
-    throw std::runtime_error("undo is away");
+    throw std::runtime_error(d.undo_says);
   }
   if (d.refuses_undo) throw saga::cannot_undo("too late");
   co_return;
@@ -86,6 +86,22 @@ saga::task<std::string> pivot_beside_b(saga::scope& s, std::string what) {
   const auto both = co_await s.all(s.branch<"pay">(only_pivot, what), s.branch<"more">(only_b, std::string("nothing")));
   co_return std::get<0>(both);
 }
+saga::task<std::string> grumpy(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, what);
+  s.fail("gr\xfcmpy");
+}
+awaitable<std::string> mumble(saga::step_context& context) {
+  auto& d = context.get<diary>();
+  d.lines.push_back("do mumble");
+  if (d.fails["mumble"]-- > 0) throw std::runtime_error("\xfc");
+  co_return "\xfc";
+}
+awaitable<void> unmumble(saga::step_context&, const std::string&) { co_return; }
+constexpr auto mumble_step = saga::step<"mumble", &mumble, &unmumble>.max_attempts(2);
+saga::task<std::string> mumbling(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, what);
+  co_return co_await s.run(mumble_step);
+}
 saga::task<std::string> two(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, std::string("a"));
   co_return co_await s.run(b_step, what);
@@ -117,6 +133,8 @@ void define_all(saga::engine& e, diary& d) {
   e.define("two", two, a_step, b_step);
   e.define("sleepy", sleepy, a_step, b_step);
   e.define("with_limited_pivot", with_limited_pivot, a_step, limited_pivot);
+  e.define("grumpy", grumpy, a_step);
+  e.define("mumbling", mumbling, a_step, mumble_step);
   e.define("pivot_beside_b", pivot_beside_b, a_step, b_step, the_pivot);
 }
 
@@ -341,6 +359,30 @@ ASYNC_TEST("an undo that fails is tried again; one that cannot work stops the sa
   CHECK(stuck == "'a#1' cannot be undone: too late");
   const auto state = co_await lives::state_of(db, "s-2");
   CHECK(state == "stuck");
+  CHECK(engine.active() == 0);
+}
+
+ASYNC_TEST("texts that are not UTF-8 stop nothing; a result that is not stops a saga on its way back with its reason") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["undo"] = 2;
+  d.undo_says = "z\xfcgig";
+  const auto undone = co_await test::error_of(engine.execute("s-1", lives::two, std::string("nothing")));
+  CHECK(undone == "the saga 's-1' went back: the step 'b' was refused: no");
+  CHECK(d.lines.back() == "undo a!");
+  const auto failed = co_await test::error_of(engine.execute("s-2", lives::grumpy, std::string("x")));
+  CHECK(failed == "the saga 's-2' went back: gr\xef\xbf\xbdmpy");
+
+  d.fails["mumble"] = 2;
+  (void)co_await engine.start("s-3", lives::mumbling, std::string("x"));
+  co_await sleep_for(1min);
+  const rows found = co_await db.query("select state, reason from cofferdam_sagas where id = 's-3'");
+  CHECK(found.front().get<int>(0) == static_cast<int>(saga::saga_state::stuck));
+  const auto reason = found.front().get<std::string>(1);
+  CHECK(reason.starts_with("it cannot go back: "));
+  CHECK(reason.find("invalid UTF-8 byte") != std::string::npos);
   CHECK(engine.active() == 0);
 }
 
