@@ -236,7 +236,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::string reason_, cancel_reason_, parent_;
   std::int64_t deadline_ = for_ever;
   duration limit_ = duration::max();  // without a journal: from its start to its deadline
-  std::vector<group> together_;
+  std::deque<group> together_;        // an undo refers to one while other branches add theirs
   bool has_locks_ = false, is_let_go_ = false;
   std::vector<std::string> lost_races_;  // prefixes of keys
   std::exception_ptr cause_;

@@ -142,6 +142,31 @@ saga::task<std::string> branching(saga::scope& s, std::string what) {
   co_return co_await s.run(do_it, what);
 }
 
+saga::task<std::string> pair(saga::scope& s, std::string what) {
+  (void)co_await s.all(s.branch<"left">(one, what + "1"), s.branch<"right">(one, what + "2")).undo_in_parallel();
+  co_return what;
+}
+saga::task<std::string> failing_pair(saga::scope& s, std::string what) {
+  (void)co_await s.all(s.branch<"left">(one, what + "1"), s.branch<"right">(one, what + "2")).undo_in_parallel();
+  s.fail("no");
+}
+saga::task<std::string> caught_pair(saga::scope& s, std::string what) {
+  try {
+    co_return co_await s.nested<"part">(failing_pair, what);
+  } catch (const saga::aborted&) {
+  }
+  co_return what;
+}
+saga::task<std::string> pairs(saga::scope& s, std::string what) {
+  for (int i = 0; i < 5; ++i) (void)co_await s.nested<"more">(pair, what);
+  co_return what;
+}
+saga::task<std::string> undoing_beside_pairs(saga::scope& s, std::string what) {
+  const auto both =
+      co_await s.all(s.branch<"back">(caught_pair, std::string("back")), s.branch<"on">(pairs, std::string("on")));
+  co_return std::get<0>(both) + std::get<1>(both) + what;
+}
+
 saga::task<std::string> save_point(saga::scope& s, std::string what) {
   (void)co_await s.run(do_it, std::string("first"));
   for (int i = 0; i < 3; ++i) {
@@ -171,6 +196,7 @@ void define_all(saga::engine& e, diary& d) {
   e.define("beside_a_sleeper", beside_a_sleeper, do_it);
   e.define("beside_a_listener", beside_a_listener, do_it);
   e.define("branching", branching, do_it);
+  e.define("undoing_beside_pairs", undoing_beside_pairs, do_it);
   e.define("save_point", save_point, do_it);
 }
 
@@ -461,6 +487,19 @@ ASYNC_TEST("branches are undone side by side when the saga asks for it, each las
     CHECK(at("undo left2") < at("undo left1"));
     CHECK(at("undo right2") < at("undo right1"));
     CHECK(seen.lines.size() == 11);
+  });
+}
+
+ASYNC_TEST("branches are undone side by side while other branches begin more of that kind") {
+  diary d;
+  d.undo_takes = 1s;
+  d.takes["on1"] = 300ms;
+  co_await both_ways(flows::undoing_beside_pairs, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "backonlast");
+    CHECK(seen.most_undoing == 2);
+    CHECK(std::ranges::count(seen.lines, "do on2") == 5);
+    CHECK(std::ranges::count(seen.lines, "undo back1") == 1);
+    CHECK(std::ranges::count(seen.lines, "undo back2") == 1);
   });
 }
 
