@@ -124,6 +124,7 @@ void raise(const std::string& id, ending how) {
 }
 
 awaitable<ending> wait_for_end(std::shared_ptr<engine_state> engine, std::string id, std::shared_ptr<completion> done) {
+  if (engine->db == nullptr) throw std::logic_error("an engine without a journal keeps no saga to wait for");
   if (!done) done = engine->completion_of(id);
   constexpr duration longest = std::chrono::milliseconds(250);
   duration pause = std::chrono::milliseconds(5);  // a saga that is elsewhere: between two looks at a busy database

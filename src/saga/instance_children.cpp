@@ -150,7 +150,13 @@ awaitable<bool> instance::begin_child(child_work& child) {
   batch own;
   insert_saga(own, {id, *what, input, deadline_, id_}, is_here ? std::optional(engine_->worker) : std::nullopt, now());
   entry called(entry_kind::called, child.key(), what->name, {{"input", child.input()}});
-  const written how = co_await flush_with(std::move(called), std::move(own));
+  written how = written::lost;
+  try {
+    how = co_await flush_with(std::move(called), std::move(own));
+  } catch (...) {  // cancelled while it waited for its turn to write
+    if (is_here) engine_->exit(*made);
+    throw;
+  }
   if (how != written::yes) {
     if (is_here) engine_->exit(*made);
     if (how == written::refused) leave(leave_reason::stuck, "the id '" + id + "' belongs to a saga of somebody else");
