@@ -21,6 +21,22 @@ bool is_key_of(std::string_view key, std::string_view step) noexcept {
 
 }  // namespace
 
+std::string record::shown() const {
+  if (is_step || is_child) return "'" + step + "' with " + arguments.dump();
+  if (is_race) return "a race";
+  if (is_part) return "a part that went back";
+  if (is_lock(key, step)) return "a lock";
+  if (is_mark()) return "a question to patched()";
+  return step.empty() ? "a time to wait for" : "a wait for the signal '" + step + "'";
+}
+
+bool record::is_wait() const { return !is_step && !is_child && !is_race && !is_part; }
+bool record::is_mark() const { return is_wait() && step == mark_step && !is_wait_for(step); }
+bool record::is_wait_for(std::string_view signal) const {
+  const std::string name = signal.empty() ? "sleep" : "signal:" + std::string(signal);
+  return is_wait() && step == signal && is_key_of(key, name);
+}
+
 /// As the journal has them: there, what JSON cannot say is null.
 bool record::has_arguments(const nlohmann::json& now) const {
   return arguments == now || arguments.dump() == now.dump();
@@ -160,6 +176,7 @@ void instance::apply(entry& e) {
       r->progress = std::move(e.payload);
       break;
     case entry_kind::nested_aborted:
+      r->is_part = true;
       r->nested_reason = e.payload.value("why", "");
       break;
     case entry_kind::operated:
@@ -168,6 +185,7 @@ void instance::apply(entry& e) {
         require(r->is_step || r->is_child);
         r->ended = record::outcome::succeeded;
         r->result = std::move(e.payload.at("result"));
+        has_pivoted_ = has_pivoted_ || is_pivot(*r);
       }
       break;
     case entry_kind::aborted:
@@ -237,17 +255,24 @@ void instance::visit(record& r) {
   if (it != unvisited_.end() && --it->second == 0) unvisited_.erase(it);
 }
 
+/// Whether the journal has more of a scope, or of parts and branches within it: those that all succeeded have no record
+/// of their own.
+bool instance::has_unvisited(std::string_view scope) const {
+  const auto it = unvisited_.lower_bound(scope);
+  return it != unvisited_.end() && it->first.starts_with(scope);
+}
+
 std::string instance::unvisited_keys(std::string_view scope) const {
   std::string keys;
   for (const record& r : records_) {
-    if (!r.is_visited && scope_of(r.key) == scope) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
+    if (!r.is_visited && scope_of(r.key).starts_with(scope)) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
   }
   return keys;
 }
 
 /// True where the body does something new before it did what the journal says it did: the code has changed.
 bool instance::diverges(const std::string& key) {
-  if (!unvisited_.contains(scope_of(key))) return false;
+  if (!has_unvisited(scope_of(key))) return false;
   leave_changed({}, unvisited_keys(scope_of(key)), "'" + key + "'",
                 ". Ask patched() for what was added, or compensate the saga");
   return true;
@@ -521,6 +546,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
     co_return;
   }
   if (engine_->is_dead("after a commit")) co_return;
+  is_let_go_ = true;
   seq_ = after;
   state_ = state;
   report_birth(true);
@@ -558,6 +584,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
+  is_let_go_ = true;
   report_birth(true);
   if (state == saga_state::stuck) publish(saga_event::kind::stuck, {}, 0, reason);
   if (state == saga_state::waiting) publish(saga_event::kind::parked);

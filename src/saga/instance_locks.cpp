@@ -13,6 +13,10 @@ bool instance::replay(lock_operation& lock) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
   record* r = find(lock.key());
   if (r == nullptr) return false;
+  if (!r->is_wait() || !is_lock(r->key, r->step)) {
+    leave_changed(lock.key(), r->shown(), "a lock");
+    return false;
+  }
   visit(*r);
   if (r->ended == record::outcome::open) return false;
   if (r->ended == record::outcome::failed) lock.fail(*r->why);

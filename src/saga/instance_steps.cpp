@@ -10,8 +10,30 @@
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 
 namespace {
+
 constexpr duration never_ends = duration::max();
-}
+
+/// Once it may have been tried its outcome has to be known, whatever becomes of other branches.
+bool leaves_doubt(const step_work& work) { return work.kind() == step_kind::pivot && !work.is_transactional(); }
+
+/// While it lives a pivot counts as one that may have happened.
+class doubt_guard {
+ public:
+  doubt_guard(std::size_t& pivots, bool is_one) : pivots_(is_one ? &pivots : nullptr) {
+    if (pivots_ != nullptr) ++*pivots_;
+  }
+  doubt_guard(const doubt_guard&) = delete;
+  doubt_guard& operator=(const doubt_guard&) = delete;
+  ~doubt_guard() {
+    if (pivots_ != nullptr) --*pivots_;
+  }
+  explicit operator bool() const noexcept { return pivots_ != nullptr; }
+
+ private:
+  std::size_t* pivots_;
+};
+
+}  // namespace
 
 entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end) {
   return {
@@ -36,8 +58,7 @@ bool instance::replay(step_work& work) {
   if (r == nullptr) return false;
   const nlohmann::json arguments = work.arguments();
   if (!r->is_step || r->step != work.name() || !r->has_arguments(arguments)) {
-    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments.dump(),
-                  "'" + std::string(work.name()) + "' with " + arguments.dump());
+    leave_changed(work.key(), r->shown(), "'" + std::string(work.name()) + "' with " + arguments.dump());
     return false;
   }
   visit(*r);
@@ -66,6 +87,12 @@ duration instance::until_deadline() const {
   return std::chrono::microseconds(std::max<std::int64_t>(deadline_ - now(), 0));
 }
 
+/// How long a step may take, or rest: once the saga does not go back any more, its deadline ends nothing.
+duration instance::until_turn(step_kind kind) const {
+  if (deadline_ == for_ever || kind != step_kind::compensatable) return duration::max();
+  return has_aborted_ || has_pivoted_ || is_pivot_in_doubt() ? duration::max() : until_deadline();
+}
+
 time_point instance::attempt_ends_at(duration limit) const {
   return limit > duration() ? saturating_add(engine_->timers->now(), limit) : never;
 }
@@ -75,19 +102,20 @@ attempt_end end_of_attempt() {
   try {
     throw;
   } catch (const refused& e) {
-    return {attempt_end::kind::refused, e.what(), e.code(), {}};
+    return {attempt_end::kind::refused, as_utf8(e.what()), as_utf8(e.code()), {}};
   } catch (const ongoing& e) {
     return {attempt_end::kind::ongoing, {}, {}, e.after()};
   } catch (const cannot_undo& e) {
-    return {attempt_end::kind::impossible, e.what(), {}, {}};
+    return {attempt_end::kind::impossible, as_utf8(e.what()), {}, {}};
   } catch (const fatal& e) {
-    return {attempt_end::kind::fatal, e.what(), {}, {}};
+    return {attempt_end::kind::fatal, as_utf8(e.what()), {}, {}};
   } catch (const std::exception& e) {
     why = failure::current(e);
   } catch (...) {
     why = failure::current();
   }
-  return {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
+  return {
+      why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, as_utf8(why.message()), {}, {}};
 }
 
 awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call) {
@@ -113,21 +141,22 @@ awaitable<void> instance::attempt_in_race(attempt_end& end, const fiber& by, dur
 }
 
 /// Rests before the next attempt: a short while here, else in the journal. False: the saga leaves.
+/// @param by  whose rest is over when it is stopped; null: an undo's, or a pivot's, which nothing stops.
 awaitable<bool> instance::back_off(entry_kind what, const std::string& key, std::uint32_t attempt,
-                                   const std::string& message, duration delay) {
+                                   const std::string& message, duration delay, const fiber* by) {
   if (has_journal()) {
     const std::int64_t next_at = time_after(now(), delay);
     settle({what, key, {}, {{"attempt", attempt}, {"message", message}, {"next_at", next_at}}});
-    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at);
+    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at, by);
     const written kept = co_await flush();
     if (kept != written::yes) co_return false;
   }
-  co_await rest(std::min(delay, until_deadline()));
+  co_await rest(delay);
   co_return leaving_ == leave_reason::none;
 }
 
-awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at) {
-  while (now() < next_at) {
+awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at, const fiber* by) {
+  while (now() < next_at && (by == nullptr || !by->is_stopped())) {
     const bool goes_on = co_await wait_until(next_at, for_ever);
     if (!goes_on) co_return false;
   }
@@ -137,7 +166,8 @@ awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at) {
 /// What is to be said before the first attempt. Notes the intent of a step that the journal does not know.
 instance::begun instance::begin(step_work& work) {
   if (leaving_ != leave_reason::none || must_go_back()) return begun::leaves;
-  if (work.by().is_stopped()) {
+  const bool is_in_doubt = leaves_doubt(work) && has_journal() && find(work.key()) != nullptr;
+  if (work.by().is_stopped() && !is_in_doubt) {
     work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
     return begun::failed;
   }
@@ -166,6 +196,7 @@ instance::begun instance::begin(step_work& work) {
   if (is_rehearsal_) return begun::leaves;
   nlohmann::json payload;
   payload["arguments"] = work.arguments();
+  if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
   if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
   if (work.settings().undo_timeout > duration()) payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
   entry intent(entry_kind::intent, work.key(), std::string(work.name()), std::move(payload));
@@ -193,29 +224,34 @@ awaitable<bool> instance::run_step(step_work& work) {
   }
   const bool can_go_back = work.kind() == step_kind::compensatable && !has_pivoted_;
   attempts_of_step tries;
+  tries.stops = leaves_doubt(work) ? nullptr : &work.by();
+  tries.is_in_doubt = tries.stops == nullptr && has_journal() && how == begun::yes;
   if (const record* known = has_journal() ? find(work.key()) : nullptr) {
     tries.n = known->attempts.failed + 1;
     if (const std::int64_t next_at = known->attempts.next_at; next_at > 0) {
-      const bool goes_on = co_await wait_for_turn_of(next_at);
+      const bool goes_on = co_await wait_for_turn_of(next_at, tries.stops);
       if (!goes_on) co_return false;
     }
   }
+  // With a journal, a worker that takes the saga over would go on with a pivot that was cancelled.
+  const doubt_guard shielded(pivots_in_doubt_, work.kind() == step_kind::pivot && !has_journal());
+  if (shielded) co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   for (;;) {
     if (engine_->is_dead("before an action")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none || (can_go_back && must_go_back())) co_return false;
-    if (work.by().is_stopped()) {  // what was begun is undone, if it is to be
+    if (work.by().is_stopped() && !tries.is_in_doubt) {  // what was begun is undone, if it is to be
       work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
       remember(work);
       co_return true;
     }
     duration limit = limit_of(work.settings().timeout);
-    if (can_go_back && deadline_ != for_ever) {
-      limit = std::min(limit > duration() ? limit : never_ends, until_deadline());
-    }
+    const duration left = until_turn(work.kind());
+    if (left < never_ends) limit = std::max(std::min(limit > duration() ? limit : never_ends, left), duration(1));
     step_context context(*this, engine_->registry, work.key(), tries.n, false, attempt_ends_at(limit));
     const auto own = work.is_transactional() ? std::make_unique<batch>() : nullptr;
     const auto call = [&work, &context, transaction = own.get()] { return work.attempt(context, transaction); };
     attempt_end end;
+    tries.is_in_doubt = tries.stops == nullptr;
     if (work.by().is_racing()) {
       co_await attempt_in_race(end, work.by(), limit, call);
     } else {
@@ -235,13 +271,12 @@ awaitable<bool> instance::run_step(step_work& work) {
       co_await commit_together(end, work, std::move(*own));
       if (leaving_ == leave_reason::lost) co_return false;
     }
-    if (end.how == attempt_end::kind::succeeded) {
-      succeed(work);
-      co_return true;
-    }
-    const ended what_now = co_await end_attempt(work, end, tries);
+    ended what_now = ended::succeeded;
+    if (end.how != attempt_end::kind::succeeded) what_now = co_await end_attempt(work, end, tries);
     if (what_now == ended::leaves) co_return false;
-    if (what_now == ended::failed) co_return fail(work, end);
+    if (what_now == ended::again) continue;
+    if (shielded) co_await net::this_coro::reset_cancellation_state();
+    co_return what_now == ended::succeeded ? succeed(work) : fail(work, end);
   }
 }
 
@@ -262,10 +297,11 @@ awaitable<instance::ended> instance::end_attempt(step_work& work, attempt_end& e
   }
   if (end.how == attempt_end::kind::ongoing) {
     if (!has_journal() || end.after < options.park_after) {
-      co_await rest(std::min(end.after, until_deadline()));
+      co_await rest(std::min(end.after, until_turn(work.kind())));
       co_return ended::again;
     }
-    const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), tries.n - 1, "ongoing", end.after);
+    const bool goes_on =
+        co_await back_off(entry_kind::attempted, work.key(), tries.n - 1, "ongoing", end.after, tries.stops);
     if (!goes_on) co_return ended::leaves;
     co_return ended::again;
   }
@@ -275,8 +311,9 @@ awaitable<instance::ended> instance::end_attempt(step_work& work, attempt_end& e
   if (most == 0 && work.kind() == step_kind::compensatable) most = options.max_attempts;
   if (most != 0 && tries.n >= most) co_return ended::failed;
   if (tries.n == options.attention_after) publish(saga_event::kind::attention, work.key(), tries.n, end.message);
-  const duration delay = backoff_delay(options.backoff, tries.n, tries.delays, random());
-  const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), tries.n, end.message, delay);
+  const duration delay =
+      std::min(backoff_delay(options.backoff, tries.n, tries.delays, random()), until_turn(work.kind()));
+  const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), tries.n, end.message, delay, tries.stops);
   if (!goes_on) co_return ended::leaves;
   ++tries.n;
   co_return ended::again;
@@ -289,14 +326,18 @@ void instance::remember(step_work& work) {
   past_.push_back(work.remember());
 }
 
-void instance::succeed(step_work& work) {
+/// As `fail`, where its result is too long to be written.
+bool instance::succeed(step_work& work) {
   if (work.kind() == step_kind::pivot) has_pivoted_ = true;
   publish(saga_event::kind::step_succeeded, work.key());
-  if (!has_journal()) return remember(work);
-  if (work.is_transactional()) return;  // it is written
+  remember(work);
+  if (!has_journal() || work.is_transactional()) return true;  // else it is written
   entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
-  if (outcome.text.size() <= engine_->options.max_payload) return settle(std::move(outcome));
-  (void)fail(work, {attempt_end::kind::unsure, "its result has more than max_payload bytes", "payload_too_large", {}});
+  if (outcome.text.size() <= engine_->options.max_payload) {
+    settle(std::move(outcome));
+    return true;
+  }
+  return fail(work, {attempt_end::kind::unsure, "its result has more than max_payload bytes", "payload_too_large", {}});
 }
 
 /// False where it must not fail: then the saga waits for an operator.
@@ -305,6 +346,10 @@ bool instance::fail(step_work& work, const attempt_end& end) {
       end.how == attempt_end::kind::refused ? step_failed::reason::refused : step_failed::reason::exhausted;
   if (why == step_failed::reason::refused && work.kind() == step_kind::retriable) {
     leave(leave_reason::stuck, "the retriable step '" + work.key() + "' was refused: " + end.message);
+    return false;
+  }
+  if (why == step_failed::reason::exhausted && leaves_doubt(work)) {
+    leave(leave_reason::stuck, "nobody knows whether the pivot '" + work.key() + "' has happened: " + end.message);
     return false;
   }
   publish(saga_event::kind::step_failed, work.key(), 0, end.message);

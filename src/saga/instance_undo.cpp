@@ -128,7 +128,7 @@ awaitable<bool> instance::undo(past_step& step) {
   std::uint32_t n = 1;
   if (const record* known = has_journal() ? find(step.key) : nullptr) {
     n = known->undo_attempts.failed + 1;
-    const bool goes_on = co_await wait_for_turn_of(known->undo_attempts.next_at);
+    const bool goes_on = co_await wait_for_turn_of(known->undo_attempts.next_at, nullptr);
     if (!goes_on) co_return false;
   }
   for (;;) {
@@ -173,7 +173,7 @@ awaitable<bool> instance::undo(past_step& step) {
     if (end.how == attempt_end::kind::ongoing) {
       const bool is_long = has_journal() && end.after >= options.park_after;
       const bool goes_on =
-          is_long && co_await back_off(entry_kind::undo_attempted, step.key, n - 1, "ongoing", end.after);
+          is_long && co_await back_off(entry_kind::undo_attempted, step.key, n - 1, "ongoing", end.after, nullptr);
       if (is_long && !goes_on) co_return false;
       if (!is_long) co_await rest(end.after);
       continue;
@@ -186,7 +186,7 @@ awaitable<bool> instance::undo(past_step& step) {
     }
     if (n == options.attention_after) publish(saga_event::kind::attention, step.key, n, end.message);
     const duration delay = backoff_delay(options.undo_backoff, n, delays, random());
-    const bool goes_on = co_await back_off(entry_kind::undo_attempted, step.key, n, end.message, delay);
+    const bool goes_on = co_await back_off(entry_kind::undo_attempted, step.key, n, end.message, delay, nullptr);
     if (!goes_on) co_return false;
     ++n;
   }
