@@ -6,6 +6,8 @@
 #include <cofferdam/storage/detail/part_leases.hpp>
 #include <cofferdam/storage/detail/stored.hpp>
 
+#include "follower.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -430,7 +432,7 @@ awaitable<bool> consumer_group::member::write(flights& page, std::uint64_t to) {
     }
     co_return has_moved;
   }
-  if (storage_error::is_retryable(written.code())) written.why().raise();
+  if (detail::is_trouble(written.code())) written.why().raise();
   for (const auto& entry : shares) has_moved |= co_await write_part(*entry.first, page, to);
   co_return has_moved;
 }
@@ -451,7 +453,7 @@ awaitable<bool> consumer_group::member::write_part(part& p, flights& page, std::
     settle(p, mine);
     co_return true;
   }
-  if (storage_error::is_retryable(written.code())) written.why().raise();
+  if (detail::is_trouble(written.code())) written.why().raise();
   co_await renew(p);
   if (!p.is_ours()) co_return false;
   // Some handler's batch cannot be committed: find out whose.
