@@ -274,21 +274,35 @@ awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration li
 
 // ------------------------------------------------------------------------------------------------ the end of streams
 
+namespace {
+
+/// What was made of a stream goes with it.
+batch traces_removed(const std::string& stream) {
+  batch b;
+  b.execute("delete from cofferdam_snapshots where stream = $1", stream);
+  return b;
+}
+
+}  // namespace
+
 awaitable<void> event_store::truncate(std::string stream, std::uint64_t version) {
   return end(
       std::make_shared<detail::end_operation>(stream, expected::any(), detail::end_operation::kind::truncate, version),
-      stream);
+      stream, {});
 }
 awaitable<void> event_store::remove(std::string stream, expected e) {
-  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove), stream);
+  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove), stream,
+             traces_removed(stream));
 }
 awaitable<void> event_store::remove_for_ever(std::string stream, expected e) {
-  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove_for_ever), stream);
+  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove_for_ever), stream,
+             traces_removed(stream));
 }
-awaitable<void> event_store::end(std::shared_ptr<operation> how, std::string stream) {
+awaitable<void> event_store::end(std::shared_ptr<operation> how, std::string stream, batch then) {
   batch b;
   b.lock("stream/" + stream);
   b.add(std::move(how));
+  b.add(std::move(then));
   co_await state_->db.commit(std::move(b));
 }
 

@@ -17,6 +17,10 @@ awaitable<found_snapshot> load_snapshot(database& db, std::string stream, std::u
 awaitable<void> save_snapshot(database& db, std::string stream, std::uint32_t schema, std::uint64_t version,
                               std::string data) {
   batch b;
+  b.lock("stream/" + stream, lock_mode::shared);
+  b.require("'" + stream + "' was not removed meanwhile",
+            "select count(*) > 0 from cofferdam_streams where name = $1 and first_version <= $2 and not is_deleted",
+            stream, version);
   b.execute(
       "insert into cofferdam_snapshots(stream, schema_version, version, data) values($1, $2, $3, $4) on "
       "conflict(stream, schema_version) do update set version = $3, data = $4 where cofferdam_snapshots.version < $3",

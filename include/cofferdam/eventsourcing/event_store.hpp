@@ -213,6 +213,7 @@ class event_store {
   /// Reads begin at `version` from now on. Versions go on counting; `read_all` still shows what is before.
   [[nodiscard]] awaitable<void> truncate(std::string stream, std::uint64_t version);
   /// As truncating everything: the stream is as if it were none, but for its next version. Appending brings it back.
+  /// Its snapshots go.
   [[nodiscard]] awaitable<void> remove(std::string stream, expected e = expected::any());
   /// For ever: every later append fails with `stream_deleted`.
   [[nodiscard]] awaitable<void> remove_for_ever(std::string stream, expected e = expected::any());
@@ -226,7 +227,7 @@ class event_store {
  private:
   struct state;
   explicit event_store(std::unique_ptr<state> s) noexcept;
-  awaitable<void> end(std::shared_ptr<operation> how, std::string stream);
+  awaitable<void> end(std::shared_ptr<operation> how, std::string stream, batch then);
   void add_inline_rows(batch& b, const append_request& request) const;
   std::shared_ptr<const appended> add_events(batch& b, append_request request);
   awaitable<bool> knows_one_of(const append_request& request);
