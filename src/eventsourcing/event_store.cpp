@@ -276,10 +276,11 @@ awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration li
 
 namespace {
 
-/// What was made of a stream goes with it.
+/// What was made of a stream goes with it, and another life may begin behind it.
 batch traces_removed(const std::string& stream) {
   batch b;
   b.execute("delete from cofferdam_snapshots where stream = $1", stream);
+  b.execute("update cofferdam_streams set removed_to = first_version - 1 where name = $1", stream);
   return b;
 }
 

@@ -33,4 +33,16 @@ void raise_unknown(const recorded_event& e) {
                                                    e.stream + "', is of a type that the aggregate does not have");
 }
 
+awaitable<std::uint64_t> removed_version(database& db, std::string stream) {
+  const rows found = co_await db.query("select removed_to from cofferdam_streams where name = $1", std::move(stream));
+  co_return found.empty() ? 0 : found.front().get<std::uint64_t>(0);
+}
+
+void raise_missing(const std::string& stream, std::uint64_t first_version) {
+  throw storage_error(errc::events_missing,
+                      "'" + stream + "' begins at version " + std::to_string(first_version) +
+                          ", and no snapshot of this form has what was before; keep snapshots where old events go, or "
+                          "set begins_with_summary where the first event left says it all");
+}
+
 }  // namespace cofferdam::inline COFFERDAM_ABI::detail

@@ -210,7 +210,8 @@ class event_store {
   [[nodiscard]] awaitable<std::uint64_t> newest_position();
 
   // --- the end of streams
-  /// Reads begin at `version` from now on. Versions go on counting; `read_all` still shows what is before.
+  /// Reads begin at `version` from now on. Versions go on counting; `read_all` still shows what is before. A repository
+  /// needs a snapshot of what goes, or a first event that sums it up.
   [[nodiscard]] awaitable<void> truncate(std::string stream, std::uint64_t version);
   /// As truncating everything: the stream is as if it were none, but for its next version. Appending brings it back.
   /// Its snapshots go.
