@@ -531,12 +531,11 @@ awaitable<std::vector<parked_consumer_event>> consumer_group::parked(std::size_t
       state_->name, limit);
   std::vector<parked_consumer_event> all;
   for (const row r : found) {
-    read_options one;
-    one.from = r.get<std::uint64_t>(0);
-    one.limit = 1;
-    slice page = co_await state_->store->read_all(one);
-    if (page.events.empty() || page.events[0].position != one.from) continue;
-    all.push_back({std::move(page.events[0]), r.get<std::string>(1), r.get<std::string>(2)});
+    recorded_event e;
+    e.position = r.get<std::uint64_t>(0);
+    auto there = co_await detail::find_event(*state_->store, e.position);
+    if (there) e = *std::move(there);
+    all.push_back({std::move(e), r.get<std::string>(1), r.get<std::string>(2)});
   }
   co_return all;
 }
@@ -552,12 +551,8 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
     b.require_change("the event at position " + std::to_string(*position) + " is still put aside",
                      "delete from cofferdam_group_parked where consumer = $1 and position = $2", state_->name,
                      *position);
-    read_options one;
-    one.from = *position;
-    one.limit = 1;
-    const slice page = co_await state_->store->read_all(one);
-    const bool is_there = !page.events.empty() && page.events[0].position == *position;
-    if (is_there) co_await state_->handle(page.events[0], b);
+    const recorded_event e = co_await detail::require_parked(*state_->store, *position, state_->name);
+    co_await state_->handle(e, b);
     co_await state_->db().commit(std::move(b));
   }
 }

@@ -2,7 +2,9 @@
 #include <cofferdam/eventsourcing/event_subscription.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
 
-#include <algorithm>
+#include "follower.hpp"
+
+#include <optional>
 #include <stdexcept>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -138,31 +140,32 @@ awaitable<void> projection::park(std::uint64_t from, const recorded_event& e, st
 
 awaitable<std::vector<parked_event>> projection::parked() {
   const rows found = co_await store_->storage().query(
-      "select position, reason from cofferdam_parked where projection = $1 order by position", name_);
+      "select position, stream, reason from cofferdam_parked where projection = $1 order by position", name_);
   std::vector<parked_event> all;
   for (const row r : found) {
-    read_options one;
-    one.from = r.get<std::uint64_t>(0);
-    one.limit = 1;
-    slice page = co_await store_->read_all(one);
-    if (page.events.empty() || page.events[0].position != one.from) continue;
-    all.push_back({std::move(page.events[0]), r.get<std::string>(1)});
+    recorded_event e;
+    e.position = r.get<std::uint64_t>(0);
+    e.stream = r.get<std::string>(1);
+    auto there = co_await detail::find_event(*store_, e.position);
+    if (there) e = *std::move(there);
+    all.push_back({std::move(e), r.get<std::string>(2)});
   }
   co_return all;
 }
 
 awaitable<std::size_t> projection::replay(std::string stream) {
   for (std::size_t applied = 0;; ++applied) {
-    const auto waiting = co_await parked();
-    const auto first =
-        std::ranges::find_if(waiting, [&stream](const parked_event& p) { return p.event.stream == stream; });
-    if (first == waiting.end()) co_return applied;
+    const rows found = co_await store_->storage().query(
+        "select min(position) from cofferdam_parked where projection = $1 and stream = $2", name_, stream);
+    const auto position = found.front().get<std::optional<std::uint64_t>>(0);
+    if (!position) co_return applied;
+    const recorded_event e = co_await detail::require_parked(*store_, *position, name_);
     batch b;
     b.lock("projection/" + name_);
     b.require_change("it is still put aside",
                      "delete from cofferdam_parked where projection = $1 and stream = $2 and position = $3", name_,
-                     stream, first->event.position);
-    handler_(b, first->event);
+                     stream, *position);
+    handler_(b, e);
     co_await store_->storage().commit(std::move(b));
   }
 }

@@ -28,8 +28,8 @@ struct projection_options {
 
 /// An event that was put aside.
 struct parked_event {
-  recorded_event event;
-  std::string reason;  ///< empty for those that only follow one that failed
+  recorded_event event;  ///< position and stream only, if it is not in the store any more
+  std::string reason;    ///< empty for those that only follow one that failed
 };
 
 /// A table's follower. One runs at a time under a name: another one, in whatever process, ends with
@@ -64,7 +64,8 @@ class projection {
   /// What was put aside, oldest first.
   [[nodiscard]] awaitable<std::vector<parked_event>> parked();
   /// Applies what was put aside of a stream, in order. Returns how many events that were.
-  /// Errors: what the first that still fails ends with; those before it are applied.
+  /// Errors: what the first that still fails ends with (`events_missing` for one that is not in the store any more);
+  /// those before it are applied.
   [[nodiscard]] awaitable<std::size_t> replay(std::string stream);
   /// Gives up what was put aside of a stream. Returns how many events that were.
   [[nodiscard]] awaitable<std::size_t> discard(std::string stream);
