@@ -151,8 +151,10 @@ void event_store::add_inline_rows(batch& b, const append_request& request) const
   }
 }
 
+bool event_store::has_inline_rows() const noexcept { return !state_->inline_projections.empty(); }
+
 std::shared_ptr<const appended> event_store::append(batch& b, append_request request) {
-  if (!state_->inline_projections.empty()) {
+  if (has_inline_rows()) {
     for (const event& e : request.events()) {
       if (e.id()) b.require("the event " + e.id()->to_string() + " is new", detail::is_new(*e.id()));
     }
@@ -170,8 +172,8 @@ std::shared_ptr<const appended> event_store::add_events(batch& b, append_request
 }
 
 awaitable<outcome<appended>> event_store::try_append(append_request request) {
-  const bool may_repeat = !state_->inline_projections.empty() &&
-                          std::ranges::any_of(request.events(), [](const event& e) { return e.id().has_value(); });
+  const bool may_repeat =
+      has_inline_rows() && std::ranges::any_of(request.events(), [](const event& e) { return e.id().has_value(); });
   std::optional<append_request> again;
   if (may_repeat) again = request;
   batch b;

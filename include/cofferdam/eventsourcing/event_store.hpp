@@ -9,11 +9,14 @@
 #include <cofferdam/storage/database.hpp>
 
 #include <functional>
+#include <iosfwd>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
+
+struct import_result;
 
 /// What a stream must look like for an append to happen.
 class expected {
@@ -231,7 +234,9 @@ class event_store {
   awaitable<void> end(std::shared_ptr<operation> how, std::string stream, batch then);
   void add_inline_rows(batch& b, const append_request& request) const;
   std::shared_ptr<const appended> add_events(batch& b, append_request request);
+  [[nodiscard]] bool has_inline_rows() const noexcept;
   awaitable<bool> knows_one_of(const append_request& request);
+  friend awaitable<import_result> import_events(event_store& store, std::istream& in);
   std::unique_ptr<state> state_;
 };
 
