@@ -45,6 +45,8 @@ struct consumer_group::state {
 
   [[nodiscard]] database& db() const noexcept { return store->storage(); }
   [[nodiscard]] std::string key_of(const recorded_event& e) const { return key ? key(e) : e.stream; }
+  /// Batches that put events of a key aside, or take them back.
+  void lock_key(batch& b, const std::string& k) const { b.lock("consumer group/" + name + "/" + k); }
   [[nodiscard]] std::size_t part_of(const std::string& k) const noexcept {
     return static_cast<std::size_t>(static_cast<std::uint64_t>(detail::hash_of(k)) % options.parts);
   }
@@ -369,6 +371,7 @@ consumer_group::member::share consumer_group::member::share_of(part& p, flights&
       if (f.how == flight::end::failed) made.failed = &f;
       break;
     }
+    s_->lock_key(made.work, f.key);
     if (parks) {
       made.work.require(
           "'" + s_->name + "' has put aside less than max_parked = " + std::to_string(s_->options.max_parked),
@@ -548,6 +551,7 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
     const auto position = found.front().get<std::optional<std::uint64_t>>(0);
     if (!position) co_return handled;
     batch b;
+    state_->lock_key(b, key);
     b.require_change("the event at position " + std::to_string(*position) + " is still put aside",
                      "delete from cofferdam_group_parked where consumer = $1 and position = $2", state_->name,
                      *position);
@@ -560,6 +564,7 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
 awaitable<std::size_t> consumer_group::discard(std::string key) {
   co_await state_->make_tables();
   batch b;
+  state_->lock_key(b, key);
   b.execute("delete from cofferdam_group_parked where consumer = $1 and key = $2", state_->name, std::move(key));
   const receipt done = co_await state_->db().commit(std::move(b));
   co_return done[0].affected();

@@ -411,6 +411,44 @@ DATABASE_TEST("a member writes only what follows the position that it began at")
   CHECK(status.parked == 0);
 }
 
+TEST_CASE("a key that was replayed is open, whatever a member was about to put behind it") {
+  test::postgres_server* const server = test::postgres_server::shared();
+  if (server == nullptr) return;  // on SQLite nobody writes meanwhile
+  server->clear();
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(server->url());
+    event_store store = co_await event_store::open(db);
+    bool is_broken = true, is_amid = false;
+    consumer_group group(store, "slow", {.parts = 1, .max_attempts = 1});
+    group.handle([&](const recorded_event& e, batch& b) -> awaitable<void> {
+      if (is_broken) throw std::runtime_error("cannot");
+      if (e.stream != "other") co_return;
+      b.execute("select 1 from pg_sleep(0.5)");  // with what is put aside, in one commit
+      is_amid = true;
+    });
+    co_await store.append("s", expected::any(), grouped::numbered(1));
+    (void)co_await group.run_due();
+    is_broken = false;
+    co_await store.append("s", expected::any(), grouped::numbered(2));
+    co_await store.append("other", expected::any(), grouped::numbered(3));
+    const auto executor = co_await net::this_coro::executor;
+    const auto run = [&] { return group.run_due(); };
+    const auto running = spawn(executor, run);
+    const auto has_begun = [&] { return is_amid; };
+    const bool has = co_await test::eventually(has_begun);
+    CHECK(has);
+    co_await sleep_for(100ms);
+    const std::size_t replayed = co_await group.replay("s");
+    CHECK(replayed == 2);
+    co_await running.join();
+    const auto parked = co_await group.parked();
+    CHECK(parked.empty());
+    const auto status = co_await group.status();
+    CHECK(status.position == 3);
+  };
+  test::run_in_real_time(body);
+}
+
 TEST_CASE("members on several threads handle every event once and in order", "[concurrent]") {
   const test::temporary_directory directory;
   constexpr int streams = 20, events = 10;

@@ -11,7 +11,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -71,14 +73,17 @@ class projection {
   [[nodiscard]] awaitable<std::size_t> discard(std::string stream);
 
  private:
+  using stream_set = std::unordered_set<std::string>;
+
   awaitable<std::uint64_t> start();
   /// @param done  the position of what is applied; moves on with it.
   awaitable<std::size_t> catch_up_from(std::uint64_t& done);
-  awaitable<void> apply_all(std::uint64_t from, const std::vector<recorded_event>& events, std::size_t begin,
-                            std::size_t end, std::uint64_t to);
+  awaitable<void> apply_all(std::uint64_t from, std::span<const recorded_event> events, std::uint64_t to,
+                            stream_set& parked);
+  awaitable<bool> is_their_fault(failure why, std::uint64_t from);
   [[nodiscard]] batch moved(std::uint64_t from, std::uint64_t to) const;
-  awaitable<void> park(std::uint64_t from, const recorded_event& e, std::uint64_t to, std::string reason);
-  awaitable<bool> is_parked(std::string stream);
+  awaitable<stream_set> parked_streams();
+  void park(batch& b, const recorded_event& e, std::string reason) const;
 
   event_store* store_;
   std::string name_;
