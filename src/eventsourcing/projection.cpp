@@ -1,3 +1,6 @@
+#include <cofferdam/core/backoff.hpp>
+#include <cofferdam/core/random.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/event_subscription.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
@@ -39,11 +42,38 @@ awaitable<std::uint64_t> projection::position() {
   co_return found.empty() ? 0 : found.front().get<std::uint64_t>(0);
 }
 
+/// As `position`, once a batch of ours of which nothing was heard has ended.
+awaitable<std::uint64_t> projection::settled_position() {
+  batch b;
+  b.lock("projection/" + name_);
+  b.require("'" + name_ + "' is there still", "select count(*) > 0 from cofferdam_projections where name = $1", name_);
+  const std::size_t look = b.execute("select position from cofferdam_projections where name = $1", name_);
+  const receipt seen = co_await store_->storage().commit(std::move(b));
+  co_return seen[look].front().get<std::uint64_t>(0);
+}
+
 awaitable<void> projection::run() {
-  std::uint64_t done = co_await start();  // once: where somebody ends this table for good, it shall not begin anew
+  const auto executor = co_await net::this_coro::executor;
+  backoff_options pauses;
+  pauses.cap = options_.look_at_least_every;
+  backoff_state paused;
+  std::uint32_t troubles = 0;
+  std::optional<std::uint64_t> done;
   for (;;) {
-    (void)co_await catch_up_from(done);
-    (void)co_await store_->wait_for_events(done, options_.look_at_least_every);
+    try {
+      if (!done) {
+        done = co_await start();  // once: where somebody ends this table for good, it shall not begin anew
+      } else if (troubles > 0) {
+        done = co_await settled_position();
+      }
+      (void)co_await catch_up_from(*done);
+      troubles = 0;
+      (void)co_await store_->wait_for_events(*done, options_.look_at_least_every);
+    } catch (const storage_error& e) {
+      if (!detail::is_trouble(e.code())) throw;
+      ++troubles;
+    }
+    if (troubles > 0) co_await sleep_for(backoff_delay(pauses, troubles, paused, random_of(executor)));
   }
 }
 

@@ -479,3 +479,48 @@ DATABASE_TEST("a condition of the handler's own that fails is a fault of its eve
   const auto position = co_await stopping.position();
   CHECK(position == 2);
 }
+
+DATABASE_TEST("a projection waits for a database that is away, and applies nothing twice when it cannot tell") {
+  int away = 0, unsure = 0;
+  database shaky = watched(db, [&](std::string_view call, bool is_over) {
+    if (!is_over && away > 0) {
+      --away;
+      throw storage_error(errc::database_unavailable, "nobody there");
+    }
+    if (is_over && call == "commit" && unsure > 0) {
+      --unsure;
+      throw storage_error(errc::outcome_unknown, "the connection broke after the commit");
+    }
+  });
+  event_store store = co_await event_store::open(db), theirs = co_await event_store::open(shaky);
+  co_await projected::make_balances(db);
+  projection balances(theirs, "balances");
+  balances.apply(projected::add_to_balance);
+  const auto run = [&] { return balances.run(); };
+  const auto executor = co_await net::this_coro::executor;
+  const auto running = spawn(executor, run);
+  const auto has = [&db](int wanted) -> awaitable<bool> {
+    const auto is_so = [&]() -> awaitable<bool> {
+      const auto amount = co_await projected::balance_of(db, "a");
+      co_return amount == wanted;
+    };
+    co_return co_await test::eventually(is_so);
+  };
+  co_await store.append("a", expected::any(), projected::amount_of(1));
+  bool is_there = co_await has(1);
+  REQUIRE(is_there);
+  away = 4;
+  co_await store.append("a", expected::any(), projected::amount_of(2));
+  is_there = co_await has(3);
+  REQUIRE(is_there);
+  CHECK(away == 0);
+  unsure = 1;
+  co_await store.append("a", expected::any(), projected::amount_of(4));
+  is_there = co_await has(7);
+  REQUIRE(is_there);
+  co_await store.append("a", expected::any(), projected::amount_of(8));
+  is_there = co_await has(15);
+  CHECK(is_there);
+  CHECK(unsure == 0);
+  co_await running.stop();
+}

@@ -51,10 +51,10 @@ class projection {
   projection& filter(event_query query);
   projection& apply(handler h);
 
-  /// Follows the events until it is cancelled.
+  /// Follows the events until it is cancelled. Waits for a database that is busy or away, with growing pauses.
   /// Errors: `storage_error`; what a handler throws, when failures are not parked.
   [[nodiscard]] awaitable<void> run();
-  /// Applies everything there is. Returns how many events that were. Errors: as `run`.
+  /// Applies everything there is. Returns how many events that were. Errors: as `run`, and a database in trouble.
   [[nodiscard]] awaitable<std::size_t> catch_up();
 
   /// Everything up to here is applied.
@@ -76,6 +76,7 @@ class projection {
   using stream_set = std::unordered_set<std::string>;
 
   awaitable<std::uint64_t> start();
+  awaitable<std::uint64_t> settled_position();
   /// @param done  the position of what is applied; moves on with it.
   awaitable<std::size_t> catch_up_from(std::uint64_t& done);
   awaitable<void> apply_all(std::uint64_t from, std::span<const recorded_event> events, std::uint64_t to,
