@@ -51,6 +51,8 @@ std::vector<migration> event_schema() {
         "create table cofferdam_projections(name text primary key, position integer not null) without rowid",
         "create table cofferdam_parked(projection text not null, stream text not null, position integer "
         "not null, reason text not null, primary key(projection, stream, position)) without rowid"}});
+  history.push_back(
+      {3, "removed streams", {"alter table cofferdam_streams add column removed_to integer not null default 0"}});
   return history;
 }
 

@@ -1,6 +1,6 @@
 // How events lie in the database: one row each, tags once more in an index by hash.
 //
-//     cofferdam_streams  id, name, first_version (reads begin here), is_deleted (for ever)
+//     cofferdam_streams  id, name, first_version (reads begin here), is_deleted (for ever), removed_to (the version)
 //     cofferdam_events   position, stream, version, id, type, ..., tags (one a line)
 //     cofferdam_tags     tag (its hash), position
 #pragma once
