@@ -532,7 +532,8 @@ class driver final : public detail::storage_driver {
     std::vector<rows> results;
     for (const auto& step : work.steps()) {
       if (const auto* own = std::get_if<statement>(&step)) {
-        results.push_back(writing_->run(*own));
+        prepared p = writing_->prepare_statement(own->sql());
+        results.push_back(writing_->run(p, *own));
         ran_statement = true;
       } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
         require(*condition);
@@ -546,7 +547,7 @@ class driver final : public detail::storage_driver {
   void require(const batch::requirement& condition) {
     bool holds = false;
     if (condition.is_change) {
-      prepared p = writing_->prepare(condition.query.sql());
+      prepared p = writing_->prepare_statement(condition.query.sql());
       p.bind_all(condition.query).execute();
       holds = writing_->changed() > 0;
     } else {
