@@ -89,6 +89,8 @@ class prepared {
   [[nodiscard]] std::string_view text(int column) const noexcept;
   [[nodiscard]] std::span<const std::byte> bytes(int column) const noexcept;
   [[nodiscard]] value cell(int column) const;
+  /// Whether the statement begins, divides or ends a transaction.
+  [[nodiscard]] bool controls_transaction() const noexcept;
   /// Whether the statement only reads.
   [[nodiscard]] bool is_read_only() const noexcept;
   /// Up to `limit` further rows. Fewer are the last ones.
@@ -113,6 +115,8 @@ class connection {
   [[nodiscard]] virtual prepared prepare(std::string_view sql) = 0;
   /// Prepares, binds, runs and fetches.
   rows run(const statement& s);
+  /// As `run`, of what is prepared already.
+  rows run(prepared& p, const statement& s);
   [[nodiscard]] virtual std::int64_t last_insert_id() const noexcept = 0;
   /// Rows the last statement changed.
   [[nodiscard]] virtual std::size_t changed() const noexcept = 0;
