@@ -77,6 +77,8 @@ class category final : public std::error_category {
         return "the event cannot be stored";
       case errc::event_undecodable:
         return "the event cannot be decoded";
+      case errc::events_missing:
+        return "events that are needed are gone";
       case errc::command_invalid:
         return "the command is not valid";
       case errc::command_forbidden:

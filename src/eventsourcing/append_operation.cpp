@@ -1,7 +1,6 @@
 #include "append_operation.hpp"
 
 #include <algorithm>
-#include <limits>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 namespace {
@@ -202,11 +201,10 @@ std::vector<recorded_event> append_operation::read_tail(sqlite::connection& conn
   if (!request_.wants_tail()) return tail;
   const expected& wanted = request_.expects();
   if (stream.id == 0 || wanted.what() != expected::kind::exact || wanted.version() > stream.version) return tail;
-  auto found = connection.prepare(select_events() + "e.stream = $2 and e.version > $3 order by e.version");
-  event_page page(tail, max_tail, std::numeric_limits<std::size_t>::max());
+  auto found = connection.prepare(select_stream("i.version > $3", "i.version"));
+  event_page page(tail, max_tail, event_page::unlimited);
   found.bind_reader(1, page).bind(2, stream.id).bind(3, wanted.version());
-  while (!page.is_full() && found.step()) {
-  }
+  (void)found.step();
   for (auto& e : tail) e.stream = request_.stream();
   return tail;
 }

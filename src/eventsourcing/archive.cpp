@@ -75,20 +75,28 @@ awaitable<event_archive> event_archive::open(event_store& store) {
   co_return event_archive(store, timers_of(executor));
 }
 
-/// What follows must not find a hole.
+/// What follows must not find a hole, nor must what is put aside for later.
 awaitable<void> event_archive::require_followers_at(std::uint64_t position) {
-  const auto refuse = [position](const std::string& what, const row& r) {
+  const auto refuse = [position](const std::string& what, const row& r, const std::string& why) {
     throw storage_error(errc::condition_failed, "events up to " + std::to_string(position) +
                                                     " cannot be moved out: " + what + " '" + r.get<std::string>(0) +
-                                                    "' is at " + std::to_string(r.get<std::uint64_t>(1)));
+                                                    "' " + why + " " + std::to_string(r.get<std::uint64_t>(1)));
   };
-  const rows projections = co_await store_->storage().query(
+  database& db = store_->storage();
+  const rows projections = co_await db.query(
       "select name, position from cofferdam_projections where position < $1 order by position limit 1", position);
-  if (!projections.empty()) refuse("the projection", projections.front());
+  if (!projections.empty()) refuse("the projection", projections.front(), "is at");
+  const rows parked = co_await db.query(
+      "select projection, position from cofferdam_parked where position <= $1 order by position limit 1", position);
+  if (!parked.empty()) refuse("the projection", parked.front(), "has put aside the event at");
   try {
-    const rows groups = co_await store_->storage().query(
+    const rows groups = co_await db.query(
         "select consumer, position from cofferdam_group_parts where position < $1 order by position limit 1", position);
-    if (!groups.empty()) refuse("the consumer group", groups.front());
+    if (!groups.empty()) refuse("the consumer group", groups.front(), "is at");
+    const rows aside = co_await db.query(
+        "select consumer, position from cofferdam_group_parked where position <= $1 order by position limit 1",
+        position);
+    if (!aside.empty()) refuse("the consumer group", aside.front(), "has put aside the event at");
   } catch (const storage_error& e) {
     if (e.code() != errc::invalid_statement) throw;  // there are no groups in this store
   }

@@ -90,6 +90,9 @@ awaitable<void> blue_green_projection::begin() {
 awaitable<bool> blue_green_projection::take_over(std::uint32_t from) {
   const std::string old = table_of(from);
   batch b;
+  // As their followers do: what one of them has under way is seen, or comes too late.
+  b.lock("projection/" + table_);
+  b.lock("projection/" + old);
   b.require("'" + table_ + "' is as far as '" + old + "', which is active",
             "select count(*) > 0 from cofferdam_blue_green where name = $1 and active = $2 and (select position from "
             "cofferdam_projections where name = $3) >= coalesce((select position from cofferdam_projections where name "

@@ -6,6 +6,8 @@
 #include <cofferdam/storage/detail/part_leases.hpp>
 #include <cofferdam/storage/detail/stored.hpp>
 
+#include "follower.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -43,6 +45,8 @@ struct consumer_group::state {
 
   [[nodiscard]] database& db() const noexcept { return store->storage(); }
   [[nodiscard]] std::string key_of(const recorded_event& e) const { return key ? key(e) : e.stream; }
+  /// Batches that put events of a key aside, or take them back.
+  void lock_key(batch& b, const std::string& k) const { b.lock("consumer group/" + name + "/" + k); }
   [[nodiscard]] std::size_t part_of(const std::string& k) const noexcept {
     return static_cast<std::size_t>(static_cast<std::uint64_t>(detail::hash_of(k)) % options.parts);
   }
@@ -367,6 +371,7 @@ consumer_group::member::share consumer_group::member::share_of(part& p, flights&
       if (f.how == flight::end::failed) made.failed = &f;
       break;
     }
+    s_->lock_key(made.work, f.key);
     if (parks) {
       made.work.require(
           "'" + s_->name + "' has put aside less than max_parked = " + std::to_string(s_->options.max_parked),
@@ -430,7 +435,7 @@ awaitable<bool> consumer_group::member::write(flights& page, std::uint64_t to) {
     }
     co_return has_moved;
   }
-  if (storage_error::is_retryable(written.code())) written.why().raise();
+  if (detail::is_trouble(written.code())) written.why().raise();
   for (const auto& entry : shares) has_moved |= co_await write_part(*entry.first, page, to);
   co_return has_moved;
 }
@@ -451,7 +456,7 @@ awaitable<bool> consumer_group::member::write_part(part& p, flights& page, std::
     settle(p, mine);
     co_return true;
   }
-  if (storage_error::is_retryable(written.code())) written.why().raise();
+  if (detail::is_trouble(written.code())) written.why().raise();
   co_await renew(p);
   if (!p.is_ours()) co_return false;
   // Some handler's batch cannot be committed: find out whose.
@@ -529,12 +534,11 @@ awaitable<std::vector<parked_consumer_event>> consumer_group::parked(std::size_t
       state_->name, limit);
   std::vector<parked_consumer_event> all;
   for (const row r : found) {
-    read_options one;
-    one.from = r.get<std::uint64_t>(0);
-    one.limit = 1;
-    slice page = co_await state_->store->read_all(one);
-    if (page.events.empty() || page.events[0].position != one.from) continue;
-    all.push_back({std::move(page.events[0]), r.get<std::string>(1), r.get<std::string>(2)});
+    recorded_event e;
+    e.position = r.get<std::uint64_t>(0);
+    auto there = co_await detail::find_event(*state_->store, e.position);
+    if (there) e = *std::move(there);
+    all.push_back({std::move(e), r.get<std::string>(1), r.get<std::string>(2)});
   }
   co_return all;
 }
@@ -547,15 +551,12 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
     const auto position = found.front().get<std::optional<std::uint64_t>>(0);
     if (!position) co_return handled;
     batch b;
+    state_->lock_key(b, key);
     b.require_change("the event at position " + std::to_string(*position) + " is still put aside",
                      "delete from cofferdam_group_parked where consumer = $1 and position = $2", state_->name,
                      *position);
-    read_options one;
-    one.from = *position;
-    one.limit = 1;
-    const slice page = co_await state_->store->read_all(one);
-    const bool is_there = !page.events.empty() && page.events[0].position == *position;
-    if (is_there) co_await state_->handle(page.events[0], b);
+    const recorded_event e = co_await detail::require_parked(*state_->store, *position, state_->name);
+    co_await state_->handle(e, b);
     co_await state_->db().commit(std::move(b));
   }
 }
@@ -563,6 +564,7 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
 awaitable<std::size_t> consumer_group::discard(std::string key) {
   co_await state_->make_tables();
   batch b;
+  state_->lock_key(b, key);
   b.execute("delete from cofferdam_group_parked where consumer = $1 and key = $2", state_->name, std::move(key));
   const receipt done = co_await state_->db().commit(std::move(b));
   co_return done[0].affected();

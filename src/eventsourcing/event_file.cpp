@@ -9,7 +9,9 @@
 #include <limits>
 #include <memory>
 #include <ostream>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -102,6 +104,7 @@ append_request to_request(const std::string& line) {
 struct pending_import {
   batch work;
   std::vector<std::shared_ptr<const appended>> results;
+  std::set<event_id> ids;
   std::size_t first_line = 0, last_line = 0, bytes = 0;
 };
 
@@ -109,6 +112,14 @@ struct pending_import {
   const std::string where = first == last ? "line " + std::to_string(first)
                                           : "lines " + std::to_string(first) + " to " + std::to_string(last);
   throw storage_error(code, where + ": " + why, {}, std::current_exception());
+}
+
+append_request request_of(std::size_t number, const std::string& line) {
+  try {
+    return to_request(line);
+  } catch (const std::exception& wrong) {
+    raise_line(number, number, wrong.what(), errc::event_rejected);
+  }
 }
 
 awaitable<void> finish(database& db, pending_import& pending, import_result& total) {
@@ -147,8 +158,16 @@ awaitable<import_result> import_events(event_store& store, std::istream& in) {
   for (std::string line; std::getline(in, line);) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    append_request request = request_of(number, line);
+    bool is_known = false;  // and has its inline rows
+    if (store.has_inline_rows()) {
+      const event_id id = request.events().front().id().value();
+      is_known = !pending.ids.insert(id).second;
+      if (!is_known) is_known = co_await store.knows_one_of(request);
+    }
     try {
-      pending.results.push_back(store.append(pending.work, to_request(line)));
+      pending.results.push_back(is_known ? store.add_events(pending.work, std::move(request))
+                                         : store.append(pending.work, std::move(request)));
     } catch (const std::exception& wrong) {
       raise_line(number, number, wrong.what(), errc::event_rejected);
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <span>
+#include <unordered_map>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 namespace {
@@ -50,6 +51,8 @@ std::vector<migration> event_schema() {
         "create table cofferdam_projections(name text primary key, position integer not null) without rowid",
         "create table cofferdam_parked(projection text not null, stream text not null, position integer "
         "not null, reason text not null, primary key(projection, stream, position)) without rowid"}});
+  history.push_back(
+      {3, "removed streams", {"alter table cofferdam_streams add column removed_to integer not null default 0"}});
   return history;
 }
 
@@ -102,19 +105,29 @@ std::uint64_t newest_position(sqlite::connection& connection) {
   return newest.step() ? static_cast<std::uint64_t>(newest.integer(0)) : 0;
 }
 
-const std::string& select_events() {
-  static const std::string text =
-      "select cofferdam_row($1, " + std::string(event_columns) + ", e.stream) from cofferdam_events e where ";
-  return text;
+std::string select_events(std::string_view condition, std::string_view order) {
+  std::string sql = "select 1 from cofferdam_events e where ";
+  sql.append(condition).append(" and cofferdam_row($1, ").append(event_columns).append(", e.stream) order by ");
+  return sql.append(order);
 }
 
-void event_page::read(const sqlite::cells& row) {
+std::string select_stream(std::string_view condition, std::string_view order) {
+  // As two tables: of one, SQLite would look up in its index twice where the row is, once to find it and once to tell.
+  std::string sql =
+      "select 1 from cofferdam_events i cross join cofferdam_events e on e.position = i.position where i.stream = $2 "
+      "and ";
+  sql.append(condition).append(" and cofferdam_row($1, ").append(event_columns).append(", $2) order by ");
+  return sql.append(order);
+}
+
+bool event_page::read(const sqlite::cells& row) {
   position_ = static_cast<std::uint64_t>(row.integer(0));
-  stream_ = row.integer(stream_column);
+  if (left_ == 0) return true;
+  --left_;
   const std::string_view tags = row.text(tags_column);
-  if (query_ != nullptr && !query_->matches(row.text(type_column), split_tags(tags))) return;
-  is_full_ = events_.size() >= limit_ || bytes_ >= max_bytes_;
-  if (is_full_) return;
+  if (query_ != nullptr && !query_->matches(row.text(type_column), split_tags(tags))) return false;
+  if (events_.size() >= limit_ || bytes_ >= max_bytes_) return true;
+  streams_.push_back(row.integer(stream_column));
   recorded_event& e = events_.emplace_back();
   e.position = position_;
   e.version = static_cast<std::uint64_t>(row.integer(1));
@@ -126,7 +139,7 @@ void event_page::read(const sqlite::cells& row) {
   e.schema = static_cast<std::uint32_t>(row.integer(4));
   e.at = date_from(row.integer(5));
   const auto data = row.bytes(6);
-  e.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
+  e.data = std::string(reinterpret_cast<const char*>(data.data()), data.size());  // cheaper than to grow it
   bytes_ += data.size();
   if (!tags.empty()) e.tags = split_tags(tags);
   const auto read_text = [&row](std::string& into, int column) {
@@ -136,18 +149,25 @@ void event_page::read(const sqlite::cells& row) {
   read_text(e.correlation, 8);
   read_text(e.causation, 9);
   read_text(e.metadata, 10);
+  return false;
 }
 
-std::string_view stream_names::of(std::int64_t stream) {
-  if (stream == last_) return last_name_;
-  const auto [at, is_new] = names_.try_emplace(stream);
-  if (is_new) {
-    auto named = connection_.prepare("select name from cofferdam_streams where id = $1");
-    named.bind(1, stream);
-    if (named.step()) at->second = named.text(0);
+void event_page::name_streams(sqlite::connection& connection) {
+  // Events of one stream often follow each other, and a page has few streams: less than a join costs.
+  std::unordered_map<std::int64_t, std::string> names;
+  const std::string* name = nullptr;
+  for (std::size_t i = 0; i < events_.size(); ++i) {
+    if (i == 0 || streams_[i] != streams_[i - 1]) {
+      const auto [at, is_new] = names.try_emplace(streams_[i]);
+      if (is_new) {
+        auto named = connection.prepare("select name from cofferdam_streams where id = $1");
+        named.bind(1, streams_[i]);
+        if (named.step()) at->second = named.text(0);
+      }
+      name = &at->second;
+    }
+    events_[i].stream = *name;
   }
-  last_ = stream;
-  return last_name_ = at->second;
 }
 
 // ------------------------------------------------------------------------------------------------ matching_positions

@@ -1,6 +1,6 @@
 // How events lie in the database: one row each, tags once more in an index by hash.
 //
-//     cofferdam_streams  id, name, first_version (reads begin here), is_deleted (for ever)
+//     cofferdam_streams  id, name, first_version (reads begin here), is_deleted (for ever), removed_to (the version)
 //     cofferdam_events   position, stream, version, id, type, ..., tags (one a line)
 //     cofferdam_tags     tag (its hash), position
 #pragma once
@@ -10,10 +10,10 @@
 #include <cofferdam/storage/sqlite.hpp>
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI::detail {
@@ -49,48 +49,35 @@ inline constexpr std::string_view event_columns =
     "e.metadata";
 inline constexpr int type_column = 3, tags_column = 7, stream_column = 11;
 
-/// Statements of SQLite begin with it; to be followed by a condition, and an order that an index has.
-[[nodiscard]] const std::string& select_events();
+/// Statements of SQLite that show their reader, $1, the events that meet `condition`, in an order that an index has.
+[[nodiscard]] std::string select_events(std::string_view condition, std::string_view order);
+/// As that, of the stream $2, whose i.version `condition` and `order` speak of.
+[[nodiscard]] std::string select_stream(std::string_view condition, std::string_view order);
 
-/// Gathers what such a statement finds, up to a page: the reader that is its $1.
+/// Gathers what such a statement shows, up to a page, which the event that does not fit any more ends.
 class event_page final : public sqlite::row_reader {
  public:
-  /// @param query  but for its beginnings of streams; none: every event.
-  event_page(std::vector<recorded_event>& events, std::size_t limit, std::size_t max_bytes,
-             const event_query* query = nullptr) noexcept
-      : events_(events), limit_(limit), max_bytes_(max_bytes), query_(query) {}
-  void read(const sqlite::cells& row) override;
+  static constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max();
 
-  /// From now on nothing fits.
-  void close() noexcept { limit_ = 0, query_ = nullptr; }
-  /// The row that came last was an event that does not fit.
-  [[nodiscard]] bool is_full() const noexcept { return is_full_; }
-  /// Of the row that came last.
+  /// @param query  but for its beginnings of streams; none: every event.
+  /// @param scanned  after so many events the next one does not fit, matching or not.
+  event_page(std::vector<recorded_event>& events, std::size_t limit, std::size_t max_bytes,
+             const event_query* query = nullptr, std::size_t scanned = unlimited) noexcept
+      : events_(events), limit_(limit), max_bytes_(max_bytes), query_(query), left_(scanned) {}
+  bool read(const sqlite::cells& row) override;
+
+  /// Of the event that came last.
   [[nodiscard]] std::uint64_t position() const noexcept { return position_; }
-  [[nodiscard]] std::int64_t stream() const noexcept { return stream_; }
+  /// What the events lack.
+  void name_streams(sqlite::connection& connection);
 
  private:
-  std::vector<recorded_event>& events_;  // their streams have no names yet
+  std::vector<recorded_event>& events_;
+  std::vector<std::int64_t> streams_;  // of the events
   std::size_t limit_, max_bytes_, bytes_ = 0;
   const event_query* query_;
+  std::size_t left_;
   std::uint64_t position_ = 0;
-  std::int64_t stream_ = 0;
-  bool is_full_ = false;
-};
-
-/// Names of streams by their ids. Events of one stream often follow each other, and a page has few streams: less than
-/// a join costs.
-class stream_names {
- public:
-  explicit stream_names(sqlite::connection& connection) noexcept : connection_(connection) {}
-  /// Valid as long as this object.
-  [[nodiscard]] std::string_view of(std::int64_t stream);
-
- private:
-  sqlite::connection& connection_;
-  std::unordered_map<std::int64_t, std::string> names_;
-  std::int64_t last_ = 0;
-  std::string_view last_name_;
 };
 
 /// The positions of the events that match a query, one after the other: from the tags' index where every item of the

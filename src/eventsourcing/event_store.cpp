@@ -151,8 +151,10 @@ void event_store::add_inline_rows(batch& b, const append_request& request) const
   }
 }
 
+bool event_store::has_inline_rows() const noexcept { return !state_->inline_projections.empty(); }
+
 std::shared_ptr<const appended> event_store::append(batch& b, append_request request) {
-  if (!state_->inline_projections.empty()) {
+  if (has_inline_rows()) {
     for (const event& e : request.events()) {
       if (e.id()) b.require("the event " + e.id()->to_string() + " is new", detail::is_new(*e.id()));
     }
@@ -170,8 +172,8 @@ std::shared_ptr<const appended> event_store::add_events(batch& b, append_request
 }
 
 awaitable<outcome<appended>> event_store::try_append(append_request request) {
-  const bool may_repeat = !state_->inline_projections.empty() &&
-                          std::ranges::any_of(request.events(), [](const event& e) { return e.id().has_value(); });
+  const bool may_repeat =
+      has_inline_rows() && std::ranges::any_of(request.events(), [](const event& e) { return e.id().has_value(); });
   std::optional<append_request> again;
   if (may_repeat) again = request;
   batch b;
@@ -274,21 +276,36 @@ awaitable<bool> event_store::wait_for_events(std::uint64_t position, duration li
 
 // ------------------------------------------------------------------------------------------------ the end of streams
 
+namespace {
+
+/// What was made of a stream goes with it, and another life may begin behind it.
+batch traces_removed(const std::string& stream) {
+  batch b;
+  b.execute("delete from cofferdam_snapshots where stream = $1", stream);
+  b.execute("update cofferdam_streams set removed_to = first_version - 1 where name = $1", stream);
+  return b;
+}
+
+}  // namespace
+
 awaitable<void> event_store::truncate(std::string stream, std::uint64_t version) {
   return end(
       std::make_shared<detail::end_operation>(stream, expected::any(), detail::end_operation::kind::truncate, version),
-      stream);
+      stream, {});
 }
 awaitable<void> event_store::remove(std::string stream, expected e) {
-  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove), stream);
+  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove), stream,
+             traces_removed(stream));
 }
 awaitable<void> event_store::remove_for_ever(std::string stream, expected e) {
-  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove_for_ever), stream);
+  return end(std::make_shared<detail::end_operation>(stream, e, detail::end_operation::kind::remove_for_ever), stream,
+             traces_removed(stream));
 }
-awaitable<void> event_store::end(std::shared_ptr<operation> how, std::string stream) {
+awaitable<void> event_store::end(std::shared_ptr<operation> how, std::string stream, batch then) {
   batch b;
   b.lock("stream/" + stream);
   b.add(std::move(how));
+  b.add(std::move(then));
   co_await state_->db.commit(std::move(b));
 }
 

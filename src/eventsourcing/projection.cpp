@@ -1,8 +1,13 @@
+#include <cofferdam/core/backoff.hpp>
+#include <cofferdam/core/random.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/event_subscription.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
 
-#include <algorithm>
+#include "follower.hpp"
+
+#include <optional>
 #include <stdexcept>
 
 namespace cofferdam::inline COFFERDAM_ABI {
@@ -37,11 +42,38 @@ awaitable<std::uint64_t> projection::position() {
   co_return found.empty() ? 0 : found.front().get<std::uint64_t>(0);
 }
 
+/// As `position`, once a batch of ours of which nothing was heard has ended.
+awaitable<std::uint64_t> projection::settled_position() {
+  batch b;
+  b.lock("projection/" + name_);
+  b.require("'" + name_ + "' is there still", "select count(*) > 0 from cofferdam_projections where name = $1", name_);
+  const std::size_t look = b.execute("select position from cofferdam_projections where name = $1", name_);
+  const receipt seen = co_await store_->storage().commit(std::move(b));
+  co_return seen[look].front().get<std::uint64_t>(0);
+}
+
 awaitable<void> projection::run() {
-  std::uint64_t done = co_await start();  // once: where somebody ends this table for good, it shall not begin anew
+  const auto executor = co_await net::this_coro::executor;
+  backoff_options pauses;
+  pauses.cap = options_.look_at_least_every;
+  backoff_state paused;
+  std::uint32_t troubles = 0;
+  std::optional<std::uint64_t> done;
   for (;;) {
-    (void)co_await catch_up_from(done);
-    (void)co_await store_->wait_for_events(done, options_.look_at_least_every);
+    try {
+      if (!done) {
+        done = co_await start();  // once: where somebody ends this table for good, it shall not begin anew
+      } else if (troubles > 0) {
+        done = co_await settled_position();
+      }
+      (void)co_await catch_up_from(*done);
+      troubles = 0;
+      (void)co_await store_->wait_for_events(*done, options_.look_at_least_every);
+    } catch (const storage_error& e) {
+      if (!detail::is_trouble(e.code())) throw;
+      ++troubles;
+    }
+    if (troubles > 0) co_await sleep_for(backoff_delay(pauses, troubles, paused, random_of(executor)));
   }
 }
 
@@ -59,7 +91,8 @@ awaitable<std::size_t> projection::catch_up_from(std::uint64_t& done) {
     const auto page = co_await events.next_page();
     const std::uint64_t to = events.position();
     if (to == done) co_return applied;
-    co_await apply_all(done, page, 0, page.size(), to);
+    stream_set parked = co_await parked_streams();
+    co_await apply_all(done, page, to, parked);
     applied += page.size();
     done = to;
   }
@@ -74,101 +107,119 @@ batch projection::moved(std::uint64_t from, std::uint64_t to) const {
   return b;
 }
 
-/// Applies events [begin, end). One that fails is looked for by halves, so that the others cost few commits.
-awaitable<void> projection::apply_all(std::uint64_t from, const std::vector<recorded_event>& events, std::size_t begin,
-                                      std::size_t end, std::uint64_t to) {
+/// Applies `events`. One that fails is looked for by halves, so that the others cost few commits.
+/// @param parked  streams of which something is put aside: what follows of them is, too.
+awaitable<void> projection::apply_all(std::uint64_t from, std::span<const recorded_event> events, std::uint64_t to,
+                                      stream_set& parked) {
   batch b = moved(from, to);
   failure why;
-  std::size_t waiting = 0;  // behind a parked one
-  for (std::size_t i = begin; i < end && !why; ++i) {
-    if (options_.parks_failures) {
-      const bool must_wait = co_await is_parked(events[i].stream);
-      if (must_wait) ++waiting;
-      if (must_wait) continue;
+  for (const recorded_event& e : events) {
+    if (parked.contains(e.stream)) {
+      b.require("something of '" + e.stream + "' is put aside",
+                "select count(*) > 0 from cofferdam_parked where projection = $1 and stream = $2", name_, e.stream);
+      park(b, e, {});
+      continue;
     }
     try {
-      handler_(b, events[i]);
-    } catch (const std::exception& e) {
-      why = failure::current(e);
+      handler_(b, e);
+    } catch (const std::exception& error) {
+      why = failure::current(error);
     } catch (...) {
       why = failure::current();
     }
-  }
-  const bool is_alone = end - begin == 1;
-  if (waiting > 0 && !is_alone) why = failure::refused(errc::condition_failed);  // apart, one by one
-  if (waiting > 0 && is_alone) {
-    co_await park(from, events[begin], to, {});
-    co_return;
+    if (why) break;
   }
   if (!why) {
     const auto done = co_await store_->storage().try_commit(std::move(b));
     if (done) co_return;
     why = done.why();
-    const bool is_the_events =
-        why.code() == errc::constraint_violated || why.code() == errc::invalid_statement || !is_ours(why.code());
+    const bool is_the_events = co_await is_their_fault(why, from);
     if (!is_the_events) why.raise();
   }
-  if (is_alone || begin == end) {
-    if (!options_.parks_failures || begin == end) why.raise();
-    co_await park(from, events[begin], to, why.message());
+  if (events.size() > 1) {
+    const std::size_t middle = events.size() / 2;
+    const std::uint64_t half = events[middle - 1].position;
+    co_await apply_all(from, events.first(middle), half, parked);
+    co_await apply_all(half, events.subspan(middle), to, parked);
     co_return;
   }
-  const std::size_t middle = begin + (end - begin) / 2;
-  const std::uint64_t half = events[middle - 1].position;
-  co_await apply_all(from, events, begin, middle, half);
-  co_await apply_all(half, events, middle, end, to);
+  if (!options_.parks_failures || events.empty()) why.raise();
+  const recorded_event& failed = events.front();
+  if (parked.contains(failed.stream)) {
+    parked = co_await parked_streams();
+    if (parked.contains(failed.stream)) why.raise();  // there is no more room
+    co_await apply_all(from, events, to, parked);     // its stream was replayed or given up meanwhile
+    co_return;
+  }
+  batch aside = moved(from, to);
+  park(aside, failed, why.message());
+  co_await store_->storage().commit(std::move(aside));
+  parked.insert(failed.stream);
+}
+
+/// Whether an event cannot be applied; else the database is in trouble, or somebody else follows under this name.
+awaitable<bool> projection::is_their_fault(failure why, std::uint64_t from) {
+  if (why.is_cancellation()) co_return false;
+  if (why.code() != errc::condition_failed) {
+    co_return why.code() == errc::constraint_violated || why.code() == errc::invalid_statement || !is_ours(why.code());
+  }
+  const std::uint64_t now = co_await position();
+  co_return now == from;  // so it was no condition of ours
 }
 
 // ----------------------------------------------------------------------------------------------------------- parking
 
-awaitable<bool> projection::is_parked(std::string stream) {
-  const rows found = co_await store_->storage().query(
-      "select 1 from cofferdam_parked where projection = $1 and stream = $2 limit 1", name_, std::move(stream));
-  co_return !found.empty();
+awaitable<projection::stream_set> projection::parked_streams() {
+  stream_set parked;
+  if (!options_.parks_failures) co_return parked;
+  const rows found =
+      co_await store_->storage().query("select distinct stream from cofferdam_parked where projection = $1", name_);
+  for (const row r : found) parked.insert(r.get<std::string>(0));
+  co_return parked;
 }
 
-awaitable<void> projection::park(std::uint64_t from, const recorded_event& e, std::uint64_t to, std::string reason) {
-  batch b = moved(from, to);
+void projection::park(batch& b, const recorded_event& e, std::string reason) const {
   b.require("'" + name_ + "' has put aside no more than max_parked = " + std::to_string(options_.max_parked),
             "select count(*) < $2 from cofferdam_parked where projection = $1", name_, options_.max_parked);
   b.execute("insert into cofferdam_parked(projection, stream, position, reason) values($1, $2, $3, $4)", name_,
             e.stream, e.position, std::move(reason));
-  co_await store_->storage().commit(std::move(b));
 }
 
 awaitable<std::vector<parked_event>> projection::parked() {
   const rows found = co_await store_->storage().query(
-      "select position, reason from cofferdam_parked where projection = $1 order by position", name_);
+      "select position, stream, reason from cofferdam_parked where projection = $1 order by position", name_);
   std::vector<parked_event> all;
   for (const row r : found) {
-    read_options one;
-    one.from = r.get<std::uint64_t>(0);
-    one.limit = 1;
-    slice page = co_await store_->read_all(one);
-    if (page.events.empty() || page.events[0].position != one.from) continue;
-    all.push_back({std::move(page.events[0]), r.get<std::string>(1)});
+    recorded_event e;
+    e.position = r.get<std::uint64_t>(0);
+    e.stream = r.get<std::string>(1);
+    auto there = co_await detail::find_event(*store_, e.position);
+    if (there) e = *std::move(there);
+    all.push_back({std::move(e), r.get<std::string>(2)});
   }
   co_return all;
 }
 
 awaitable<std::size_t> projection::replay(std::string stream) {
   for (std::size_t applied = 0;; ++applied) {
-    const auto waiting = co_await parked();
-    const auto first =
-        std::ranges::find_if(waiting, [&stream](const parked_event& p) { return p.event.stream == stream; });
-    if (first == waiting.end()) co_return applied;
+    const rows found = co_await store_->storage().query(
+        "select min(position) from cofferdam_parked where projection = $1 and stream = $2", name_, stream);
+    const auto position = found.front().get<std::optional<std::uint64_t>>(0);
+    if (!position) co_return applied;
+    const recorded_event e = co_await detail::require_parked(*store_, *position, name_);
     batch b;
     b.lock("projection/" + name_);
     b.require_change("it is still put aside",
                      "delete from cofferdam_parked where projection = $1 and stream = $2 and position = $3", name_,
-                     stream, first->event.position);
-    handler_(b, first->event);
+                     stream, *position);
+    handler_(b, e);
     co_await store_->storage().commit(std::move(b));
   }
 }
 
 awaitable<std::size_t> projection::discard(std::string stream) {
   batch b;
+  b.lock("projection/" + name_);
   b.execute("delete from cofferdam_parked where projection = $1 and stream = $2", name_, std::move(stream));
   const receipt done = co_await store_->storage().commit(std::move(b));
   co_return done[0].affected();

@@ -46,8 +46,8 @@ class read_all_operation final : public snapshot_operation {
   void read(sqlite::connection& connection) override;
   void scan(sqlite::connection& connection, std::uint64_t from);
   void look_up(sqlite::connection& connection, std::uint64_t from);
-  /// Goes to the next event, which the page takes if it matches. False at the end, and when the page is full.
-  bool take(sqlite::prepared& found, const event_page& page, stream_names& names);
+  /// The next page begins at this position.
+  void end_before(std::uint64_t position) noexcept;
   /// How many events a search without index looks at.
   [[nodiscard]] std::size_t window() const noexcept;
 

@@ -39,6 +39,13 @@ saga_info info_from(const row& r) {
   throw saga_error(errc::saga_not_found, "there is no saga '" + id + "'");
 }
 
+awaitable<saga_info> info_of(database& db, std::string id) {
+  const rows found =
+      co_await db.query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
+  if (found.empty()) raise_not_found(id);
+  co_return info_from(found.front());
+}
+
 }  // namespace
 
 /// What a verb does to a saga's row and journal.
@@ -51,6 +58,7 @@ struct admin::verb {
   std::string key{};
   nlohmann::json result{};
   bool ends = false;
+  bool passes_pivot = false;
 };
 
 awaitable<std::vector<saga_info>> admin::list(saga_filter filter) {
@@ -113,8 +121,8 @@ batch admin::batch_of(const std::string& id, const verb& what, std::uint64_t epo
   b.execute(
       std::string("update cofferdam_sagas set epoch = epoch + 1, seq = seq + 1, owner = null, claims = 0, updated_at = "
                   "$2, ") +
-          what.set + " where id = $1 and epoch = $5 and state in (" + what.allowed + ")" +
-          (what.needs_way_back ? " and pivoted = 0" : "") +
+          what.set + (what.passes_pivot ? ", pivoted = 1" : "") + " where id = $1 and epoch = $5 and state in (" +
+          what.allowed + ")" + (what.needs_way_back ? " and pivoted = 0" : "") +
           (!what.key.empty() ? " and exists(select 1 from cofferdam_saga_journal j where j.saga = $1 and j.key = $3 "
                                "and j.kind in (1, 13))"
                              : " and cast($3 as text) is not null") +
@@ -153,10 +161,7 @@ awaitable<void> admin::operate(std::string id, verb what) {
     const auto done = co_await db_->try_commit(std::move(b));
     if (done) co_return;
     if (done.code() != errc::condition_failed && done.code() != errc::constraint_violated) done.why().raise();
-    const rows found =
-        co_await db_->query(std::string("select ") + info_columns + " from cofferdam_sagas where id = $1", id);
-    if (found.empty()) raise_not_found(id);
-    const saga_info info = info_from(found.front());
+    const saga_info info = co_await info_of(*db_, id);
     if (info.epoch == epoch) raise_refusal(info, what);  // else somebody was faster: once more
   }
 }
@@ -197,7 +202,16 @@ awaitable<void> admin::cancel(std::string id, decision d) {
 }
 awaitable<void> admin::skip(std::string id, std::string key, nlohmann::json result, decision d) {
   verb what{"skip", std::move(d), "0, 1, 2, 5", go_on, false, std::move(key), std::move(result)};
-  return operate(std::move(id), std::move(what));
+  // It is written once: what is read of it here still holds when the verb is carried out.
+  const rows begun = co_await db_->query(
+      "select payload from cofferdam_saga_journal where saga = $1 and key = $2 and kind in (1, 13)", id, what.key);
+  if (begun.empty()) {
+    const saga_info info = co_await info_of(*db_, id);
+    raise_refusal(info, what);
+  }
+  const auto intent = nlohmann::json::parse(begun.front().get<std::string>(0), nullptr, false);
+  what.passes_pivot = intent.is_object() && intent.value("pivot", nlohmann::json()) == true;
+  co_await operate(std::move(id), std::move(what));
 }
 awaitable<void> admin::mark_undone(std::string id, std::string key, decision d) {
   verb what{"mark_undone", std::move(d), "2, 5", go_on, false, std::move(key)};

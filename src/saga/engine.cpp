@@ -25,9 +25,12 @@ const definition* engine_state::newest(plain_function body, std::string_view cha
   return found;
 }
 void engine_state::exit(const instance& saga) {
-  const std::lock_guard lock(mutex_);
-  const auto it = active_.find(saga.id());
-  if (it != active_.end() && it->second.lock().get() == &saga) active_.erase(it);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = active_.find(saga.id());
+    if (it != active_.end() && it->second.lock().get() == &saga) active_.erase(it);
+  }
+  if (!saga.is_let_go()) leave_behind();
 }
 std::shared_ptr<instance> engine_state::find(const std::string& id) {
   const std::lock_guard lock(mutex_);
@@ -71,16 +74,32 @@ void engine_state::complete(const std::string& id, ending how) {
   if (found) found->set(std::move(how));
 }
 
-void engine_state::beat(batch& b) {
+void engine_state::leave_behind() {
+  if (dead) return;
+  const std::lock_guard lock(mutex_);
+  if (!look_at_) look_at_ = time_after(to_microseconds(timers->date()), options.lease / 3);
+}
+std::optional<std::int64_t> engine_state::looks_at() {
+  const std::lock_guard lock(mutex_);
+  return look_at_;
+}
+bool engine_state::takes_look(std::int64_t now) {
+  const std::lock_guard lock(mutex_);
+  if (!look_at_ || *look_at_ > now) return false;
+  look_at_.reset();
+  return true;
+}
+
+bool engine_state::beat(batch& b) {
   {
     const std::lock_guard lock(mutex_);
-    if (beat_at_ && timers->now() < saturating_add(*beat_at_, options.lease / 3)) return;
+    if (beat_at_ && timers->now() < saturating_add(*beat_at_, options.lease / 3)) return false;
   }
   b.execute("insert into cofferdam_saga_workers(id, beat_at) values($1, $2) on conflict(id) do update set beat_at = $2",
             worker, to_microseconds(timers->date()));
+  return true;
 }
-void engine_state::beaten(bool is_written) {
-  if (!is_written) return;
+void engine_state::beaten() {
   const std::lock_guard lock(mutex_);
   beat_at_ = timers->now();
 }
@@ -105,6 +124,7 @@ void raise(const std::string& id, ending how) {
 }
 
 awaitable<ending> wait_for_end(std::shared_ptr<engine_state> engine, std::string id, std::shared_ptr<completion> done) {
+  if (engine->db == nullptr) throw std::logic_error("an engine without a journal keeps no saga to wait for");
   if (!done) done = engine->completion_of(id);
   constexpr duration longest = std::chrono::milliseconds(250);
   duration pause = std::chrono::milliseconds(5);  // a saga that is elsewhere: between two looks at a busy database
@@ -163,11 +183,19 @@ void bind_known(const engine_state& engine, statement& to) {
 /// Sagas that are due and nobody's, or whose worker gave no sign of life.
 statement due_sagas(const engine_state& engine, std::int64_t now, std::size_t limit) {
   statement made(
-      "select s.id, s.epoch from cofferdam_sagas s where ((s.owner is null and s.wake_at is not null and "
-      "s.wake_at <= $1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from "
+      "select s.id, s.epoch, coalesce(s.owner, '') from cofferdam_sagas s where ((s.owner is null and s.wake_at is not "
+      "null and s.wake_at <= $1) or (s.owner is not null and s.state in (0, 1, 2) and not exists(select 1 from "
       "cofferdam_saga_workers w where w.id = s.owner and w.beat_at >= $2)))" +
           is_known_sql(engine, 3) + " order by s.wake_at limit $3",
       now, now - std::chrono::floor<std::chrono::microseconds>(engine.options.lease).count(), limit);
+  bind_known(engine, made);
+  return made;
+}
+/// Those of this worker. In its memory or not, which the database does not know.
+statement own_sagas(const engine_state& engine) {
+  statement made("select s.id, s.epoch, s.owner from cofferdam_sagas s where s.owner = $1 and s.state in (0, 1, 2)" +
+                     is_known_sql(engine, 1),
+                 engine.worker);
   bind_known(engine, made);
   return made;
 }
@@ -205,6 +233,71 @@ awaitable<void> set_damaged_aside(engine_state& engine, std::string id, std::str
   engine.events.publish({saga_event::kind::stuck, id, {}, {}, 0, why});
 }
 
+/// Takes up a saga that is still as it was found. False: it is not, or cannot be read.
+awaitable<bool> claim(std::shared_ptr<engine_state> engine, row found) {
+  const auto id = found.get<std::string>(0);
+  std::string damage;
+  try {
+    (void)found.get<std::uint64_t>(1);
+  } catch (const storage_error& e) {
+    damage = e.what();
+  }
+  if (!damage.empty()) {
+    co_await set_damaged_aside(*engine, id, std::move(damage));
+    co_return false;
+  }
+  if (engine->find(id) != nullptr) co_return false;  // it runs, or is on its way out
+  batch b;
+  const std::size_t claimed = b.execute(
+      "update cofferdam_sagas set owner = $1, epoch = epoch + 1, claims = claims + 1, wake_at = null where id = $2 "
+      "and epoch = $3 and coalesce(owner, '') = $4 returning id, definition, version, state, epoch, seq, claims, "
+      "pivoted, reason, cancel_reason, parent, deadline, input",
+      engine->worker, id, found.get<std::uint64_t>(1), found.get<std::string>(2));
+  const bool has_beat = engine->beat(b);
+  const auto done = co_await engine->db->try_commit(std::move(b));
+  if (has_beat && done) engine->beaten();
+  if (!done) engine->leave_behind();  // it may be ours all the same
+  if (!done || (*done)[claimed].empty()) co_return false;
+  const row ours = (*done)[claimed].front();
+  const auto what = engine->definitions.find({ours.get<std::string>("definition"), ours.get<std::uint32_t>("version")});
+  if (what == engine->definitions.end()) co_return false;
+  std::shared_ptr<instance> saga;
+  try {
+    saga = std::make_shared<instance>(engine, what->second, ours);
+  } catch (const storage_error& e) {
+    damage = e.what();
+  }
+  if (!saga) {
+    co_await set_damaged_aside(*engine, id, std::move(damage));
+    co_return false;
+  }
+  if (!engine->enter(saga)) {  // somebody starts it meanwhile, who will find that it is there
+    engine->leave_behind();
+    co_return false;
+  }
+  engine->events.publish({saga_event::kind::claimed, id, what->first.first, {}, ours.get<std::uint32_t>("claims"), {}});
+  saga->start(engine->executor);
+  co_return true;
+}
+
+/// Takes up what is ours, but not in our memory. Returns how many those were.
+awaitable<std::size_t> take_up_left(std::shared_ptr<engine_state> engine) {
+  std::size_t taken = 0;
+  try {
+    const rows own = co_await engine->db->query(own_sagas(*engine));
+    for (const row r : own) {
+      if (!engine->has_room()) engine->leave_behind();
+      if (!engine->has_room()) break;
+      const bool is_taken = co_await claim(engine, r);
+      if (is_taken) ++taken;
+    }
+  } catch (...) {
+    engine->leave_behind();
+    throw;
+  }
+  co_return taken;
+}
+
 /// Takes up what is due.
 awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   look_around result;
@@ -214,47 +307,12 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   if (room == 0) co_return result;  // one that ends changes the database
   const rows due = co_await engine->db->query(due_sagas(*engine, now, std::min<std::size_t>(room, 256)));
   for (const row r : due) {
-    const auto id = r.get<std::string>(0);
-    std::string damage;
-    try {
-      (void)r.get<std::uint64_t>(1);
-    } catch (const storage_error& e) {
-      damage = e.what();
-    }
-    if (!damage.empty()) {
-      co_await set_damaged_aside(*engine, id, std::move(damage));
-      continue;
-    }
-    if (engine->find(id) != nullptr) continue;  // on its way out
-    batch b;
-    const std::size_t claimed = b.execute(
-        "update cofferdam_sagas set owner = $1, epoch = epoch + 1, claims = claims + 1, wake_at = null where id = $2 "
-        "and epoch = $3 returning id, definition, version, state, epoch, seq, claims, pivoted, reason, cancel_reason, "
-        "parent, deadline, input",
-        engine->worker, id, r.get<std::uint64_t>(1));
-    engine->beat(b);
-    const auto done = co_await engine->db->try_commit(std::move(b));
-    engine->beaten(done.has_value());
-    if (!done || (*done)[claimed].empty()) continue;  // another worker was faster
-    const row found = (*done)[claimed].front();
-    const auto what =
-        engine->definitions.find({found.get<std::string>("definition"), found.get<std::uint32_t>("version")});
-    if (what == engine->definitions.end()) continue;
-    std::shared_ptr<instance> saga;
-    try {
-      saga = std::make_shared<instance>(engine, what->second, found);
-    } catch (const storage_error& e) {
-      damage = e.what();
-    }
-    if (!saga) {
-      co_await set_damaged_aside(*engine, id, std::move(damage));
-      continue;
-    }
-    if (!engine->enter(saga)) continue;
-    ++result.taken;
-    engine->events.publish(
-        {saga_event::kind::claimed, id, what->first.first, {}, found.get<std::uint32_t>("claims"), {}});
-    saga->start(engine->executor);
+    const bool is_taken = co_await claim(engine, r);
+    if (is_taken) ++result.taken;
+  }
+  if (engine->takes_look(now)) {
+    const std::size_t left = co_await take_up_left(engine);
+    result.taken += left;
   }
   const rows next = co_await engine->db->query(next_due(*engine));
   if (!next.empty()) result.next = next.front().get<std::int64_t>(0);
@@ -262,6 +320,7 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
   if (const auto beat = others.front().get<std::optional<std::int64_t>>(0)) {
     result.next = std::min(result.next.value_or(for_ever), time_after(*beat, engine->options.lease) + 1);
   }
+  if (const auto look = engine->looks_at()) result.next = std::min(result.next.value_or(for_ever), *look);
   if (due.size() == 256) result.next = now;
   co_return result;
 }
@@ -269,10 +328,9 @@ awaitable<look_around> take_up(std::shared_ptr<engine_state> engine) {
 /// The worker lives.
 awaitable<void> give_sign_of_life(engine_state& engine) {
   batch b;
-  engine.beat(b);
-  if (b.empty()) co_return;
+  if (!engine.beat(b)) co_return;
   const auto done = co_await engine.db->try_commit(std::move(b));
-  engine.beaten(done.has_value());
+  if (done) engine.beaten();
 }
 
 }  // namespace

@@ -76,10 +76,19 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   void complete(const std::string& id, ending how);
   [[nodiscard]] std::vector<std::shared_ptr<instance>> all();
 
+  // --- sagas that are this worker's in the database, though nobody runs them here
+  /// There may be one: its last commit, or the claim to it, failed or nobody knows its outcome. Looked for after a
+  /// while.
+  void leave_behind();
+  /// When to look for them.
+  [[nodiscard]] std::optional<std::int64_t> looks_at();
+  /// True when it is time: the caller looks.
+  [[nodiscard]] bool takes_look(std::int64_t now);
+
   // --- the worker's sign of life
-  /// Adds it to a batch when it is due.
-  void beat(batch& b);
-  void beaten(bool is_written);
+  /// Adds it to a batch when it is due. True: call `beaten` when the batch is written.
+  [[nodiscard]] bool beat(batch& b);
+  void beaten();
 
   /// For tests of crashes: true from the moment on at which this process is to be thought of as dead.
   [[nodiscard]] bool is_dead(const char* where) {
@@ -95,6 +104,7 @@ class engine_state final : public std::enable_shared_from_this<engine_state> {
   std::unordered_map<std::string, std::weak_ptr<completion>> completions_;
   std::size_t sweep_at_ = 64;  // completions
   std::optional<time_point> beat_at_;
+  std::optional<std::int64_t> look_at_;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail

@@ -7,14 +7,11 @@
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
-namespace {
 
 std::string reason_of(const std::exception_ptr& error) {
   const auto why = failure::thrown(error);
-  return why.message();
+  return as_utf8(why.message());
 }
-
-}  // namespace
 
 instance::instance(std::shared_ptr<engine_state> engine, std::string id, duration limit)
     : engine_(std::move(engine)), id_(std::move(id)), limit_(limit) {}
@@ -55,10 +52,10 @@ instance::instance(std::shared_ptr<engine_state> engine, const definition& what,
 
 std::int64_t instance::now() const { return to_microseconds(engine_->timers->date()); }
 
-void instance::publish(saga_event::kind what, std::string key, std::uint32_t attempt, std::string message) {
+void instance::publish(saga_event::kind what, std::string_view key, std::uint32_t attempt, std::string_view message) {
   if (!engine_->events.has_listeners()) return;
   engine_->events.publish(
-      {what, id_, definition_ ? definition_->name : std::string(), std::move(key), attempt, std::move(message)});
+      {what, id_, definition_ ? definition_->name : std::string(), std::string(key), attempt, std::string(message)});
 }
 
 // ------------------------------------------------------------------------------------------------------------- birth
@@ -68,6 +65,7 @@ void instance::report_birth(std::optional<bool> is_new, failure why) {
   {
     const std::lock_guard lock(birth_mutex_);
     if (birth_) return;
+    if (is_new == false) is_let_go_ = true;  // the row is that of another one
     if (is_new) {
       birth_.emplace(*is_new);
     } else {
@@ -99,7 +97,7 @@ void instance::start(const net::any_io_executor& executor) {
 void instance::leave(leave_reason why, std::string text) {
   if (leaving_ != leave_reason::none) return;
   leaving_ = why;
-  leaving_text_ = std::move(text);
+  leaving_text_ = as_utf8(text);
   wake_waits();
 }
 
@@ -140,11 +138,16 @@ bool instance::must_go_back() {
   return true;
 }
 
+bool instance::is_pivot(const record& r) const {
+  const auto* step = r.is_step ? definition_->find(r.step) : nullptr;
+  return step != nullptr && step->kind == step_kind::pivot;
+}
+
 bool instance::is_pivot_in_doubt() const {
-  return std::ranges::any_of(records_, [this](const record& r) {
-    const auto* step = r.is_step ? definition_->find(r.step) : nullptr;
-    return step != nullptr && step->kind == step_kind::pivot && r.ended == record::outcome::open;
-  });
+  const auto may_have_happened = [this](const record& r) {
+    return r.ended == record::outcome::open && !r.is_undone && is_pivot(r);
+  };
+  return pivots_in_doubt_ > 0 || std::ranges::any_of(records_, may_have_happened);
 }
 
 /// True when the saga has ended, or left; false when it has to go back.
@@ -216,8 +219,12 @@ awaitable<void> instance::live() {
   const auto engine = engine_;
   const auto self = shared_from_this();
   std::string broken;
+  const bool has_died = claims_ > engine_->options.max_claims;
+  if (has_died) {
+    broken = "taken over " + std::to_string(claims_) + " times without getting on: its process seems to die of it";
+  }
   try {
-    if (is_to_load_) co_await load();
+    if (is_to_load_ && !has_died) co_await load();
   } catch (const saga_error& e) {
     broken = e.what();
   } catch (const std::exception& e) {
@@ -225,16 +232,13 @@ awaitable<void> instance::live() {
     if (why.code() == errc::type_mismatch) {
       broken = "the saga '" + id_ + "': its journal: " + why.message();
     } else {
-      leave(leave_reason::lost);  // it stays as it is, until this worker has ended
+      leave(leave_reason::lost);  // it stays as it is, until somebody takes it up again
     }
   }
   if (broken.empty() && leaving_ == leave_reason::lost) {
     publish(saga_event::kind::lost);
     engine->exit(*this);
     co_return;
-  }
-  if (broken.empty() && claims_ > engine_->options.max_claims) {
-    broken = "taken over " + std::to_string(claims_) + " times without getting on: its process seems to die of it";
   }
   if (!broken.empty()) {
     co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
@@ -247,11 +251,17 @@ awaitable<void> instance::live() {
     }
     if (goes_back) {
       co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+      std::optional<std::string> wrong;
       try {
         co_await go_back();
-      } catch (const std::exception&) {  // it stays as it is, until this worker has ended
-        publish(saga_event::kind::lost);
+      } catch (const std::exception& e) {
+        wrong = as_utf8(e.what());
+        const bool is_away = dynamic_cast<const storage_error*>(&e) != nullptr || leaving_ == leave_reason::lost ||
+                             leaving_ == leave_reason::handed_back;
+        if (is_away) wrong.reset();
+        if (is_away) publish(saga_event::kind::lost);  // it stays as it is, until somebody takes it up again
       }
+      if (wrong) co_await set_aside(saga_state::stuck, "it cannot go back: " + *wrong, std::nullopt);
     }
   }
   report_birth(std::nullopt, failure::refused(errc::database_unavailable));
@@ -274,8 +284,8 @@ awaitable<void> instance::go_back() {
     busy_ = 1;  // the fibers of the body are gone
     waits_ = woken_ = 0;
     signals_seen_ = for_ever;
-    const bool is_durable = co_await flush();
-    if (!is_durable) co_return;
+    const written kept = co_await flush();
+    if (kept != written::yes) co_return;
   }
   state_ = saga_state::compensating;
   const bool is_back = co_await unwind(everything());
@@ -303,12 +313,16 @@ awaitable<ending> instance::live_here(branch_base& root) {
   }
   if (has_ended) error = root.take();
   if (has_ended && !error) co_return ending{saga_state::completed, {}, {}, nullptr};
-  if (leaving_ == leave_reason::stuck) co_return ending{saga_state::stuck, leaving_text_, {}, error};
+  if (leaving_ == leave_reason::stuck) {
+    co_await net::this_coro::reset_cancellation_state();
+    co_return ending{saga_state::stuck, leaving_text_, {}, error};
+  }
   co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   ending how{saga_state::compensated, error ? reason_of(error) : leaving_text_, {}, error};
-  if (has_pivoted_) {
+  if (has_pivoted_ || pivots_in_doubt_ > 0) {
     how.state = saga_state::stuck;
-    how.reason = "failed past its pivot: " + how.reason;
+    how.reason =
+        (has_pivoted_ ? "failed past its pivot: " : "nobody knows whether its pivot has happened: ") + how.reason;
   } else {
     leaving_ = leave_reason::none;
     has_aborted_ = true;

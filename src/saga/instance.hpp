@@ -9,8 +9,8 @@
 #include <cofferdam/saga/engine.hpp>
 
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,6 +29,13 @@ struct record {
   std::string key, step;
   nlohmann::json arguments;
   [[nodiscard]] bool has_arguments(const nlohmann::json& now) const;
+  /// What it is, for messages.
+  [[nodiscard]] std::string shown() const;
+  /// For a time, a signal, a lock, or a mark, which waits for nothing.
+  [[nodiscard]] bool is_wait() const;
+  [[nodiscard]] bool is_mark() const;
+  /// Empty: for a time.
+  [[nodiscard]] bool is_wait_for(std::string_view signal) const;
   step_settings settings;
   outcome ended = outcome::open;
   nlohmann::json result;  // of a step that succeeded; the signal that was taken
@@ -41,7 +48,7 @@ struct record {
     std::uint32_t failed = 0;
     std::int64_t next_at = 0;
   } attempts, undo_attempts;
-  bool is_step = false, is_child = false, is_race = false, is_undone = false, is_visited = false;
+  bool is_step = false, is_child = false, is_race = false, is_part = false, is_undone = false, is_visited = false;
 };
 
 /// The part of a key before the name: "prepare#1/" of "prepare#1/label#2".
@@ -58,6 +65,8 @@ struct attempt_end {
   duration after{};
 };
 
+/// As UTF-8.
+[[nodiscard]] std::string reason_of(const std::exception_ptr& error);
 /// Of the exception that is being handled.
 [[nodiscard]] attempt_end end_of_attempt();
 /// Of a step that failed.
@@ -87,6 +96,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] const definition* what() const noexcept { return definition_; }
   [[nodiscard]] const nlohmann::json& input() const override { return input_; }
+  /// When it has left: whether its row is somebody else's, or nobody's, for sure.
+  [[nodiscard]] bool is_let_go() const noexcept { return is_let_go_; }
   /// Waits for the first commit. False: a saga with this id was there.
   awaitable<bool> wait_until_born();
   /// Leaves at the next boundary; `at_once`: the attempt in flight is cancelled.
@@ -124,37 +135,40 @@ class instance final : public journal_view, public std::enable_shared_from_this<
 
  private:
   [[nodiscard]] bool has_journal() const noexcept { return definition_ != nullptr; }
-  [[nodiscard]] record* find(const std::string& key);
+  [[nodiscard]] record* find(const std::string& key) const;
   record& add(entry e);
   void apply(entry& e);
   void visit(record& r);
   void visit_part(record& part);
+  [[nodiscard]] bool has_unvisited(std::string_view scope) const;
   [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;
   [[nodiscard]] bool diverges(const std::string& key);
+  [[nodiscard]] bool is_changed(const branch_base& branch, bool is_part);
   [[nodiscard]] bool has_lost_race(const std::string& key) const;
   void leave_changed(std::string place, std::string journal, std::string build, const std::string& advice = {});
   void note(entry e);
   void settle(entry e);
+  [[nodiscard]] bool is_pivot(const record& r) const;
   [[nodiscard]] bool is_pivot_in_doubt() const;
   bool must_go_back();
   void leave(leave_reason why, std::string text = {});
   void wake_waits();
   awaitable<bool> wait_until(std::int64_t wake_at, std::int64_t signals_seen);
   awaitable<bool> back_off(entry_kind what, const std::string& key, std::uint32_t attempt, const std::string& message,
-                           duration delay);
-  awaitable<bool> wait_for_turn_of(std::int64_t next_at);
+                           duration delay, const fiber* by);
+  awaitable<bool> wait_for_turn_of(std::int64_t next_at, const fiber* by);
 
   enum class written : std::uint8_t { yes, lost, refused };
   class turn;
-  awaitable<bool> flush();
-  awaitable<written> flush_with(entry outcome, batch own);
+  awaitable<written> flush();
+  awaitable<written> flush_with(entry& outcome, batch own);
   awaitable<void> take_turn();
   awaitable<void> end_beats();
-  awaitable<written> write(std::vector<entry> entries, batch own);
+  awaitable<written> write(entry* outcome, batch own);
+  awaitable<written> blame(written how, bool has_own);
   awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
+  awaitable<written> commit_again(const std::function<batch()>& make, std::uint64_t seq, failure why);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
-  /// What a batch that moves the saga on requires.
-  [[nodiscard]] std::string is_ours() const { return "the saga '" + id_ + "' is ours"; }
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<std::optional<std::int64_t>> count(statement question);
   awaitable<void> load();
@@ -179,10 +193,25 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
   [[nodiscard]] duration until_deadline() const;
+  [[nodiscard]] duration until_turn(step_kind kind) const;
   [[nodiscard]] time_point attempt_ends_at(duration limit) const;
   awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
-  awaitable<attempt_end> attempt_in_race(const fiber& by, duration limit, std::function<awaitable<void>()> call);
-  awaitable<attempt_end> commit_together(step_work& work, batch own);
+  awaitable<void> attempt_in_race(attempt_end& end, const fiber& by, duration limit,
+                                  std::function<awaitable<void>()> call);
+  awaitable<void> commit_together(attempt_end& end, step_work& work, batch own);
+  enum class begun : std::uint8_t { yes, noted, failed, leaves };
+  [[nodiscard]] begun begin(step_work& work);
+  struct attempts_of_step {
+    std::uint32_t n = 1;
+    bool is_in_doubt = false;  // a pivot that may have happened
+    backoff_state delays;
+    const fiber* stops = nullptr;  // who ends it by being stopped; null: nobody, once it is in doubt
+  };
+  enum class ended : std::uint8_t { succeeded, again, failed, leaves };
+  awaitable<ended> end_attempt(step_work& work, attempt_end& end, attempts_of_step& tries);
+  void remember(step_work& work);
+  bool succeed(step_work& work);
+  bool fail(step_work& work, const attempt_end& end);
   struct running_branches;
   awaitable<bool> run_side_by_side(const fiber& by, running_branches& all);
   awaitable<void> run_branch(running_branches& all, std::size_t i);
@@ -196,7 +225,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> begin_child(child_work& child);
   awaitable<void> rest(duration d);
   awaitable<std::optional<nlohmann::json>> take_signal(const std::string& name, std::int64_t& seen);
-  void publish(saga_event::kind what, std::string key = {}, std::uint32_t attempt = 0, std::string message = {});
+  void publish(saga_event::kind what, std::string_view key = {}, std::uint32_t attempt = 0,
+               std::string_view message = {});
   void report_birth(std::optional<bool> is_new, failure why = {});
   [[nodiscard]] std::int64_t now() const;
   [[nodiscard]] random_source& random() const { return random_of(*strand_); }
@@ -209,8 +239,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::optional<spawned> running_;
 
   // the journal
-  std::deque<record> records_;                                 // in the order of their intents
-  std::unordered_map<std::string_view, std::size_t> index_;    // by their keys
+  std::list<record> records_;                                  // in the order of their intents
+  std::unordered_map<std::string_view, record*> index_;        // by their keys
   std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
   std::vector<entry> buffer_;                                  // outcomes that go with the next commit
   std::uint64_t seq_ = 0, epoch_ = 1;
@@ -221,8 +251,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::string reason_, cancel_reason_, parent_;
   std::int64_t deadline_ = for_ever;
   duration limit_ = duration::max();  // without a journal: from its start to its deadline
-  std::vector<group> together_;
-  bool has_locks_ = false;
+  std::deque<group> together_;        // an undo refers to one while other branches add theirs
+  bool has_locks_ = false, is_let_go_ = false;
   std::vector<std::string> lost_races_;  // prefixes of keys
   std::exception_ptr cause_;
   std::uint64_t noted_ = 0, durable_ = 0;  // entries
@@ -240,6 +270,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::vector<racing_attempt*> racing_;
   std::vector<cofferdam::detail::parked_reference> waiting_;  // fibers, for a signal, time or turn
   std::vector<std::unique_ptr<past_step>> past_;              // without a journal; null: undone
+  std::size_t pivots_in_doubt_ = 0;                           // without a journal
 
   std::mutex birth_mutex_;
   std::optional<outcome<bool>> birth_;

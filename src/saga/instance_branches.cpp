@@ -32,8 +32,17 @@ void instance::branch_ends(std::size_t& left) {
   park_if_idle();
 }
 
+/// True where something else had the name of a branch: a branch has no record of its own, a part when it goes back.
+bool instance::is_changed(const branch_base& branch, bool is_part) {
+  const record* r = has_journal() ? find(branch.path()) : nullptr;
+  if (r == nullptr || (is_part && r->is_part)) return false;
+  leave_changed(branch.path(), r->shown(), is_part ? "a part of its own" : "a branch");
+  return true;
+}
+
 awaitable<bool> instance::run_side_by_side(const fiber& by, running_branches& all) {
   for (branch_base* each : all.branches) {
+    if (is_changed(*each, false)) co_return false;
     each->control().outer = &by;
     each->control().races = all.race != nullptr;
   }
@@ -130,6 +139,10 @@ awaitable<bool> instance::run_race(race_work& race) {
   if (leaving_ != leave_reason::none) co_return false;
   const auto branches = race.branches();
   const record* r = has_journal() ? find(race.key()) : nullptr;
+  if (r != nullptr && !r->is_race) {
+    leave_changed(race.key(), r->shown(), "a race");
+    co_return false;
+  }
   std::optional<std::size_t> winner;
   std::string why;
   if (r != nullptr) {  // it is decided: the winner has its results in the journal, the others do not run again
@@ -163,7 +176,7 @@ awaitable<bool> instance::run_race(race_work& race) {
     winner = all.winner;
     if (!winner) {
       const auto first = first_of(all.errors);
-      why = first ? failure::thrown(first).message() : std::string("every branch was stopped");
+      why = first ? reason_of(first) : std::string("every branch was stopped");
       if (has_pivoted_) {
         leave(leave_reason::stuck, "failed past its pivot: " + why);
         co_return false;
@@ -206,6 +219,7 @@ void instance::visit_part(record& part) {
 
 bool instance::replay_nested(const branch_base& branch, std::optional<aborted>& failed) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
+  if (is_changed(branch, true)) return false;
   record* r = find(branch.path());
   if (r == nullptr || r->ended != record::outcome::failed) return false;
   visit_part(*r);
@@ -224,7 +238,7 @@ awaitable<bool> instance::run_nested(const fiber& by, branch_base& branch, std::
     if (!has_ended) co_return false;
     const auto error = branch.take();
     if (!error) co_return true;
-    reason = failure::thrown(error).message();
+    reason = reason_of(error);
     if (has_pivoted_) {
       leave(leave_reason::stuck, "failed past its pivot: " + reason);
       co_return false;
@@ -232,8 +246,8 @@ awaitable<bool> instance::run_nested(const fiber& by, branch_base& branch, std::
     if (is_rehearsal_) co_return false;
     if (has_journal()) {
       r = &add({entry_kind::nested_aborted, branch.path(), "", {{"why", reason}}});
-      const bool is_ours = co_await flush();
-      if (!is_ours) co_return false;
+      const written kept = co_await flush();
+      if (kept != written::yes) co_return false;
     }
   }
   if (is_rehearsal_) co_return false;

@@ -59,7 +59,7 @@ bool instance::replay(child_work& child) {
   if (r == nullptr) return false;
   const nlohmann::json input = child.input();
   if (!r->is_child || !r->has_arguments(input)) {
-    leave_changed(child.key(), "'" + r->step + "' with " + r->arguments.dump(), "a saga with " + input.dump());
+    leave_changed(child.key(), r->shown(), "a saga with " + input.dump());
     return false;
   }
   visit(*r);
@@ -150,7 +150,13 @@ awaitable<bool> instance::begin_child(child_work& child) {
   batch own;
   insert_saga(own, {id, *what, input, deadline_, id_}, is_here ? std::optional(engine_->worker) : std::nullopt, now());
   entry called(entry_kind::called, child.key(), what->name, {{"input", child.input()}});
-  const written how = co_await flush_with(std::move(called), std::move(own));
+  written how = written::lost;
+  try {
+    how = co_await flush_with(called, std::move(own));
+  } catch (...) {  // cancelled while it waited for its turn to write
+    if (is_here) engine_->exit(*made);
+    throw;
+  }
   if (how != written::yes) {
     if (is_here) engine_->exit(*made);
     if (how == written::refused) leave(leave_reason::stuck, "the id '" + id + "' belongs to a saga of somebody else");
@@ -175,7 +181,7 @@ awaitable<bool> instance::run_child_here(child_work& child) {
     if (std::exchange(has_pivoted_, false)) past_.push_back(std::make_unique<past_child>(child.key()));
     co_return true;
   }
-  const std::string why = failure::thrown(error).message();
+  const std::string why = reason_of(error);
   if (has_pivoted_) {
     leave(leave_reason::stuck, "failed past its pivot: " + why);
     co_return false;
@@ -190,8 +196,8 @@ awaitable<bool> instance::undo_child(const record& r) {
   const std::string id = id_ + '/' + r.key;
   for (;;) {
     if (!buffer_.empty()) {
-      const bool is_ours = co_await flush();
-      if (!is_ours) co_return false;
+      const written kept = co_await flush();
+      if (kept != written::yes) co_return false;
     }
     if (engine_->is_dead("before an undo")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none) co_return false;

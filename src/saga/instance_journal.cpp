@@ -10,6 +10,9 @@
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 namespace {
 
+/// What a batch that moves a saga on requires.
+constexpr const char* ownership = "a saga is ours";
+
 /// "prepare#1/label#2" belongs to the step "label".
 bool is_key_of(std::string_view key, std::string_view step) noexcept {
   const auto mark = key.rfind('#');
@@ -18,22 +21,36 @@ bool is_key_of(std::string_view key, std::string_view step) noexcept {
 
 }  // namespace
 
+std::string record::shown() const {
+  if (is_step || is_child) return "'" + step + "' with " + arguments.dump();
+  if (is_race) return "a race";
+  if (is_part) return "a part that went back";
+  if (is_lock(key, step)) return "a lock";
+  if (is_mark()) return "a question to patched()";
+  return step.empty() ? "a time to wait for" : "a wait for the signal '" + step + "'";
+}
+
+bool record::is_wait() const { return !is_step && !is_child && !is_race && !is_part; }
+bool record::is_mark() const { return is_wait() && step == mark_step && !is_wait_for(step); }
+bool record::is_wait_for(std::string_view signal) const {
+  const std::string name = signal.empty() ? "sleep" : "signal:" + std::string(signal);
+  return is_wait() && step == signal && is_key_of(key, name);
+}
+
 /// As the journal has them: there, what JSON cannot say is null.
 bool record::has_arguments(const nlohmann::json& now) const {
   return arguments == now || arguments.dump() == now.dump();
 }
 
-record* instance::find(const std::string& key) {
+record* instance::find(const std::string& key) const {
   const auto it = index_.find(key);
-  return it == index_.end() ? nullptr : &records_[it->second];
+  return it == index_.end() ? nullptr : it->second;
 }
 
 const nlohmann::json* instance::result_of(const std::string& key) const {
-  const auto it = index_.find(key);
-  if (it == index_.end()) return nullptr;
-  const record& r = records_[it->second];
-  const bool is_there = r.ended == record::outcome::succeeded && !has_lost_race(key);
-  return is_there ? &r.result : nullptr;
+  const record* r = find(key);
+  const bool is_there = r != nullptr && r->ended == record::outcome::succeeded && !has_lost_race(key);
+  return is_there ? &r->result : nullptr;
 }
 
 bool instance::has_any(const std::string& prefix) const {
@@ -41,8 +58,8 @@ bool instance::has_any(const std::string& prefix) const {
 }
 
 nlohmann::json instance::progress_of(const std::string& key) const {
-  const auto it = index_.find(key);
-  return it == index_.end() ? nlohmann::json() : records_[it->second].progress;
+  const record* r = find(key);
+  return r == nullptr ? nlohmann::json() : r->progress;
 }
 
 std::string_view scope_of(std::string_view key) noexcept {
@@ -65,7 +82,7 @@ void instance::apply(entry& e) {
     r = &records_.emplace_back();
     r->key = e.key;
     r->step = e.step;
-    index_.emplace(r->key, records_.size() - 1);
+    index_.emplace(r->key, r);
   }
   if (e.kind == entry_kind::aborted) {
     has_aborted_ = true;
@@ -159,6 +176,7 @@ void instance::apply(entry& e) {
       r->progress = std::move(e.payload);
       break;
     case entry_kind::nested_aborted:
+      r->is_part = true;
       r->nested_reason = e.payload.value("why", "");
       break;
     case entry_kind::operated:
@@ -167,6 +185,7 @@ void instance::apply(entry& e) {
         require(r->is_step || r->is_child);
         r->ended = record::outcome::succeeded;
         r->result = std::move(e.payload.at("result"));
+        has_pivoted_ = has_pivoted_ || is_pivot(*r);
       }
       break;
     case entry_kind::aborted:
@@ -236,17 +255,24 @@ void instance::visit(record& r) {
   if (it != unvisited_.end() && --it->second == 0) unvisited_.erase(it);
 }
 
+/// Whether the journal has more of a scope, or of parts and branches within it: those that all succeeded have no record
+/// of their own.
+bool instance::has_unvisited(std::string_view scope) const {
+  const auto it = unvisited_.lower_bound(scope);
+  return it != unvisited_.end() && it->first.starts_with(scope);
+}
+
 std::string instance::unvisited_keys(std::string_view scope) const {
   std::string keys;
   for (const record& r : records_) {
-    if (!r.is_visited && scope_of(r.key) == scope) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
+    if (!r.is_visited && scope_of(r.key).starts_with(scope)) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
   }
   return keys;
 }
 
 /// True where the body does something new before it did what the journal says it did: the code has changed.
 bool instance::diverges(const std::string& key) {
-  if (!unvisited_.contains(scope_of(key))) return false;
+  if (!has_unvisited(scope_of(key))) return false;
   leave_changed({}, unvisited_keys(scope_of(key)), "'" + key + "'",
                 ". Ask patched() for what was added, or compensate the saga");
   return true;
@@ -261,7 +287,8 @@ void instance::leave_changed(std::string place, std::string journal, std::string
 
 void instance::note(entry e) {
   ++noted_;
-  e.payload = nullptr;  // its text is what is written
+  e.payload = nullptr;                      // its text is what is written
+  if (buffer_.empty()) buffer_.reserve(2);  // as a rule an outcome and the next intent
   buffer_.push_back(std::move(e));
 }
 
@@ -319,39 +346,12 @@ class instance::turn {
   instance& of_;
 };
 
-/// Writes what is noted. False: this saga is no longer ours.
-awaitable<bool> instance::flush() {
-  const std::uint64_t mine = noted_;
-  if (is_writing_) co_await take_turn();
-  if (leaving_ == leave_reason::lost) co_return false;
-  if (durable_ >= mine) co_return true;  // another branch's commit took it along
-  const turn ours(*this);
-  const std::uint64_t upto = noted_;
-  auto entries = std::exchange(buffer_, {});
-  const written how = co_await write(std::move(entries), {});
-  if (how == written::yes) durable_ = upto;
-  co_return how == written::yes;
-}
+/// Writes what is noted.
+awaitable<instance::written> instance::flush() { return write(nullptr, batch()); }
 
 /// Writes what is noted, `outcome`, and `own`, in one commit. `refused`: none of it is written, since the database
 /// refuses `own`.
-awaitable<instance::written> instance::flush_with(entry outcome, batch own) {
-  if (is_writing_) co_await take_turn();
-  if (leaving_ == leave_reason::lost) co_return written::lost;
-  const turn ours(*this);
-  auto entries = std::exchange(buffer_, {});
-  const auto before = entries;
-  entries.push_back(outcome);
-  const std::uint64_t upto = noted_;
-  const written how = co_await write(std::move(entries), std::move(own));
-  if (how == written::yes) {
-    apply(outcome);
-    durable_ = upto;
-  } else if (how == written::refused) {
-    buffer_.insert(buffer_.begin(), before.begin(), before.end());
-  }
-  co_return how;
-}
+awaitable<instance::written> instance::flush_with(entry& outcome, batch own) { return write(&outcome, std::move(own)); }
 
 awaitable<void> instance::take_turn() {
   while (is_writing_) co_await rest(duration::max());
@@ -372,21 +372,29 @@ void instance::add_entries(batch& b, const std::vector<entry>& entries, std::int
   }
 }
 
-awaitable<instance::written> instance::write(std::vector<entry> entries, batch own) {
+awaitable<instance::written> instance::write(entry* outcome, batch own) {
+  const std::uint64_t mine = noted_;
+  if (is_writing_) co_await take_turn();
+  if (leaving_ == leave_reason::lost) co_return written::lost;
+  if (outcome == nullptr && durable_ >= mine) co_return written::yes;  // another branch's commit took it along
+  const turn ours(*this);
   if (engine_->is_dead("before a commit")) {
     leave(leave_reason::lost);
     co_return written::lost;
   }
-  const std::uint64_t after = seq_after(entries);
+  auto entries = std::exchange(buffer_, {});
+  if (outcome != nullptr) entries.push_back(*outcome);
+  const std::uint64_t upto = noted_, after = seq_after(entries);
   const std::int64_t at = now();
   const bool has_own = !own.empty();
+  bool has_beat = false;
   const auto state = static_cast<std::int64_t>(state_);
   const int pivoted = has_pivoted_ ? 1 : 0;  // by now: other branches go on meanwhile
   const auto make = [&] {
     batch b;
     if (is_inserted_) {
       b.require_change(
-          is_ours(),
+          ownership,
           "update cofferdam_sagas set seq = $4, state = $5, pivoted = $6, updated_at = $7, claims = 0 where id = $1 "
           "and epoch = $2 and seq = $3",
           id_, epoch_, seq_, after, state, pivoted, at);
@@ -399,49 +407,64 @@ awaitable<instance::written> instance::write(std::vector<entry> entries, batch o
     }
     add_entries(b, entries, at);
     if (has_own) b.add(own);
-    engine_->beat(b);
+    has_beat = engine_->beat(b);
     return b;
   };
   const std::function<batch()> again = std::cref(make);
   written how = co_await commit(again, after);
-  engine_->beaten(how == written::yes);
+  if (has_beat && how == written::yes) engine_->beaten();
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
     publish(saga_event::kind::started);
     report_birth(true);
   }
+  if (how != written::yes) how = co_await blame(how, has_own);
   if (how == written::yes) seq_ = after;
+  if (engine_->is_dead("after a commit")) {
+    leave(leave_reason::lost);
+    co_return written::lost;
+  }
+  if (how == written::yes) {
+    durable_ = upto;
+    if (outcome != nullptr) apply(*outcome);
+  } else if (how == written::refused) {
+    entries.pop_back();
+    buffer_.insert(buffer_.begin(), std::make_move_iterator(entries.begin()), std::make_move_iterator(entries.end()));
+  }
+  co_return how;
+}
+
+/// A commit that failed: `refused` only where that is for what the user wrote in it.
+awaitable<instance::written> instance::blame(written how, bool has_own) {
   bool is_users = how == written::refused && has_own;
   if (is_users && !is_inserted_) {  // or it was the saga's own row: it was started before
     const statement question("select count(*) from cofferdam_sagas where id = $1", id_);
     const auto there = co_await count(question);
     is_users = there == 0;
   }
-  if (how == written::refused && !is_users && !is_inserted_) report_birth(false);
-  if (how != written::yes && !is_users) {
-    publish(saga_event::kind::lost);
-    leave(leave_reason::lost);
-    how = written::lost;
-  }
-  if (engine_->is_dead("after a commit")) {
-    leave(leave_reason::lost);
-    co_return written::lost;
-  }
-  co_return how;
+  if (is_users) co_return written::refused;
+  if (how == written::refused && !is_inserted_) report_birth(false);
+  publish(saga_event::kind::lost);
+  leave(leave_reason::lost);
+  co_return written::lost;
 }
 
-/// Tries until the database says what has become of it. Made anew for every try, since copies cost more than that.
 awaitable<instance::written> instance::commit(const std::function<batch()>& make, std::uint64_t seq) {
+  batch b = make();
+  auto done = co_await engine_->db->try_commit(std::move(b));
+  if (!done) co_return co_await commit_again(make, seq, done.why());
+  received_ = *std::move(done);
+  co_return written::yes;
+}
+
+/// After `why`: tries until the database says what has become of it. Made anew for every try, since copies cost more
+/// than that.
+awaitable<instance::written> instance::commit_again(const std::function<batch()>& make, std::uint64_t seq,
+                                                    failure why) {
   bool may_be_there = false;
   duration pause = std::chrono::milliseconds(50);
   for (;;) {
-    batch b = make();
-    auto done = co_await engine_->db->try_commit(std::move(b));
-    if (done) {
-      received_ = *std::move(done);
-      co_return written::yes;
-    }
-    const auto code = done.code();
+    const auto code = why.code();
     const bool is_refusal = code == errc::condition_failed || code == errc::constraint_violated ||
                             code == errc::invalid_statement || code == errc::type_mismatch;
     if (is_refusal || code == errc::outcome_unknown) {
@@ -458,12 +481,19 @@ awaitable<instance::written> instance::commit(const std::function<batch()>& make
       if (code == errc::condition_failed) co_return written::lost;
       if (is_refusal) co_return written::refused;
     } else if (!storage_error::is_retryable(code)) {
-      if (!birth_) report_birth(std::nullopt, done.why());
+      if (!birth_) report_birth(std::nullopt, why);
       co_return written::lost;
     }
     co_await rest(pause);
     pause = std::min<duration>(pause * 2, std::chrono::seconds(5));
     if (leaving_ == leave_reason::lost || leaving_ == leave_reason::handed_back) co_return written::lost;
+    batch b = make();
+    auto done = co_await engine_->db->try_commit(std::move(b));
+    if (done) {
+      received_ = *std::move(done);
+      co_return written::yes;
+    }
+    why = done.why();
   }
 }
 
@@ -487,25 +517,28 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
   const auto entries = std::exchange(buffer_, {});
   const std::uint64_t after = seq_after(entries);
   const std::int64_t at = now();
-  batch b;
-  if (is_inserted_) {
-    b.require_change(
-        is_ours(),
-        "update cofferdam_sagas set seq = $4, state = $5, reason = $6, output = $7, owner = null, wake_at = null, "
-        "updated_at = $8, claims = 0, pivoted = $9 where id = $1 and epoch = $2 and seq = $3",
-        id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, output.dump(), at, has_pivoted_ ? 1 : 0);
-  } else {  // it ended without a step
-    b.execute(
-        "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, signals, claims, pivoted, "
-        "input, output, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, $8, $9, $10, $10)",
-        id_, definition_->name, definition_->version, static_cast<std::int64_t>(state), reason, epoch_, after,
-        input_.dump(), output.dump(), at);
-  }
-  add_entries(b, entries, at);
-  if (!parent_.empty()) wake_saga(b, parent_);
   std::optional<std::size_t> next;
-  if (has_locks_) next = let_go_of_locks(b, id_);
-  const std::function<batch()> again = [&b] { return b; };
+  const auto make = [&] {
+    batch b;
+    if (is_inserted_) {
+      b.require_change(
+          ownership,
+          "update cofferdam_sagas set seq = $4, state = $5, reason = $6, output = $7, owner = null, wake_at = null, "
+          "updated_at = $8, claims = 0, pivoted = $9 where id = $1 and epoch = $2 and seq = $3",
+          id_, epoch_, seq_, after, static_cast<std::int64_t>(state), reason, output.dump(), at, has_pivoted_ ? 1 : 0);
+    } else {  // it ended without a step
+      b.execute(
+          "insert into cofferdam_sagas(id, definition, version, state, reason, epoch, seq, signals, claims, pivoted, "
+          "input, output, created_at, updated_at) values($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, $8, $9, $10, $10)",
+          id_, definition_->name, definition_->version, static_cast<std::int64_t>(state), reason, epoch_, after,
+          input_.dump(), output.dump(), at);
+    }
+    add_entries(b, entries, at);
+    if (!parent_.empty()) wake_saga(b, parent_);
+    if (has_locks_) next = let_go_of_locks(b, id_);
+    return b;
+  };
+  const std::function<batch()> again = std::cref(make);
   const written how = co_await commit(again, after);
   if (how != written::yes) {
     if (how == written::refused && !is_inserted_) report_birth(false);
@@ -513,6 +546,7 @@ awaitable<void> instance::finish(saga_state state, std::string reason, nlohmann:
     co_return;
   }
   if (engine_->is_dead("after a commit")) co_return;
+  is_let_go_ = true;
   seq_ = after;
   state_ = state;
   report_birth(true);
@@ -531,8 +565,8 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   if (engine_->is_dead("before a commit")) co_return;
   if (!is_inserted_) {
     note({entry_kind::operated, "", "", {{"verb", "set_aside"}}});
-    const bool is_there = co_await flush();
-    if (!is_there) co_return;
+    const written kept = co_await flush();
+    if (kept != written::yes) co_return;
   }
   const auto entries = std::exchange(buffer_, {});
   const std::uint64_t after = seq_after(entries);
@@ -540,7 +574,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   batch b;
   // A signal that came since the saga looked makes it due at once.
   b.require_change(
-      is_ours(),
+      ownership,
       "update cofferdam_sagas set seq = $4, state = $5, reason = $6, owner = null, wake_at = case when signals <= $7 "
       "then cast($8 as bigint) else 0 end, updated_at = $9, claims = 0, pivoted = $10 where id = $1 and epoch = $2 and "
       "seq = $3",
@@ -550,6 +584,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
+  is_let_go_ = true;
   report_birth(true);
   if (state == saga_state::stuck) publish(saga_event::kind::stuck, {}, 0, reason);
   if (state == saga_state::waiting) publish(saga_event::kind::parked);

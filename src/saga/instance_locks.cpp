@@ -13,6 +13,10 @@ bool instance::replay(lock_operation& lock) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
   record* r = find(lock.key());
   if (r == nullptr) return false;
+  if (!r->is_wait() || !is_lock(r->key, r->step)) {
+    leave_changed(lock.key(), r->shown(), "a lock");
+    return false;
+  }
   visit(*r);
   if (r->ended == record::outcome::open) return false;
   if (r->ended == record::outcome::failed) lock.fail(*r->why);
@@ -40,7 +44,7 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
       batch own;
       ask_for_lock(own, id_, lock.resource());
       entry waiting(entry_kind::waiting, lock.key(), std::string(lock_prefix) + lock.resource(), {{"wake_at", until}});
-      how = co_await flush_with(std::move(waiting), std::move(own));
+      how = co_await flush_with(waiting, std::move(own));
       if (how == written::lost || leaving_ != leave_reason::none) co_return false;
       // On PostgreSQL another saga may have got the same place at the same moment.
       if (how == written::refused) co_await rest(std::chrono::milliseconds(5));
@@ -67,7 +71,7 @@ awaitable<bool> instance::run_lock(lock_operation& lock) {
     }
     if (now() >= until) {
       attempt_end end{attempt_end::kind::refused, "the saga '" + holder + "' has it", "locked", {}};
-      const entry failed = failed_entry(lock.key(), step_failed::reason::refused, end);
+      entry failed = failed_entry(lock.key(), step_failed::reason::refused, end);
       const auto also_waits = [&lock, step = std::string(lock_prefix) + lock.resource()](const record& r) {
         return r.ended == record::outcome::open && r.step == step && r.key != lock.key();
       };

@@ -10,8 +10,30 @@
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 
 namespace {
+
 constexpr duration never_ends = duration::max();
-}
+
+/// Once it may have been tried its outcome has to be known, whatever becomes of other branches.
+bool leaves_doubt(const step_work& work) { return work.kind() == step_kind::pivot && !work.is_transactional(); }
+
+/// While it lives a pivot counts as one that may have happened.
+class doubt_guard {
+ public:
+  doubt_guard(std::size_t& pivots, bool is_one) : pivots_(is_one ? &pivots : nullptr) {
+    if (pivots_ != nullptr) ++*pivots_;
+  }
+  doubt_guard(const doubt_guard&) = delete;
+  doubt_guard& operator=(const doubt_guard&) = delete;
+  ~doubt_guard() {
+    if (pivots_ != nullptr) --*pivots_;
+  }
+  explicit operator bool() const noexcept { return pivots_ != nullptr; }
+
+ private:
+  std::size_t* pivots_;
+};
+
+}  // namespace
 
 entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end) {
   return {
@@ -36,8 +58,7 @@ bool instance::replay(step_work& work) {
   if (r == nullptr) return false;
   const nlohmann::json arguments = work.arguments();
   if (!r->is_step || r->step != work.name() || !r->has_arguments(arguments)) {
-    leave_changed(work.key(), "'" + r->step + "' with " + r->arguments.dump(),
-                  "'" + std::string(work.name()) + "' with " + arguments.dump());
+    leave_changed(work.key(), r->shown(), "'" + std::string(work.name()) + "' with " + arguments.dump());
     return false;
   }
   visit(*r);
@@ -66,6 +87,12 @@ duration instance::until_deadline() const {
   return std::chrono::microseconds(std::max<std::int64_t>(deadline_ - now(), 0));
 }
 
+/// How long a step may take, or rest: once the saga does not go back any more, its deadline ends nothing.
+duration instance::until_turn(step_kind kind) const {
+  if (deadline_ == for_ever || kind != step_kind::compensatable) return duration::max();
+  return has_aborted_ || has_pivoted_ || is_pivot_in_doubt() ? duration::max() : until_deadline();
+}
+
 time_point instance::attempt_ends_at(duration limit) const {
   return limit > duration() ? saturating_add(engine_->timers->now(), limit) : never;
 }
@@ -75,19 +102,20 @@ attempt_end end_of_attempt() {
   try {
     throw;
   } catch (const refused& e) {
-    return {attempt_end::kind::refused, e.what(), e.code(), {}};
+    return {attempt_end::kind::refused, as_utf8(e.what()), as_utf8(e.code()), {}};
   } catch (const ongoing& e) {
     return {attempt_end::kind::ongoing, {}, {}, e.after()};
   } catch (const cannot_undo& e) {
-    return {attempt_end::kind::impossible, e.what(), {}, {}};
+    return {attempt_end::kind::impossible, as_utf8(e.what()), {}, {}};
   } catch (const fatal& e) {
-    return {attempt_end::kind::fatal, e.what(), {}, {}};
+    return {attempt_end::kind::fatal, as_utf8(e.what()), {}, {}};
   } catch (const std::exception& e) {
     why = failure::current(e);
   } catch (...) {
     why = failure::current();
   }
-  return {why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, why.message(), {}, {}};
+  return {
+      why.is_cancellation() ? attempt_end::kind::cancelled : attempt_end::kind::unsure, as_utf8(why.message()), {}, {}};
 }
 
 awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call) {
@@ -103,124 +131,131 @@ awaitable<void> instance::attempt_into(attempt_end& end, duration limit, std::fu
 }
 
 /// Ends early when another branch wins the race.
-awaitable<attempt_end> instance::attempt_in_race(const fiber& by, duration limit,
-                                                 std::function<awaitable<void>()> call) {
-  attempt_end end;
+awaitable<void> instance::attempt_in_race(attempt_end& end, const fiber& by, duration limit,
+                                          std::function<awaitable<void>()> call) {
   racing_attempt racing{&by, {}};
   racing_.push_back(&racing);
   const auto work = [&] { return attempt_into(end, limit, call); };
   co_await cofferdam::detail::run_workers(1, work, &racing.cancel);
   std::erase(racing_, &racing);
-  co_return end;
 }
 
 /// Rests before the next attempt: a short while here, else in the journal. False: the saga leaves.
+/// @param by  whose rest is over when it is stopped; null: an undo's, or a pivot's, which nothing stops.
 awaitable<bool> instance::back_off(entry_kind what, const std::string& key, std::uint32_t attempt,
-                                   const std::string& message, duration delay) {
+                                   const std::string& message, duration delay, const fiber* by) {
   if (has_journal()) {
     const std::int64_t next_at = time_after(now(), delay);
     settle({what, key, {}, {{"attempt", attempt}, {"message", message}, {"next_at", next_at}}});
-    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at);
-    const bool is_ours = co_await flush();
-    if (!is_ours) co_return false;
+    if (delay >= engine_->options.park_after) co_return co_await wait_for_turn_of(next_at, by);
+    const written kept = co_await flush();
+    if (kept != written::yes) co_return false;
   }
-  co_await rest(std::min(delay, until_deadline()));
+  co_await rest(delay);
   co_return leaving_ == leave_reason::none;
 }
 
-awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at) {
-  while (now() < next_at) {
+awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at, const fiber* by) {
+  while (now() < next_at && (by == nullptr || !by->is_stopped())) {
     const bool goes_on = co_await wait_until(next_at, for_ever);
     if (!goes_on) co_return false;
   }
   co_return true;
 }
 
-awaitable<bool> instance::run_step(step_work& work) {
-  if (leaving_ != leave_reason::none || must_go_back()) co_return false;
-  if (work.by().is_stopped()) {
+/// What is to be said before the first attempt. Notes the intent of a step that the journal does not know.
+instance::begun instance::begin(step_work& work) {
+  if (leaving_ != leave_reason::none || must_go_back()) return begun::leaves;
+  const bool is_in_doubt = leaves_doubt(work) && has_journal() && find(work.key()) != nullptr;
+  if (work.by().is_stopped() && !is_in_doubt) {
     work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
-    co_return true;
+    return begun::failed;
   }
-  const bool is_racing = work.by().is_racing();
-  if (is_racing && work.kind() == step_kind::pivot) {
+  if (work.kind() == step_kind::pivot && work.by().is_racing()) {
     leave(leave_reason::stuck, "'" + work.key() +
                                    "' is a pivot, and cannot be undone when another branch of its race "
                                    "wins: let it follow the race");
-    co_return false;
+    return begun::leaves;
   }
   if (has_pivoted_ && work.kind() != step_kind::retriable) {
     leave(leave_reason::stuck, "'" + work.key() + "' comes after the pivot, so it must be a retriable step");
-    co_return false;
+    return begun::leaves;
   }
-  if (has_journal()) {
-    if (find(work.key()) == nullptr) {
-      if (diverges(work.key())) co_return false;
-      const step_descriptor* known = definition_->find(work.name());
-      if (known == nullptr) {
-        leave(leave_reason::stuck, "the step '" + std::string(work.name()) + "' is not among those '" +
-                                       definition_->name + "' was defined with: add it to define()");
-        co_return false;
-      }
-      if (is_rehearsal_) co_return false;
-      nlohmann::json payload;
-      payload["arguments"] = work.arguments();
-      if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
-      if (work.settings().undo_timeout > duration()) {
-        payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
-      }
-      entry intent(entry_kind::intent, work.key(), std::string(work.name()), std::move(payload));
-      const std::size_t bytes = intent.text.size();
-      if (bytes > engine_->options.max_payload) {
-        work.fail(step_failed(work.key(), step_failed::reason::refused,
-                              "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
-                                  std::to_string(engine_->options.max_payload),
-                              "payload_too_large"));
-        co_return true;
-      }
-      add(std::move(intent));
-      const bool is_ours = co_await flush();
-      if (!is_ours || leaving_ != leave_reason::none) co_return false;
+  if (!has_journal()) return begun::yes;
+  if (find(work.key()) != nullptr) {
+    if (!is_rehearsal_) return begun::yes;
+    (void)diverges(work.key());
+    return begun::leaves;
+  }
+  if (diverges(work.key())) return begun::leaves;
+  if (definition_->find(work.name()) == nullptr) {
+    leave(leave_reason::stuck, "the step '" + std::string(work.name()) + "' is not among those '" + definition_->name +
+                                   "' was defined with: add it to define()");
+    return begun::leaves;
+  }
+  if (is_rehearsal_) return begun::leaves;
+  nlohmann::json payload;
+  payload["arguments"] = work.arguments();
+  if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
+  if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
+  if (work.settings().undo_timeout > duration()) payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
+  entry intent(entry_kind::intent, work.key(), std::string(work.name()), std::move(payload));
+  const std::size_t bytes = intent.text.size();
+  if (bytes > engine_->options.max_payload) {
+    work.fail(step_failed(work.key(), step_failed::reason::refused,
+                          "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
+                              std::to_string(engine_->options.max_payload),
+                          "payload_too_large"));
+    return begun::failed;
+  }
+  add(std::move(intent));
+  return begun::noted;
+}
+
+/// Most sagas are in the middle of an action, so what this frame need not keep is in functions and frames of their own:
+/// Asio keeps no frame of more than 1,020 bytes for the next one.
+awaitable<bool> instance::run_step(step_work& work) {
+  const begun how = begin(work);
+  if (how == begun::failed) co_return true;
+  if (how == begun::leaves) co_return false;
+  if (how == begun::noted) {
+    const written kept = co_await flush();
+    if (kept != written::yes || leaving_ != leave_reason::none) co_return false;
+  }
+  const bool can_go_back = work.kind() == step_kind::compensatable && !has_pivoted_;
+  attempts_of_step tries;
+  tries.stops = leaves_doubt(work) ? nullptr : &work.by();
+  tries.is_in_doubt = tries.stops == nullptr && has_journal() && how == begun::yes;
+  if (const record* known = has_journal() ? find(work.key()) : nullptr) {
+    tries.n = known->attempts.failed + 1;
+    if (const std::int64_t next_at = known->attempts.next_at; next_at > 0) {
+      const bool goes_on = co_await wait_for_turn_of(next_at, tries.stops);
+      if (!goes_on) co_return false;
     }
   }
-
-  if (is_rehearsal_) {
-    (void)diverges(work.key());
-    co_return false;
-  }
-  const auto& options = engine_->options;
-  const std::uint32_t most = work.settings().max_attempts != 0         ? work.settings().max_attempts
-                             : work.kind() == step_kind::compensatable ? options.max_attempts
-                                                                       : 0;
-  const bool can_go_back = work.kind() == step_kind::compensatable && !has_pivoted_;
-  backoff_state delays;
-  attempt_end end;
-  std::uint32_t n = 1;
-  if (const record* known = has_journal() ? find(work.key()) : nullptr) {
-    n = known->attempts.failed + 1;
-    const bool goes_on = co_await wait_for_turn_of(known->attempts.next_at);
-    if (!goes_on) co_return false;
-  }
+  // With a journal, a worker that takes the saga over would go on with a pivot that was cancelled.
+  const doubt_guard shielded(pivots_in_doubt_, work.kind() == step_kind::pivot && !has_journal());
+  if (shielded) co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
   for (;;) {
     if (engine_->is_dead("before an action")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none || (can_go_back && must_go_back())) co_return false;
-    if (work.by().is_stopped()) {  // what was begun is undone, if it is to be
+    if (work.by().is_stopped() && !tries.is_in_doubt) {  // what was begun is undone, if it is to be
       work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
-      if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
+      remember(work);
       co_return true;
     }
     duration limit = limit_of(work.settings().timeout);
-    if (can_go_back && deadline_ != for_ever)
-      limit = std::min(limit > duration() ? limit : never_ends, until_deadline());
-    step_context context(*this, engine_->registry, work.key(), n, false, attempt_ends_at(limit));
-    batch own;
-    batch* const transaction = work.is_transactional() ? &own : nullptr;
-    const auto call = [&work, &context, transaction] { return work.attempt(context, transaction); };
-    end = {};
-    if (is_racing) {
-      end = co_await attempt_in_race(work.by(), limit, call);
+    const duration left = until_turn(work.kind());
+    if (left < never_ends) limit = std::max(std::min(limit > duration() ? limit : never_ends, left), duration(1));
+    step_context context(*this, engine_->registry, work.key(), tries.n, false, attempt_ends_at(limit));
+    const auto own = work.is_transactional() ? std::make_unique<batch>() : nullptr;
+    const auto call = [&work, &context, transaction = own.get()] { return work.attempt(context, transaction); };
+    attempt_end end;
+    tries.is_in_doubt = tries.stops == nullptr;
+    if (work.by().is_racing()) {
+      co_await attempt_in_race(end, work.by(), limit, call);
     } else {
-      try {  // without a frame of its own: many sagas may be in the middle of an action
+      try {
         if (limit > duration()) {
           co_await with_timeout(limit, call);
         } else {
@@ -232,87 +267,112 @@ awaitable<bool> instance::run_step(step_work& work) {
     }
     if (engine_->is_dead("after an action")) leave(leave_reason::lost);
     if (leaving_ == leave_reason::lost) co_return false;
-    if (end.how == attempt_end::kind::succeeded && work.is_transactional()) {
-      end = co_await commit_together(work, std::move(own));
+    if (end.how == attempt_end::kind::succeeded && own) {
+      co_await commit_together(end, work, std::move(*own));
       if (leaving_ == leave_reason::lost) co_return false;
-      if (end.how == attempt_end::kind::succeeded) break;
     }
-    if (end.how == attempt_end::kind::cancelled && work.by().is_stopped()) continue;
-    if (end.how == attempt_end::kind::cancelled) {
-      // What was cancelled may have happened. Cancelled by its caller, a saga without a journal goes back.
-      if (!has_journal()) leave(leave_reason::goes_back, "cancelled by the caller");
-      if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
-      leave(leave_reason::handed_back);
-      co_return false;
-    }
-    if (end.how == attempt_end::kind::fatal) {
-      leave(leave_reason::stuck, "'" + work.key() + "': " + end.message);
-      co_return false;
-    }
-    if (end.how == attempt_end::kind::ongoing) {
-      const bool is_long = has_journal() && end.after >= engine_->options.park_after;
-      const bool goes_on = is_long && co_await back_off(entry_kind::attempted, work.key(), n - 1, "ongoing", end.after);
-      if (is_long && !goes_on) co_return false;
-      if (!is_long) co_await rest(std::min(end.after, until_deadline()));
-      continue;
-    }
-    if (end.how != attempt_end::kind::unsure && end.how != attempt_end::kind::impossible) break;
-    publish(saga_event::kind::attempt_failed, work.key(), n, end.message);
-    if (most != 0 && n >= most) break;
-    if (n == options.attention_after) publish(saga_event::kind::attention, work.key(), n, end.message);
-    const duration delay = backoff_delay(options.backoff, n, delays, random());
-    const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), n, end.message, delay);
-    if (!goes_on) co_return false;
-    ++n;
+    ended what_now = ended::succeeded;
+    if (end.how != attempt_end::kind::succeeded) what_now = co_await end_attempt(work, end, tries);
+    if (what_now == ended::leaves) co_return false;
+    if (what_now == ended::again) continue;
+    if (shielded) co_await net::this_coro::reset_cancellation_state();
+    co_return what_now == ended::succeeded ? succeed(work) : fail(work, end);
   }
+}
 
-  const bool has_succeeded = end.how == attempt_end::kind::succeeded;
-  if (has_succeeded && work.kind() == step_kind::pivot) has_pivoted_ = true;
-  if (has_succeeded) {
-    publish(saga_event::kind::step_succeeded, work.key());
-    if (has_journal() && !work.is_transactional()) {
-      entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
-      if (outcome.text.size() > options.max_payload) {
-        end = {attempt_end::kind::unsure, "its result has more than max_payload bytes", "payload_too_large", {}};
-      } else {
-        settle(std::move(outcome));
-      }
-    }
-    if (!has_journal() && work.undo_wants() != undo_kind::none) past_.push_back(work.remember());
-    if (end.how == attempt_end::kind::succeeded) co_return true;
+/// An attempt that did not succeed: what now, after a rest where that is due.
+awaitable<instance::ended> instance::end_attempt(step_work& work, attempt_end& end, attempts_of_step& tries) {
+  const auto& options = engine_->options;
+  if (end.how == attempt_end::kind::cancelled && work.by().is_stopped()) co_return ended::again;
+  if (end.how == attempt_end::kind::cancelled) {
+    // What was cancelled may have happened. Cancelled by its caller, a saga without a journal goes back.
+    if (!has_journal()) leave(leave_reason::goes_back, "cancelled by the caller");
+    remember(work);
+    leave(leave_reason::handed_back);
+    co_return ended::leaves;
   }
+  if (end.how == attempt_end::kind::fatal) {
+    leave(leave_reason::stuck, "'" + work.key() + "': " + end.message);
+    co_return ended::leaves;
+  }
+  if (end.how == attempt_end::kind::ongoing) {
+    if (!has_journal() || end.after < options.park_after) {
+      co_await rest(std::min(end.after, until_turn(work.kind())));
+      co_return ended::again;
+    }
+    const bool goes_on =
+        co_await back_off(entry_kind::attempted, work.key(), tries.n - 1, "ongoing", end.after, tries.stops);
+    if (!goes_on) co_return ended::leaves;
+    co_return ended::again;
+  }
+  if (end.how != attempt_end::kind::unsure && end.how != attempt_end::kind::impossible) co_return ended::failed;
+  publish(saga_event::kind::attempt_failed, work.key(), tries.n, end.message);
+  std::uint32_t most = work.settings().max_attempts;
+  if (most == 0 && work.kind() == step_kind::compensatable) most = options.max_attempts;
+  if (most != 0 && tries.n >= most) co_return ended::failed;
+  if (tries.n == options.attention_after) publish(saga_event::kind::attention, work.key(), tries.n, end.message);
+  const duration delay =
+      std::min(backoff_delay(options.backoff, tries.n, tries.delays, random()), until_turn(work.kind()));
+  const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), tries.n, end.message, delay, tries.stops);
+  if (!goes_on) co_return ended::leaves;
+  ++tries.n;
+  co_return ended::again;
+}
+
+/// For its undo, where the journal does not do that.
+void instance::remember(step_work& work) {
+  if (has_journal() || work.undo_wants() == undo_kind::none) return;
+  if (past_.empty()) past_.reserve(8);
+  past_.push_back(work.remember());
+}
+
+/// As `fail`, where its result is too long to be written.
+bool instance::succeed(step_work& work) {
+  if (work.kind() == step_kind::pivot) has_pivoted_ = true;
+  publish(saga_event::kind::step_succeeded, work.key());
+  remember(work);
+  if (!has_journal() || work.is_transactional()) return true;  // else it is written
+  entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
+  if (outcome.text.size() <= engine_->options.max_payload) {
+    settle(std::move(outcome));
+    return true;
+  }
+  return fail(work, {attempt_end::kind::unsure, "its result has more than max_payload bytes", "payload_too_large", {}});
+}
+
+/// False where it must not fail: then the saga waits for an operator.
+bool instance::fail(step_work& work, const attempt_end& end) {
   const auto why =
       end.how == attempt_end::kind::refused ? step_failed::reason::refused : step_failed::reason::exhausted;
   if (why == step_failed::reason::refused && work.kind() == step_kind::retriable) {
     leave(leave_reason::stuck, "the retriable step '" + work.key() + "' was refused: " + end.message);
-    co_return false;
+    return false;
+  }
+  if (why == step_failed::reason::exhausted && leaves_doubt(work)) {
+    leave(leave_reason::stuck, "nobody knows whether the pivot '" + work.key() + "' has happened: " + end.message);
+    return false;
   }
   publish(saga_event::kind::step_failed, work.key(), 0, end.message);
   work.fail(step_failed(std::string(work.name()), why, end.message, end.code));
-  if (has_journal()) {
-    settle(failed_entry(work.key(), why, end));
-  } else if (why == step_failed::reason::exhausted && work.undo_wants() != undo_kind::none) {
-    past_.push_back(work.remember());
-  }
-  co_return true;
+  if (has_journal()) settle(failed_entry(work.key(), why, end));
+  if (why == step_failed::reason::exhausted) remember(work);
+  return true;
 }
 
 /// The outcome of a transactional step, and what it wrote, in one commit.
-awaitable<attempt_end> instance::commit_together(step_work& work, batch own) {
-  attempt_end end;
+awaitable<void> instance::commit_together(attempt_end& end, step_work& work, batch own) {
   if (!has_journal()) {
     end = {attempt_end::kind::fatal, "a transactional step needs an engine with a database", {}, {}};
-    co_return end;
+    co_return;
   }
   const bool is_pivot = work.kind() == step_kind::pivot;
   has_pivoted_ = has_pivoted_ || is_pivot;
   entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
-  const written how = co_await flush_with(std::move(outcome), std::move(own));
+  const written how = co_await flush_with(outcome, std::move(own));
   if (how == written::refused) {
     if (is_pivot) has_pivoted_ = false;
     end = {attempt_end::kind::unsure, "the database refuses what it wrote", {}, {}};
   }
-  co_return end;
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga::detail

@@ -65,15 +65,17 @@ const instance::group* instance::group_of(const std::string& key, const group& w
 /// Undoes what began under `prefixes`, last first.
 awaitable<bool> instance::unwind(group prefixes) {
   std::set<const group*> undone;
+  auto before = records_.rbegin();  // what other branches add meanwhile comes after it
   for (std::size_t i = has_journal() ? records_.size() : past_.size(); i-- > 0;) {
-    if (!has_journal() && !past_[i]) continue;
-    const std::string& key = has_journal() ? records_[i].key : past_[i]->key;
+    const record* r = has_journal() ? &*before++ : nullptr;
+    if (r == nullptr && !past_[i]) continue;
+    const std::string& key = r != nullptr ? r->key : past_[i]->key;
     if (!depth_of(key, prefixes)) continue;
     bool is_undone = true;
     if (const group* branches = group_of(key, prefixes)) {
       if (undone.insert(branches).second) is_undone = co_await unwind_together(*branches);
-    } else if (has_journal()) {
-      is_undone = co_await undo_record(records_[i]);
+    } else if (r != nullptr) {
+      is_undone = co_await undo_record(*r);
     } else {
       const auto step = std::move(past_[i]);
       is_undone = co_await undo(*step);
@@ -126,13 +128,13 @@ awaitable<bool> instance::undo(past_step& step) {
   std::uint32_t n = 1;
   if (const record* known = has_journal() ? find(step.key) : nullptr) {
     n = known->undo_attempts.failed + 1;
-    const bool goes_on = co_await wait_for_turn_of(known->undo_attempts.next_at);
+    const bool goes_on = co_await wait_for_turn_of(known->undo_attempts.next_at, nullptr);
     if (!goes_on) co_return false;
   }
   for (;;) {
     if (has_journal() && !buffer_.empty()) {
-      const bool is_ours = co_await flush();
-      if (!is_ours) co_return false;
+      const written kept = co_await flush();
+      if (kept != written::yes) co_return false;
     }
     if (engine_->is_dead("before an undo")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none) co_return false;
@@ -171,7 +173,7 @@ awaitable<bool> instance::undo(past_step& step) {
     if (end.how == attempt_end::kind::ongoing) {
       const bool is_long = has_journal() && end.after >= options.park_after;
       const bool goes_on =
-          is_long && co_await back_off(entry_kind::undo_attempted, step.key, n - 1, "ongoing", end.after);
+          is_long && co_await back_off(entry_kind::undo_attempted, step.key, n - 1, "ongoing", end.after, nullptr);
       if (is_long && !goes_on) co_return false;
       if (!is_long) co_await rest(end.after);
       continue;
@@ -184,7 +186,7 @@ awaitable<bool> instance::undo(past_step& step) {
     }
     if (n == options.attention_after) publish(saga_event::kind::attention, step.key, n, end.message);
     const duration delay = backoff_delay(options.undo_backoff, n, delays, random());
-    const bool goes_on = co_await back_off(entry_kind::undo_attempted, step.key, n, end.message, delay);
+    const bool goes_on = co_await back_off(entry_kind::undo_attempted, step.key, n, end.message, delay, nullptr);
     if (!goes_on) co_return false;
     ++n;
   }

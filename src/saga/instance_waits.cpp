@@ -10,6 +10,10 @@ bool instance::replay(wait_operation& wait) {
   if (!has_journal() || leaving_ != leave_reason::none) return false;
   record* r = find(wait.key());
   if (r == nullptr) return false;
+  if (!r->is_wait_for(wait.signal())) {
+    leave_changed(wait.key(), r->shown(), wait.signal().empty() ? "a wait" : "a wait for '" + wait.signal() + "'");
+    return false;
+  }
   visit(*r);
   if (r->ended == record::outcome::open) return false;
   if (r->ended == record::outcome::succeeded) wait.settle(r->result.at("payload"));
@@ -126,17 +130,21 @@ bool instance::replay_mark(const std::string& key, bool& answer) {
     return leaving_ == leave_reason::none;
   }
   if (record* r = find(key)) {
+    if (!r->is_mark()) {
+      leave_changed(key, r->shown(), "a question to patched()");
+      return false;
+    }
     visit(*r);
     answer = true;
     return true;
   }
   answer = false;
-  return unvisited_.contains(scope_of(key));
+  return has_unvisited(scope_of(key));
 }
 
 awaitable<bool> instance::run_mark(const std::string& key) {
   if (leaving_ != leave_reason::none) co_return false;
-  add({entry_kind::waiting, key, "patched", {{"wake_at", 0}}});
+  add({entry_kind::waiting, key, std::string(mark_step), {{"wake_at", 0}}});
   settle({entry_kind::timed_out, key, {}, nullptr});
   co_return true;
 }

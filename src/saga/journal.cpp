@@ -35,6 +35,11 @@ std::string_view to_string(entry_kind k) noexcept {
   return i < names.size() ? names[i] : names[0];
 }
 
+std::string as_utf8(const std::string& text) {
+  const auto quoted = nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return nlohmann::json::parse(quoted).get<std::string>();
+}
+
 std::vector<migration> saga_schema() {
   return {{1,
            "sagas",

@@ -22,7 +22,7 @@ using cofferdam::detail::to_microseconds;
 
 /// Stored: never change a number.
 enum class entry_kind : std::uint8_t {
-  intent = 1,           // a step begins: its arguments, and how to undo it where that is not as usual
+  intent = 1,           // a step begins: arguments, whether it is a pivot, how to undo it if that is not as usual
   succeeded = 2,        // its result
   failed = 3,           // refused or exhausted
   waiting = 4,          // for a time or signal, until `wake_at`
@@ -55,10 +55,16 @@ struct entry {
   std::string text;  // of the payload; not set in one that was read
 };
 
+/// What is not UTF-8 in a text of somebody else, as neither JSON nor databases take it, becomes U+FFFD.
+[[nodiscard]] std::string as_utf8(const std::string& text);
+
 [[nodiscard]] std::vector<migration> saga_schema();
 
 /// What the steps of waits for locks begin with.
 constexpr std::string_view lock_prefix = "lock:";
+
+/// The step of marks. What waits for a signal has its name there.
+constexpr std::string_view mark_step = "patched";
 
 /// For times that never come.
 constexpr std::int64_t for_ever = std::numeric_limits<std::int64_t>::max();

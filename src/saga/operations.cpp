@@ -3,21 +3,37 @@
 
 #include <cofferdam/saga/scope.hpp>
 
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <limits>
+
 namespace cofferdam::inline COFFERDAM_ABI::saga {
 
 const std::string& step_context::saga_id() const noexcept { return saga_->id(); }
 std::uint64_t step_context::epoch() const noexcept { return saga_->epoch(); }
-std::string step_context::idempotency_key() const { return saga_->id() + '/' + key_ + (is_undo_ ? "!undo" : ""); }
-awaitable<void> step_context::heartbeat(nlohmann::json progress) { return saga_->heartbeat(key_, std::move(progress)); }
-nlohmann::json step_context::progress() const { return saga_->progress_of(key_); }
+std::string step_context::idempotency_key() const { return saga_->id() + '/' + *key_ + (is_undo_ ? "!undo" : ""); }
+awaitable<void> step_context::heartbeat(nlohmann::json progress) {
+  return saga_->heartbeat(*key_, std::move(progress));
+}
+nlohmann::json step_context::progress() const { return saga_->progress_of(*key_); }
 
 const std::string& scope::saga_id() const noexcept { return saga_->id(); }
 
 std::string scope::key_of(std::string_view name) {
-  const auto it = std::ranges::find(counts_, name, [](const auto& each) { return std::string_view(each.first); });
-  const std::uint32_t n = it == counts_.end() ? 1 : ++it->second;
-  if (it == counts_.end()) counts_.emplace_back(name, 1);
-  return path_ + std::string(name) + '#' + std::to_string(n);
+  auto it = std::ranges::find(counts_, name, [](const auto& each) { return std::string_view(each.first); });
+  if (it == counts_.end()) {
+    if (counts_.empty()) counts_.reserve(8);
+    counts_.emplace_back(name, 0);
+    it = std::prev(counts_.end());
+  }
+  std::array<char, std::numeric_limits<std::uint32_t>::digits10 + 1> text{};
+  const auto* const end = std::to_chars(text.data(), text.data() + text.size(), ++it->second).ptr;
+  const std::string_view number(text.data(), static_cast<std::size_t>(end - text.data()));
+  std::string key;
+  key.reserve(path_.size() + name.size() + 1 + number.size());  // every step makes one
+  key.append(path_).append(name).append(1, '#').append(number);
+  return key;
 }
 
 namespace detail {

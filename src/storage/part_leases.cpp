@@ -21,10 +21,13 @@ part_leases::part_leases(database& db, part_tables tables, std::string group, st
   take_ = "update " + tables.parts + " set owner = $3, epoch = epoch + 1, expires_at = $5 where " + name +
           " = $1 and part = $2 and " + unowned + " returning epoch, position";
   release_ = "update " + tables.parts + " set owner = null" + ours;
-  renew_ = "update " + tables.parts + " set expires_at = $5" + ours;
+  // Who was told nothing of a commit, or whose position was moved by hand, does not go on from what it remembers.
+  const std::string where_we_are = ours + " and position = $5";
+  renew_ = "update " + tables.parts + " set expires_at = $6" + where_we_are;
   leave_ = "delete from " + tables.members + " where " + name + " = $1 and id = $2";
-  write_ = "update " + tables.parts + " set position = $5, expires_at = $6" + ours;
-  owned_ = "select count(*) > 0 from " + tables.parts + ours;
+  write_ = "update " + tables.parts + " set position = $6, expires_at = $7" + where_we_are;
+  // Locked, or another could take the part, and write, before this batch has ended; on SQLite one writes.
+  owned_ = "select 1 from " + tables.parts + ours + (db.has_one_writer() ? "" : " for update");
 }
 
 awaitable<void> part_leases::create(std::size_t parts, std::uint64_t position) {
@@ -83,7 +86,7 @@ awaitable<void> part_leases::release(leased_part& p) {
 awaitable<bool> part_leases::renew(leased_part& p) {
   const auto began = timers_->now();
   batch b;
-  const std::size_t renewed = b.execute(renew_, group_, p.number, id_, p.epoch, lease_end());
+  const std::size_t renewed = b.execute(renew_, group_, p.number, id_, p.epoch, p.position, lease_end());
   const receipt done = co_await db_->commit(std::move(b));
   const bool is_still_ours = done[renewed].affected() > 0;
   if (is_still_ours) p.renewed = began;
@@ -100,7 +103,7 @@ awaitable<void> part_leases::leave() {
 std::string part_leases::loss_of(const leased_part& p) { return "part " + std::to_string(p.number) + " is ours"; }
 
 void part_leases::write(batch& b, const leased_part& p, std::uint64_t position) const {
-  b.require_change(loss_of(p), write_, group_, p.number, id_, p.epoch, position, lease_end());
+  b.require_change(loss_of(p), write_, group_, p.number, id_, p.epoch, p.position, position, lease_end());
 }
 void part_leases::fence(batch& b, const leased_part& p) const {
   b.require(loss_of(p), owned_, group_, p.number, id_, p.epoch);

@@ -78,13 +78,38 @@ template <class Call> struct hand_over {
 
 failure as_failure(storage_error e) { return failure::thrown(std::make_exception_ptr(std::move(e))); }
 
-bool controls_transaction(const std::string& sql) {
-  const auto begin = sql.find_first_not_of(" \t\r\n;");
-  if (begin == std::string::npos) return false;
-  std::string word = sql.substr(begin, sql.find_first_of(" \t\r\n;", begin) - begin);
-  for (char& c : word) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return word == "commit" || word == "rollback" || word == "begin" || word == "end" || word == "abort" ||
-         word == "start" || word == "prepare";
+/// From the first word on: without the space, the comments, of which some hold others, and the `;` before it.
+std::string_view without_beginning(std::string_view sql) {
+  std::size_t depth = 0;  // of comments
+  while (!sql.empty()) {
+    if (sql.starts_with("/*")) {
+      ++depth;
+      sql.remove_prefix(2);
+    } else if (depth > 0) {
+      const bool is_end = sql.starts_with("*/");
+      if (is_end) --depth;
+      sql.remove_prefix(is_end ? 2 : 1);
+    } else if (sql.starts_with("--")) {
+      sql.remove_prefix(std::min(sql.find_first_of("\r\n"), sql.size()));
+    } else if (std::string_view(" \t\r\n\f\v;").find(sql.front()) != std::string_view::npos) {
+      sql.remove_prefix(1);
+    } else {
+      break;
+    }
+  }
+  return sql;
+}
+
+bool controls_transaction(std::string_view sql) {
+  static constexpr std::array<std::string_view, 9> words{"commit", "rollback", "begin",     "end",    "abort",
+                                                         "start",  "prepare",  "savepoint", "release"};
+  std::string word;
+  for (const char c : without_beginning(sql)) {
+    const char lower = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    if (lower < 'a' || lower > 'z') break;
+    word += lower;
+  }
+  return std::ranges::find(words, word) != words.end();
 }
 
 /// The batch's locks as one statement: advisory ones, in the order of their keys, the one of everything before all.

@@ -54,10 +54,17 @@ void give_row(::sqlite3_context* context, int count, ::sqlite3_value** values) {
   auto* reader = count == 0 ? nullptr : static_cast<row_reader*>(sqlite3_value_pointer(values[0], reader_type));
   if (reader == nullptr) return sqlite3_result_error(context, "cofferdam_row is for programs", -1);
   try {
-    reader->read(cells(values + 1));
+    if (reader->read(cells(values + 1))) sqlite3_result_int(context, 1);  // otherwise it is NULL, not true either
   } catch (const std::bad_alloc&) {
     sqlite3_result_error_nomem(context);
   }
+}
+
+/// SQLite tells what a statement will do while it is prepared, however it is written. `flag`: whether it controls
+/// transactions.
+int note_control(void* flag, int action, const char* /*1*/, const char* /*2*/, const char* /*3*/, const char* /*4*/) {
+  if (action == SQLITE_TRANSACTION || action == SQLITE_SAVEPOINT) *static_cast<bool*>(flag) = true;
+  return SQLITE_OK;
 }
 
 /// "$12" is 12; anything else 0.
@@ -260,12 +267,16 @@ rows prepared::fetch(std::size_t limit) {
 
 rows connection::run(const statement& s) {
   prepared p = prepare(s.sql());
+  return run(p, s);
+}
+rows connection::run(prepared& p, const statement& s) {
   p.bind_all(s);
   rows found = p.fetch();
   if (found.columns().empty() || !p.is_read_only()) found.set_affected(changed());
   return found;
 }
 
+bool prepared::controls_transaction() const noexcept { return entry_->controls_transaction; }
 bool prepared::is_read_only() const noexcept { return sqlite3_stmt_readonly(entry_->handle) != 0; }
 
 owned_connection::owned_connection(const location& where, access mode, std::int64_t busy_milliseconds)
@@ -282,6 +293,7 @@ owned_connection::owned_connection(const location& where, access mode, std::int6
     const int made = sqlite3_create_function_v2(db_, "cofferdam_row", -1, SQLITE_UTF8 | SQLITE_DIRECTONLY, nullptr,
                                                 &give_row, nullptr, nullptr, nullptr);
     if (made != SQLITE_OK) raise(db_, made, "cannot open '" + name_ + "'");
+    sqlite3_set_authorizer(db_, &note_control, &controls_transaction_);
     if (mode != access::read) {
       execute("pragma journal_mode = wal");
       execute("pragma synchronous = full");
@@ -312,6 +324,7 @@ prepared owned_connection::prepare(std::string_view sql) {
   }
   ::sqlite3_stmt* handle = nullptr;
   const char* rest = nullptr;
+  controls_transaction_ = false;
   const int result =
       sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &handle, &rest);
   if (result != SQLITE_OK) raise(db_, result, "'" + std::string(sql) + "'");
@@ -320,6 +333,7 @@ prepared owned_connection::prepare(std::string_view sql) {
   if (handle == nullptr || left.find_first_not_of(" \t\r\n;") != std::string_view::npos) {
     throw storage_error(errc::invalid_statement, "'" + std::string(sql) + "' is not one SQL statement");
   }
+  made->controls_transaction = controls_transaction_;
   made->in_use = true;
   if (cached != cache_.end()) return prepared(*made.release());  // the same text is in use further out
   if (cache_.size() >= max_cached) std::erase_if(cache_, [](const auto& entry) { return !entry.second->in_use; });
@@ -327,8 +341,18 @@ prepared owned_connection::prepare(std::string_view sql) {
   return prepared(*cache_.emplace(std::string(sql), std::move(made)).first->second);
 }
 
-prepared owned_connection::prepare_query(std::string_view sql) {
+prepared owned_connection::prepare_statement(std::string_view sql) {
   prepared p = prepare(sql);
+  if (p.controls_transaction()) {
+    throw storage_error(errc::invalid_statement, "'" + std::string(sql) +
+                                                     "' begins, divides or ends a transaction; a batch is one, and a "
+                                                     "query needs none");
+  }
+  return p;
+}
+
+prepared owned_connection::prepare_query(std::string_view sql) {
+  prepared p = prepare_statement(sql);
   if (!p.is_read_only()) {
     throw storage_error(errc::invalid_statement, "'" + std::string(sql) + "' writes; writes belong into a batch");
   }

@@ -40,6 +40,7 @@ struct prepared::entry {
   ::sqlite3_stmt* handle;
   std::vector<int> positions;  // [n] is the place of $n; empty when they are in order anyway
   int parameters;
+  bool controls_transaction = false;  // begins, divides or ends one
   bool in_use = false, is_cached = false;
 };
 
@@ -57,7 +58,10 @@ class owned_connection final : public connection {
   /// Rows changed since it was opened.
   [[nodiscard]] int all_changes() const noexcept;
 
-  /// As `prepare`. Errors: `invalid_statement` when it would write.
+  /// As `prepare`, for statements of the program's. Errors: `invalid_statement` when it controls transactions, which
+  /// are the driver's.
+  [[nodiscard]] prepared prepare_statement(std::string_view sql);
+  /// As `prepare_statement`. Errors: `invalid_statement` when it would write.
   [[nodiscard]] prepared prepare_query(std::string_view sql);
   /// Runs a statement without parameters and without rows.
   void execute(const char* sql);
@@ -87,6 +91,7 @@ class owned_connection final : public connection {
 
   ::sqlite3* db_ = nullptr;
   std::string name_;
+  bool controls_transaction_ = false;  // what is being prepared
   std::unordered_map<std::string, std::unique_ptr<prepared::entry>, text_hash, std::equal_to<>> cache_;
 };
 

@@ -262,6 +262,7 @@ class driver final : public detail::storage_driver {
       const std::lock_guard alone(inline_mutex_);
       written->begin();
       write(std::span(&written, 1));
+      tend_log();
     } else {
       written->finish();
     }
@@ -318,6 +319,8 @@ class driver final : public detail::storage_driver {
       const auto busy = std::chrono::ceil<std::chrono::milliseconds>(options_.busy_timeout).count();
       writing_ = std::make_unique<owned_connection>(where_, options_.create ? access::create : access::write, busy);
       sqlite3_wal_hook(writing_->handle(), &driver::on_log_grown, this);
+      prepared size = writing_->prepare("pragma page_size");
+      if (size.step()) page_bytes_ = static_cast<std::uint64_t>(size.integer(0));
       if (where_.threads) start_readers();
       opening.result.emplace(receipt());
     } catch (...) {
@@ -532,7 +535,8 @@ class driver final : public detail::storage_driver {
     std::vector<rows> results;
     for (const auto& step : work.steps()) {
       if (const auto* own = std::get_if<statement>(&step)) {
-        results.push_back(writing_->run(*own));
+        prepared p = writing_->prepare_statement(own->sql());
+        results.push_back(writing_->run(p, *own));
         ran_statement = true;
       } else if (const auto* condition = std::get_if<batch::requirement>(&step)) {
         require(*condition);
@@ -546,7 +550,7 @@ class driver final : public detail::storage_driver {
   void require(const batch::requirement& condition) {
     bool holds = false;
     if (condition.is_change) {
-      prepared p = writing_->prepare(condition.query.sql());
+      prepared p = writing_->prepare_statement(condition.query.sql());
       p.bind_all(condition.query).execute();
       holds = writing_->changed() > 0;
     } else {
@@ -565,6 +569,7 @@ class driver final : public detail::storage_driver {
 
   void count(std::size_t batches, std::size_t committed, const failure& why) {
     const std::lock_guard lock(mutex_);
+    stats_.log_bytes = log_bytes();
     if (why) {
       ++stats_.failed_commits;
       return;
@@ -587,14 +592,19 @@ class driver final : public detail::storage_driver {
     return SQLITE_OK;
   }
 
+  /// As SQLite lays it out: a head, and before each page one of its own.
+  [[nodiscard]] std::uint64_t log_bytes() const noexcept {
+    constexpr std::uint64_t head = 32, head_of_page = 24;
+    return log_pages_ == 0 ? 0 : head + static_cast<std::uint64_t>(log_pages_) * (page_bytes_ + head_of_page);
+  }
+
   /// After a commit, when its callers have gone on.
   void tend_log() {
-    if (log_pages_ < options_.checkpoint_pages) return;
+    if (log_pages_ == 0 || log_pages_ < options_.checkpoint_pages) return;
     bool is_idle = false;
     {
       const std::lock_guard lock(mutex_);
       is_idle = writes_.empty();
-      stats_.log_bytes = static_cast<std::uint64_t>(log_pages_) * page_bytes;
     }
     // Truncating waits for readers, so only when nothing else is to be done, and not long.
     checkpoint(is_idle ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE);
@@ -607,10 +617,12 @@ class driver final : public detail::storage_driver {
     sqlite3_busy_timeout(writing_->handle(), static_cast<int>(busy_milliseconds()));
     if (result != SQLITE_OK || left != moved) return;  // a reader still needs the log: next time
     log_pages_ = 0;
+    if (mode == SQLITE_CHECKPOINT_TRUNCATE) {
+      const std::lock_guard lock(mutex_);
+      stats_.log_bytes = 0;
+    }
     if (events.has_listeners()) events.publish({database_event::kind::checkpointed, 0, {}});
   }
-
-  static constexpr std::uint64_t page_bytes = 4096;
 
   const location where_;
   const database_options options_;
@@ -630,6 +642,7 @@ class driver final : public detail::storage_driver {
   std::mutex inline_mutex_;  // where there are no threads
   std::unique_ptr<owned_connection> writing_;
   std::int64_t log_pages_ = 0;  // the writer's
+  std::uint64_t page_bytes_ = 4096;
   std::size_t caution_ = 0;     // the writer's: for how many groups it takes savepoints
   std::thread writer_;
   std::vector<std::thread> readers_;

@@ -52,9 +52,12 @@ class raw_store {
         "where e.position >= ? order by e.position limit 1000");
     prepare(&of_stream_,
             "select version, type, data from cofferdam_events where stream = ? and version >= 1 order by version");
+    prepare(&whole_,
+            "select position, version, id, type, schema_version, recorded_at, data, tags, correlation, causation, "
+            "metadata from cofferdam_events where stream = ? and version >= 1 order by version");
   }
   ~raw_store() {
-    for (auto* s : {begin_, commit_, stream_, version_, insert_, page_, of_stream_}) sqlite3_finalize(s);
+    for (auto* s : {begin_, commit_, stream_, version_, insert_, page_, of_stream_, whole_}) sqlite3_finalize(s);
     sqlite3_close(db_);
   }
   raw_store(const raw_store&) = delete;
@@ -103,6 +106,22 @@ class raw_store {
     }
     sqlite3_reset(of_stream_);
   }
+  /// Every column, as the store reads them.
+  void load_whole(std::int64_t stream) {
+    sqlite3_bind_int64(whole_, 1, stream);
+    while (sqlite3_step(whole_) == SQLITE_ROW) {
+      for (const int column : {0, 1, 4, 5}) benchmark::DoNotOptimize(sqlite3_column_int64(whole_, column));
+      for (const int column : {2, 6}) {
+        benchmark::DoNotOptimize(sqlite3_column_blob(whole_, column));
+        benchmark::DoNotOptimize(sqlite3_column_bytes(whole_, column));
+      }
+      for (const int column : {3, 7, 8, 9, 10}) {
+        benchmark::DoNotOptimize(sqlite3_column_text(whole_, column));
+        benchmark::DoNotOptimize(sqlite3_column_bytes(whole_, column));
+      }
+    }
+    sqlite3_reset(whole_);
+  }
 
  private:
   void run(const char* sql) { require_ok(sqlite3_exec(db_, sql, nullptr, nullptr, nullptr)); }
@@ -114,7 +133,7 @@ class raw_store {
 
   sqlite3* db_ = nullptr;
   sqlite3_stmt *begin_ = nullptr, *commit_ = nullptr, *stream_ = nullptr, *version_ = nullptr, *insert_ = nullptr,
-               *page_ = nullptr, *of_stream_ = nullptr;
+               *page_ = nullptr, *of_stream_ = nullptr, *whole_ = nullptr;
 };
 
 /// A file with a stream for each writer, or with many events.
@@ -217,6 +236,14 @@ void raw_load_100(benchmark::State& state) {
   for (auto _ : state) raw.load(stream++ % 100 + 1);
 }
 BENCHMARK(raw_load_100)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+void raw_load_100_whole(benchmark::State& state) {
+  const event_file file(100, 100);
+  raw_store raw(file.path());
+  std::int64_t stream = 0;
+  for (auto _ : state) raw.load_whole(stream++ % 100 + 1);
+}
+BENCHMARK(raw_load_100_whole)->UseRealTime()->Unit(benchmark::kMicrosecond);
 
 void store_load_100(benchmark::State& state) {
   const event_file file(100, 100);

@@ -97,42 +97,62 @@ void raw_rows_of_sagas(benchmark::State& state) {
   run("pragma journal_mode = wal");
   run("pragma synchronous = full");
   run("pragma wal_autocheckpoint = 10000");
-  sqlite3_stmt *insert = nullptr, *entry = nullptr, *update = nullptr;
-  require_ok(
-      sqlite3_prepare_v2(db,
-                         "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, "
-                         "claims, pivoted, input, created_at, updated_at) values(?, 'five', 1, 0, 1, 'w', 1, 0, "
-                         "0, 0, '1', 0, 0)",
-                         -1, &insert, nullptr));
-  require_ok(sqlite3_prepare_v2(db,
-                                "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) "
-                                "values(?, ?, 1, 'three#1', 'three', '{\"arguments\":[3]}', 1, 0)",
-                                -1, &entry, nullptr));
-  require_ok(sqlite3_prepare_v2(db, "update cofferdam_sagas set seq = ?2, updated_at = 1 where id = ?1 and epoch = 1",
-                                -1, &update, nullptr));
-  const auto step = [](sqlite3_stmt* s) {
+  // Every row as the engine writes it, down to the length of a worker's id and the index entries that an end moves.
+  sqlite3_stmt *insert = nullptr, *entry = nullptr, *update = nullptr, *end = nullptr;
+  const auto prepare_statement = [db](sqlite3_stmt*& to, const char* sql) {
+    require_ok(sqlite3_prepare_v2(db, sql, -1, &to, nullptr));
+  };
+  prepare_statement(insert,
+                    "insert into cofferdam_sagas(id, definition, version, state, epoch, owner, seq, signals, claims, "
+                    "pivoted, input, created_at, updated_at) values(?1, 'five', 1, 0, 1, "
+                    "'0123456789abcdef0123456789abcdef', ?2, 0, 0, 0, '1', ?3, ?3)");
+  prepare_statement(entry,
+                    "insert into cofferdam_saga_journal(saga, seq, kind, key, step, payload, epoch, at) values(?1, ?2, "
+                    "?4, 'three#1', ?5, ?6, 1, ?3)");
+  prepare_statement(update,
+                    "update cofferdam_sagas set seq = ?2, state = 0, pivoted = 0, updated_at = ?3, claims = 0 where id "
+                    "= ?1 and epoch = 1 and seq = ?4");
+  prepare_statement(end,
+                    "update cofferdam_sagas set seq = ?2, state = 3, reason = '', output = '6', owner = null, wake_at "
+                    "= null, updated_at = ?3, claims = 0, pivoted = 0 where id = ?1 and epoch = 1 and seq = ?4");
+  const auto now = [] {
+    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+        .count();
+  };
+  const auto step = [&now](sqlite3_stmt* s, const std::string& id, int seq) {
+    sqlite3_bind_text(s, 1, id.c_str(), -1, SQLITE_STATIC);
+    sqlite3_bind_int(s, 2, seq);
+    sqlite3_bind_int64(s, 3, now());
     require_ok(sqlite3_step(s));
     sqlite3_reset(s);
+  };
+  const auto outcome_at = [&](const std::string& id, int seq) {
+    sqlite3_bind_int(entry, 4, 2);
+    sqlite3_bind_text(entry, 5, "", -1, SQLITE_STATIC);
+    sqlite3_bind_text(entry, 6, "4", -1, SQLITE_STATIC);
+    step(entry, id, seq);
+  };
+  const auto intent_at = [&](const std::string& id, int seq) {
+    sqlite3_bind_int(entry, 4, 1);
+    sqlite3_bind_text(entry, 5, "three", -1, SQLITE_STATIC);
+    sqlite3_bind_text(entry, 6, "{\"arguments\":[3]}", -1, SQLITE_STATIC);
+    step(entry, id, seq);
+  };
+  const auto move_on = [&](sqlite3_stmt* how, const std::string& id, int from, int to) {
+    sqlite3_bind_int(how, 4, from);
+    step(how, id, to);
   };
   std::int64_t n = 0, sagas = 0;
   for (auto _ : state) {
     for (int commit = 0; commit < 6; ++commit) {
       run("begin immediate");
+      const int seq = commit == 0 ? 0 : 2 * commit - 1;  // before it
       for (int i = 0; i < together; ++i) {
         const std::string id = "s-" + std::to_string(n + i);
-        if (commit == 0) {
-          sqlite3_bind_text(insert, 1, id.c_str(), -1, SQLITE_STATIC);
-          step(insert);
-        } else {
-          sqlite3_bind_text(update, 1, id.c_str(), -1, SQLITE_STATIC);
-          sqlite3_bind_int(update, 2, 2 * commit + 1);
-          step(update);
-        }
-        for (int row = 0; row < (commit == 0 || commit == 5 ? 1 : 2); ++row) {
-          sqlite3_bind_text(entry, 1, id.c_str(), -1, SQLITE_STATIC);
-          sqlite3_bind_int(entry, 2, 2 * commit + row);
-          step(entry);
-        }
+        if (commit == 0) step(insert, id, 1);
+        if (commit > 0) move_on(commit == 5 ? end : update, id, seq, commit == 5 ? seq + 1 : seq + 2);
+        if (commit > 0) outcome_at(id, seq + 1);
+        if (commit < 5) intent_at(id, commit == 0 ? 1 : seq + 2);
       }
       run("commit");
     }
@@ -140,7 +160,7 @@ void raw_rows_of_sagas(benchmark::State& state) {
     sagas += together;
   }
   state.SetItemsProcessed(sagas);
-  for (auto* s : {insert, entry, update}) sqlite3_finalize(s);
+  for (auto* s : {insert, entry, update, end}) sqlite3_finalize(s);
   sqlite3_close(db);
 }
 BENCHMARK(raw_rows_of_sagas)->Arg(1)->Arg(256)->UseRealTime();

@@ -1,4 +1,5 @@
 #include "database_test.hpp"
+#include "error_of.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
 
@@ -278,4 +279,88 @@ DATABASE_TEST("an event of a type that the aggregate does not have ends loading,
   repository<bank::account> lenient(store, codec, "account-", {.ignore_unknown = true});
   const auto loaded = co_await lenient.load("ada");
   CHECK(loaded.version == 1);
+}
+
+DATABASE_TEST("a removed aggregate takes its snapshots along, and begins anew when it is brought back") {
+  event_store store = co_await event_store::open(db);
+  const event_codec codec = bank::codec();
+  repository<bank::account> accounts(store, codec, "account-", {.snapshot_every = 2}), plain(store, codec, "account-");
+  const auto open = [](const bank::account&) { return bank::open_with(10); };
+  const auto snapshots = [&]() -> awaitable<int> {
+    const rows found = co_await db.query("select count(*) from cofferdam_snapshots where stream = 'account-ada'");
+    co_return found.front().get<int>(0);
+  };
+  co_await accounts.decide("ada", open);
+  co_await accounts.decide("bob", open);
+  int kept = co_await snapshots();
+  CHECK(kept == 1);
+  co_await store.remove("account-ada");
+  kept = co_await snapshots();
+  CHECK(kept == 0);
+  auto removed = co_await accounts.load("ada");
+  CHECK_FALSE(removed.state.is_open);
+  CHECK(removed.state.balance == 0);
+  CHECK(removed.version == 2);
+  // One that was under way while the stream was removed.
+  co_await detail::save_snapshot(db, "account-ada", 1, 2, R"({"balance": 10, "open": true})");
+  removed = co_await accounts.load("ada");
+  CHECK_FALSE(removed.state.is_open);
+
+  const auto reopened = co_await plain.decide("ada", open);
+  CHECK(reopened.version == 4);
+  const auto by_events = co_await plain.load("ada");
+  CHECK(by_events.state.balance == 10);
+  const auto deposit = [](const bank::account&) { return bank::events{bank::deposited{1, "EUR"}}; };
+  co_await accounts.decide("ada", deposit);
+  co_await accounts.decide("ada", deposit);
+  const auto present = co_await accounts.load("ada");
+  CHECK(present.state.balance == 12);
+  kept = co_await snapshots();
+  CHECK(kept == 1);
+  co_await store.remove_for_ever("account-ada");
+  kept = co_await snapshots();
+  CHECK(kept == 0);
+  const auto bob = co_await accounts.load("bob");
+  CHECK(bob.state.balance == 10);
+}
+
+DATABASE_TEST("an aggregate whose first events are gone is not added up from the rest, unless a snapshot has them") {
+  event_store store = co_await event_store::open(db);
+  const event_codec codec = bank::codec();
+  repository<bank::account> plain(store, codec, "account-"), kept(store, codec, "account-", {.snapshot_every = 2});
+  const auto open = [](const bank::account&) { return bank::open_with(10); };
+  const auto deposit = [](const bank::account&) { return bank::events{bank::deposited{1, "EUR"}}; };
+  co_await kept.decide("ada", open);
+  for (int i = 0; i < 4; ++i) co_await kept.decide("ada", deposit);  // a snapshot at 6
+  co_await store.truncate("account-ada", 6);
+  const auto whole = co_await kept.load("ada");
+  CHECK(whole.state.balance == 14);
+  co_await kept.decide("ada", deposit);
+  co_await store.truncate("account-ada", 7);  // what follows the snapshot is there
+  const auto followed = co_await kept.load("ada");
+  CHECK(followed.state.balance == 15);
+
+  std::string error = co_await test::error_of(plain.load("ada"));
+  CHECK(error.find("'account-ada' begins at version 7") != std::string::npos);
+  error = co_await test::error_of(plain.decide("ada", deposit));
+  CHECK(error.find("'account-ada' begins at version 7") != std::string::npos);
+  repository<bank::account> of_another_form(store, codec, "account-", {.snapshot_every = 2, .snapshot_schema = 2});
+  error = co_await test::error_of(of_another_form.load("ada"));
+  CHECK(error.find("begins_with_summary") != std::string::npos);
+
+  // The first event that is left sums up the others: for those who say so.
+  repository<bank::account> summed(store, codec, "account-", {.begins_with_summary = true});
+  const auto rest = co_await summed.load("ada");
+  CHECK(rest.state.balance == 1);
+  CHECK(rest.version == 7);
+
+  // A second life has a beginning, too.
+  co_await store.remove("account-ada");
+  co_await plain.decide("ada", open);
+  co_await plain.decide("ada", deposit);
+  const auto again = co_await plain.load("ada");
+  CHECK(again.state.balance == 11);
+  co_await store.truncate("account-ada", 9);
+  error = co_await test::error_of(plain.load("ada"));
+  CHECK(error.find("'account-ada' begins at version 9") != std::string::npos);
 }

@@ -3,6 +3,7 @@
 #include "temporary_directory.hpp"
 
 #include <cofferdam/eventsourcing/archive.hpp>
+#include <cofferdam/eventsourcing/consumer_group.hpp>
 #include <cofferdam/eventsourcing/event_file.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
 
@@ -109,4 +110,53 @@ DATABASE_TEST("nothing is moved past what follows, or into a file that is there"
   std::string content;
   in >> content;
   CHECK(content == "precious");
+}
+
+DATABASE_TEST("what was put aside is not moved away, and replaying what is gone says so") {
+  const test::temporary_directory directory;
+  event_store store = co_await event_store::open(db);
+  event_archive archive = co_await event_archive::open(store);
+  co_await archived::fill(store);
+  bool is_broken = true;
+  projection table(store, "table", {.parks_failures = true});
+  table.apply([&](batch&, const recorded_event& e) {
+    if (is_broken && e.position == 28) throw std::runtime_error("cannot");
+  });
+  (void)co_await table.catch_up();
+  std::string error = co_await test::error_of(archive.move_out(directory.file("x"), 30));
+  CHECK(error.find("the projection 'table' has put aside the event at 28") != std::string::npos);
+  CHECK(!std::filesystem::exists(directory.file("x")));
+  consumer_group group(store, "mails", {.max_attempts = 1});
+  group.handle([&](const recorded_event& e, batch&) -> awaitable<void> {
+    if (is_broken && e.position == 27) throw std::runtime_error("cannot");
+    co_return;
+  });
+  (void)co_await group.run_due();
+  error = co_await test::error_of(archive.move_out(directory.file("x"), 27));
+  CHECK(error.find("the consumer group 'mails' has put aside the event at 27") != std::string::npos);
+  const auto moved = co_await archive.move_out(directory.file("x"), 26);
+  CHECK(moved.events == 25);
+
+  // Somebody else's doing: the rows stay until they are given up.
+  batch gone;
+  gone.execute("delete from cofferdam_events where position in (27, 28)");
+  co_await db.commit(std::move(gone));
+  is_broken = false;
+  error = co_await test::error_of(table.replay("a"));
+  CHECK(error.find("the event at position 28, which 'table' has put aside, is not in the store") != std::string::npos);
+  error = co_await test::error_of(group.replay("b"));
+  CHECK(error.find("the event at position 27, which 'mails' has put aside, is not in the store") != std::string::npos);
+  const auto in_table = co_await table.parked();
+  REQUIRE(in_table.size() == 2);
+  CHECK(in_table[0].event.position == 28);
+  CHECK(in_table[0].event.stream == "a");
+  CHECK(in_table[0].reason == "cannot");
+  const auto in_group = co_await group.parked();
+  REQUIRE(in_group.size() == 2);
+  CHECK(in_group[0].event.position == 27);
+  CHECK(in_group[0].key == "b");
+  const std::size_t given_up = co_await table.discard("a");
+  CHECK(given_up == 2);
+  const std::size_t given_up_too = co_await group.discard("b");
+  CHECK(given_up_too == 2);
 }

@@ -7,6 +7,7 @@
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/eventsourcing/consumer_group.hpp>
+#include <cofferdam/storage/testing.hpp>
 
 #include <algorithm>
 #include <map>
@@ -67,6 +68,19 @@ awaitable<void> make_handled(database& db) {
   batch b;
   b.execute("create table handled(stream text not null, n bigint not null check(n < 100), primary key(stream, n))");
   co_await db.commit(std::move(b));
+}
+
+/// A sum that counts whatever happens twice.
+awaitable<void> make_sum(database& db) {
+  batch b;
+  b.execute("create table sums(n bigint not null)");
+  b.execute("insert into sums(n) values(0)");
+  co_await db.commit(std::move(b));
+}
+void add_to_sum(batch& b, const recorded_event& e) { b.execute("update sums set n = n + $1", std::stoi(e.data)); }
+awaitable<int> sum(database& db) {
+  const rows found = co_await db.query("select n from sums");
+  co_return found.front().get<int>(0);
 }
 
 }  // namespace grouped
@@ -330,6 +344,109 @@ DATABASE_TEST("a group keeps the number of parts that it began with, and wants a
   CHECK(error.find("began with 4 parts, not 5") != std::string::npos);
   const std::string unset = co_await test::error_of(idle.run());
   CHECK(unset.find("call handle() first") != std::string::npos);
+}
+
+DATABASE_TEST("a commit of which nobody knows whether it happened is looked for, and its effects count once") {
+  int handled = 0, unsure = 0;
+  bool breaks = false;
+  database shaky = watched(db, [&](std::string_view call, bool is_over) {
+    if (call != "commit" || !is_over || !std::exchange(breaks, false)) return;
+    ++unsure;
+    throw storage_error(errc::outcome_unknown, "the connection broke after the commit");
+  });
+  event_store store = co_await event_store::open(shaky);
+  co_await grouped::make_sum(db);
+  co_await grouped::fill(store, 1, 3);
+  consumer_group group(store, "unsure", {.parts = 1});
+  group.handle([&](const recorded_event& e, batch& b) -> awaitable<void> {
+    grouped::add_to_sum(b, e);
+    ++handled;
+    breaks = e.data == "3";
+    co_return;
+  });
+  const auto executor = co_await net::this_coro::executor;
+  const auto run = [&] { return group.run(); };
+  const auto running = spawn(executor, run);
+  const auto is_unsure = [&] { return unsure == 1; };
+  bool is_so = co_await test::eventually(is_unsure);
+  CHECK(is_so);
+  co_await store.append("s0", expected::any(), grouped::numbered(4));
+  const auto has_gone_on = [&]() -> awaitable<bool> {
+    const auto status = co_await group.status();
+    co_return status.position == 4;
+  };
+  is_so = co_await test::eventually(has_gone_on);
+  CHECK(is_so);
+  const int total = co_await grouped::sum(db);
+  CHECK(total == 10);
+  CHECK(handled == 4);
+  co_await running.stop();
+}
+
+DATABASE_TEST("a member writes only what follows the position that it began at") {
+  event_store store = co_await event_store::open(db);
+  co_await grouped::make_sum(db);
+  co_await grouped::fill(store, 1, 3);
+  consumer_group group(store, "moved", {.parts = 1});
+  group.handle([&](const recorded_event& e, batch& b) -> awaitable<void> {
+    grouped::add_to_sum(b, e);
+    if (e.position > 1) co_return;
+    batch skip;  // somebody's hand
+    skip.execute("update cofferdam_group_parts set position = 2");
+    co_await db.commit(std::move(skip));
+  });
+  const auto executor = co_await net::this_coro::executor;
+  const auto run = [&] { return group.run(); };
+  const auto running = spawn(executor, run);
+  const auto has_ended = [&]() -> awaitable<bool> {
+    const auto status = co_await group.status();
+    co_return status.position == 3;
+  };
+  const bool is_over = co_await test::eventually(has_ended);
+  CHECK(is_over);
+  co_await running.stop();
+  const int total = co_await grouped::sum(db);
+  CHECK(total == 3);
+  const auto status = co_await group.status();
+  CHECK(status.parked == 0);
+}
+
+TEST_CASE("a key that was replayed is open, whatever a member was about to put behind it") {
+  test::postgres_server* const server = test::postgres_server::shared();
+  if (server == nullptr) return;  // on SQLite nobody writes meanwhile
+  server->clear();
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(server->url());
+    event_store store = co_await event_store::open(db);
+    bool is_broken = true, is_amid = false;
+    consumer_group group(store, "slow", {.parts = 1, .max_attempts = 1});
+    group.handle([&](const recorded_event& e, batch& b) -> awaitable<void> {
+      if (is_broken) throw std::runtime_error("cannot");
+      if (e.stream != "other") co_return;
+      b.execute("select 1 from pg_sleep(0.5)");  // with what is put aside, in one commit
+      is_amid = true;
+    });
+    co_await store.append("s", expected::any(), grouped::numbered(1));
+    (void)co_await group.run_due();
+    is_broken = false;
+    co_await store.append("s", expected::any(), grouped::numbered(2));
+    co_await store.append("other", expected::any(), grouped::numbered(3));
+    const auto executor = co_await net::this_coro::executor;
+    const auto run = [&] { return group.run_due(); };
+    const auto running = spawn(executor, run);
+    const auto has_begun = [&] { return is_amid; };
+    const bool has = co_await test::eventually(has_begun);
+    CHECK(has);
+    co_await sleep_for(100ms);
+    const std::size_t replayed = co_await group.replay("s");
+    CHECK(replayed == 2);
+    co_await running.join();
+    const auto parked = co_await group.parked();
+    CHECK(parked.empty());
+    const auto status = co_await group.status();
+    CHECK(status.position == 3);
+  };
+  test::run_in_real_time(body);
 }
 
 TEST_CASE("members on several threads handle every event once and in order", "[concurrent]") {

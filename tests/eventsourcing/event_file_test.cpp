@@ -166,3 +166,36 @@ DATABASE_TEST("a file that cannot be read to its end, or written, is an error") 
   const auto none = co_await export_events(store, nothing, std::numeric_limits<std::uint64_t>::max());
   CHECK(none == 0);
 }
+
+DATABASE_TEST("importing a file again adds no rows of an inline projection a second time") {
+  event_store store = co_await event_store::open(db);
+  batch table;
+  table.execute("create table counts(stream text primary key, n bigint not null)");
+  co_await db.commit(std::move(table));
+  store.project_inline(event_query(), [](batch& b, const recorded_event& e) {
+    b.execute("insert into counts(stream, n) values($1, 1) on conflict(stream) do update set n = counts.n + 1",
+              e.stream);
+  });
+  const auto count = [&]() -> awaitable<int> {
+    const rows found = co_await db.query("select n from counts where stream = 's'");
+    co_return found.front().get<int>(0);
+  };
+  const std::string one = files::line_of("01", R"("type":"t","data":"1")"),
+                    two = files::line_of("02", R"("type":"t","data":"2")"),
+                    three = files::line_of("03", R"("type":"t","data":"3")");
+  std::istringstream first(one + two);
+  auto done = co_await import_events(store, first);
+  CHECK(done.appended == 2);
+  std::istringstream again(one + two);
+  done = co_await import_events(store, again);
+  CHECK(done.appended == 0);
+  CHECK(done.duplicates == 2);
+  int counted = co_await count();
+  CHECK(counted == 2);
+  std::istringstream more(two + three + three);
+  done = co_await import_events(store, more);
+  CHECK(done.appended == 1);
+  CHECK(done.duplicates == 2);
+  counted = co_await count();
+  CHECK(counted == 3);
+}

@@ -1,10 +1,16 @@
 #include "database_test.hpp"
+#include "error_of.hpp"
+#include "temporary_directory.hpp"
 
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/eventsourcing/event_subscription.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
+#include <cofferdam/storage/testing.hpp>
 
+#include <functional>
 #include <stdexcept>
+#include <string>
+#include <utility>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -29,6 +35,33 @@ void add_to_balance(batch& b, const recorded_event& e) {
 awaitable<int> balance_of(database& db, std::string account) {
   const rows found = co_await db.query("select amount from balances where account = $1", std::move(account));
   co_return found.empty() ? -1 : found.front().get<int>(0);
+}
+
+/// Both kinds of database, each under a URL that others can open too.
+void on_shared_databases(const std::function<awaitable<void>(std::string)>& body) {
+  SECTION("SQLite") {
+    const test::temporary_directory directory;
+    test::run_in_real_time(body, "sqlite:" + directory.file("shared.db"));
+  }
+  if (test::postgres_server* server = test::postgres_server::shared()) {
+    SECTION("PostgreSQL") {
+      server->clear();
+      test::run_in_real_time(body, server->url());
+    }
+  }
+}
+
+/// Replays what is put aside of "a", or discards it, from elsewhere.
+awaitable<void> open_again(std::string url, bool replays) {
+  database db = co_await database::open(std::move(url));
+  event_store store = co_await event_store::open(db);
+  projection balances(store, "balances", {.parks_failures = true});
+  balances.apply(add_to_balance);
+  if (replays) {
+    (void)co_await balances.replay("a");
+  } else {
+    (void)co_await balances.discard("a");
+  }
 }
 
 }  // namespace projected
@@ -223,27 +256,28 @@ DATABASE_TEST("a second follower of the same name stops, and nothing counts twic
   event_store store = co_await event_store::open(db);
   co_await projected::make_balances(db);
   for (int i = 0; i < 4; ++i) co_await store.append("a", expected::any(), projected::amount_of(1));
-  projection one(store, "balances", {.page = 2}), other(store, "balances", {.page = 2});
-  int handled = 0;
-  one.apply(projected::add_to_balance);
-  // While the first half of `other`'s work is prepared, `one` does it all.
-  other.apply([&](batch& b, const recorded_event& e) {
-    projected::add_to_balance(b, e);
-    if (++handled > 1) return;
-    b.execute("update cofferdam_projections set position = 4 where name = 'balances'");
-    b.require("sees it", "select 0");
-  });
-  errc code = errc();
-  try {
-    co_await other.catch_up();
-  } catch (const storage_error& e) {
-    code = static_cast<errc>(e.code().value());
-  }
-  CHECK(code == errc::condition_failed);
-  const auto applied = co_await one.catch_up();
-  CHECK(applied == 4);
+  projection balances(store, "balances", {.page = 2, .parks_failures = true});
+  balances.apply(projected::add_to_balance);
+  std::string ended;
+  const auto run = [&]() -> awaitable<void> { ended = co_await test::error_of(balances.run()); };
+  const auto executor = co_await net::this_coro::executor;
+  const auto running = spawn(executor, run);
+  const bool is_there = co_await balances.wait_for(4, 1min);
+  CHECK(is_there);
+  // The other one is faster: what comes next is applied before this one hears of it.
+  batch other;
+  append_request request("a", expected::any());
+  request.add(projected::amount_of(1));
+  (void)store.append(other, std::move(request));
+  other.execute("update balances set amount = amount + 1");
+  other.execute("update cofferdam_projections set position = 5 where name = 'balances'");
+  co_await db.commit(std::move(other));
+  co_await running.join();
+  CHECK(ended.find("'balances' is followed by nobody else") != std::string::npos);
   const auto amount = co_await projected::balance_of(db, "a");
-  CHECK(amount == 4);
+  CHECK(amount == 5);
+  const auto parked = co_await balances.parked();
+  CHECK(parked.empty());
 }
 
 DATABASE_TEST("an event that cannot be applied stops the projection where it is") {
@@ -341,4 +375,152 @@ DATABASE_TEST("a projection that may put aside no more stops rather than lose an
   CHECK(given_up == 2);
   const auto position = co_await broken.position();
   CHECK(position == 2);
+}
+
+TEST_CASE("a stream that was replayed or given up is open, whatever the follower was about to put behind it") {
+  const auto body = [](std::string url) -> awaitable<void> {
+    database db = co_await database::open(url);
+    bool opens = false, replays = true;
+    const auto watch = [&](std::string_view call, bool is_over) {
+      if (call == "commit" && !is_over && std::exchange(opens, false)) {
+        test::run_in_real_time(projected::open_again, url, replays);
+      }
+    };
+    database seen = watched(db, watch);
+    event_store store = co_await event_store::open(seen);
+    co_await projected::make_balances(db);
+    projection balances(store, "balances", {.parks_failures = true});
+    balances.apply([](batch& b, const recorded_event& e) {
+      if (e.data == "2") throw std::runtime_error("cannot");
+      projected::add_to_balance(b, e);
+    });
+    for (int i = 1; i <= 2; ++i) co_await store.append("a", expected::any(), projected::amount_of(i));
+    (void)co_await balances.catch_up();
+    co_await store.append("a", expected::any(), projected::amount_of(4));
+    opens = true;
+    (void)co_await balances.catch_up();
+    CHECK_FALSE(opens);
+    auto parked = co_await balances.parked();
+    CHECK(parked.empty());
+    auto amount = co_await projected::balance_of(db, "a");
+    CHECK(amount == 7);
+
+    co_await store.append("a", expected::any(), projected::amount_of(2));
+    (void)co_await balances.catch_up();
+    co_await store.append("a", expected::any(), projected::amount_of(8));
+    opens = true;
+    replays = false;
+    (void)co_await balances.catch_up();
+    CHECK_FALSE(opens);
+    parked = co_await balances.parked();
+    CHECK(parked.empty());
+    amount = co_await projected::balance_of(db, "a");
+    CHECK(amount == 15);
+  };
+  projected::on_shared_databases(body);
+}
+
+DATABASE_TEST("what is aside is asked for once a page, and a replay reads each event once") {
+  int queries = 0, reads = 0;
+  database counted = watched(db, [&](std::string_view call, bool is_over) {
+    if (is_over) return;
+    if (call == "query") ++queries;
+    if (call == "read") ++reads;
+  });
+  event_store store = co_await event_store::open(counted);
+  co_await projected::make_balances(db);
+  for (int i = 0; i < 40; ++i) co_await store.append("a", expected::any(), projected::amount_of(1));
+  bool is_broken = false;
+  projection balances(store, "balances", {.page = 20, .parks_failures = true});
+  balances.apply([&](batch& b, const recorded_event& e) {
+    if (is_broken) throw std::runtime_error("cannot");
+    projected::add_to_balance(b, e);
+  });
+  queries = 0;
+  (void)co_await balances.catch_up();
+  CHECK(queries <= 5);
+  is_broken = true;
+  for (int i = 0; i < 10; ++i) co_await store.append("b", expected::any(), projected::amount_of(1));
+  (void)co_await balances.catch_up();
+  is_broken = false;
+  reads = 0;
+  const std::size_t replayed = co_await balances.replay("b");
+  CHECK(replayed == 10);
+  CHECK(reads == 10);
+  const auto b = co_await projected::balance_of(db, "b");
+  CHECK(b == 10);
+}
+
+DATABASE_TEST("a condition of the handler's own that fails is a fault of its event") {
+  event_store store = co_await event_store::open(db);
+  co_await projected::make_balances(db);
+  for (int i = 1; i <= 5; ++i) {
+    co_await store.append(i == 3 ? "b" : "a", expected::any(), projected::amount_of(i));
+  }
+  const auto apply = [](batch& b, const recorded_event& e) {
+    if (e.stream == "b") {
+      b.require("the account may be credited", "select count(*) > 0 from balances where account = 'nobody'");
+    }
+    projected::add_to_balance(b, e);
+  };
+  projection parking(store, "parking", {.parks_failures = true});
+  parking.apply(apply);
+  (void)co_await parking.catch_up();
+  const auto parked = co_await parking.parked();
+  REQUIRE(parked.size() == 1);
+  CHECK(parked[0].event.position == 3);
+  CHECK(parked[0].reason.find("the account may be credited") != std::string::npos);
+  const auto a = co_await projected::balance_of(db, "a");
+  CHECK(a == 12);
+  projection stopping(store, "stopping");
+  stopping.apply(apply);
+  const std::string error = co_await test::error_of(stopping.catch_up());
+  CHECK(error.find("the account may be credited") != std::string::npos);
+  const auto position = co_await stopping.position();
+  CHECK(position == 2);
+}
+
+DATABASE_TEST("a projection waits for a database that is away, and applies nothing twice when it cannot tell") {
+  int away = 0, unsure = 0;
+  database shaky = watched(db, [&](std::string_view call, bool is_over) {
+    if (!is_over && away > 0) {
+      --away;
+      throw storage_error(errc::database_unavailable, "nobody there");
+    }
+    if (is_over && call == "commit" && unsure > 0) {
+      --unsure;
+      throw storage_error(errc::outcome_unknown, "the connection broke after the commit");
+    }
+  });
+  event_store store = co_await event_store::open(db), theirs = co_await event_store::open(shaky);
+  co_await projected::make_balances(db);
+  projection balances(theirs, "balances");
+  balances.apply(projected::add_to_balance);
+  const auto run = [&] { return balances.run(); };
+  const auto executor = co_await net::this_coro::executor;
+  const auto running = spawn(executor, run);
+  const auto has = [&db](int wanted) -> awaitable<bool> {
+    const auto is_so = [&]() -> awaitable<bool> {
+      const auto amount = co_await projected::balance_of(db, "a");
+      co_return amount == wanted;
+    };
+    co_return co_await test::eventually(is_so);
+  };
+  co_await store.append("a", expected::any(), projected::amount_of(1));
+  bool is_there = co_await has(1);
+  REQUIRE(is_there);
+  away = 4;
+  co_await store.append("a", expected::any(), projected::amount_of(2));
+  is_there = co_await has(3);
+  REQUIRE(is_there);
+  CHECK(away == 0);
+  unsure = 1;
+  co_await store.append("a", expected::any(), projected::amount_of(4));
+  is_there = co_await has(7);
+  REQUIRE(is_there);
+  co_await store.append("a", expected::any(), projected::amount_of(8));
+  is_there = co_await has(15);
+  CHECK(is_there);
+  CHECK(unsure == 0);
+  co_await running.stop();
 }

@@ -4,10 +4,12 @@
 #include <cofferdam/core/spawn.hpp>
 #include <cofferdam/eventsourcing/blue_green.hpp>
 #include <cofferdam/eventsourcing/live_projection.hpp>
+#include <cofferdam/storage/testing.hpp>
 
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -129,6 +131,64 @@ DATABASE_TEST("readers never go back in time: a version that is not as far as th
   const rows positions = co_await db.query("select name from cofferdam_projections");
   REQUIRE(positions.size() == 1);
   CHECK(positions.front().get<std::string>(0) == "balances_v3");
+}
+
+TEST_CASE("a new version does not take over from one that has a batch under way") {
+  test::postgres_server* const server = test::postgres_server::shared();
+  if (server == nullptr) return;  // on SQLite nobody writes meanwhile
+  server->clear();
+  const std::string url = server->url();
+  const auto follow_old = [&]() -> awaitable<void> {
+    database db = co_await database::open(url);
+    event_store store = co_await event_store::open(db);
+    blue_green_projection first(store, "balances", 1);
+    first.create(green::create).apply([](batch& b, const recorded_event& e, const std::string& table) {
+      green::apply(b, e, table);
+      if (e.position == 5) b.execute("select 1 from pg_sleep(0.5)");
+    });
+    (void)co_await first.catch_up();
+  };
+  const auto append_fifth = [&]() -> awaitable<void> {
+    database db = co_await database::open(url);
+    event_store store = co_await event_store::open(db);
+    co_await store.append("a", expected::any(), green::amount_of(5));
+  };
+  const auto wait_for_old = [&]() -> awaitable<void> {
+    database db = co_await database::open(url);
+    const auto is_amid = [&]() -> awaitable<bool> {
+      const rows found = co_await db.query("select count(*) from pg_stat_activity where wait_event = 'PgSleep'");
+      co_return found.front().get<int>(0) > 0;
+    };
+    const bool is_so = co_await test::eventually(is_amid);
+    CHECK(is_so);
+  };
+  const auto body = [&]() -> awaitable<void> {
+    database db = co_await database::open(url);
+    event_store store = co_await event_store::open(db);
+    for (int i = 1; i <= 4; ++i) co_await store.append("a", expected::any(), green::amount_of(i));
+    co_await follow_old();
+    int commits = 0;  // until the one that takes over
+    std::thread old;
+    database seen = watched(db, [&](std::string_view call, bool is_over) {
+      if (call != "commit" || is_over || commits == 0 || --commits > 0) return;
+      test::run_in_real_time(append_fifth);
+      old = std::thread([&] { test::run_in_real_time(follow_old); });
+      test::run_in_real_time(wait_for_old);
+    });
+    event_store theirs = co_await event_store::open(seen);
+    blue_green_projection second(theirs, "balances", 2);
+    second.create(green::create).apply([&](batch& b, const recorded_event& e, const std::string& table) {
+      green::apply_cents(b, e, table);
+      if (e.position == 4) commits = 2;  // this batch, and that one
+    });
+    (void)co_await second.catch_up();
+    old.join();
+    const std::uint64_t position = co_await second.position();
+    CHECK(position == 5);
+    const int amount = co_await green::amount(db);
+    CHECK(amount == 1500);
+  };
+  test::run_in_real_time(body);
 }
 
 ASYNC_TEST("a blue-green projection says what it lacks") {

@@ -41,9 +41,26 @@ saga::task<int> contract(saga::scope& s, int last) {
   co_return sum;
 }
 
+awaitable<int> seal(saga::step_context& context, int page) {
+  auto& o = context.get<office>();
+  o.lines.push_back("seal " + std::to_string(page));
+  if (o.is_broken) throw saga::fatal("the wax is cold");
+  co_return page;
+}
+constexpr auto seal_step = saga::pivot<"seal", &seal>;
+constexpr auto file_step = saga::retriable<"file", &sign>;
+
+saga::task<int> deed(saga::scope& s, int page) {
+  (void)co_await s.run(sign_step, 1);
+  const int sealed = co_await s.run(seal_step, page);
+  co_await s.sleep(1h);
+  co_return sealed + co_await s.run(file_step, 3);
+}
+
 void define_office(saga::engine& e, office& o) {
   e.provide(o);
   e.define("contract", contract, sign_step);
+  e.define("deed", deed, sign_step, seal_step, file_step);
 }
 
 using lines = std::vector<std::string>;
@@ -131,6 +148,35 @@ ASYNC_TEST("a step can be skipped with a result, and an undo marked as done by h
   const auto why = co_await test::error_of(started.result());
   CHECK(why == "the saga 'c-1' went back: the step 'sign' was refused: unlucky");
   CHECK(o.lines.size() == 3);
+}
+
+ASYNC_TEST("a pivot that an operator says has happened leaves no way back") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  desk::office o;
+  o.is_broken = true;
+  desk::define_office(engine, o);
+  saga::admin admin(db);
+  const saga::start_options within{.deadline = 30min};
+  auto started = co_await engine.start("d-1", desk::deed, 2, within);
+  co_await sleep_for(1s);
+  auto info = (co_await admin.show("d-1")).info;
+  CHECK(info.reason == "'seal#1': the wax is cold");
+  CHECK(!info.has_pivoted);
+  co_await admin.skip("d-1", "seal#1", 5, {"ada", "sealed at the notary's"});
+  info = (co_await admin.show("d-1")).info;
+  CHECK(info.has_pivoted);
+  const auto cancelled = co_await test::error_of(engine.cancel("d-1", "no"));
+  CHECK(cancelled == "the saga 'd-1' is past its pivot: it cannot be cancelled");
+  const auto undone = co_await test::error_of(admin.compensate("d-1", {"ada", "no"}));
+  CHECK(undone == "cannot compensate the saga 'd-1': it is past its pivot");
+  co_await sleep_for(2h);  // its deadline is over
+  (void)co_await engine.run_due();
+  co_await sleep_for(2h);
+  (void)co_await engine.run_due();
+  const auto sum = co_await started.result();
+  CHECK(sum == 8);
+  CHECK(o.lines == desk::lines{"sign 1", "seal 2", "sign 3"});
 }
 
 ASYNC_TEST("a saga can be paused, made to go back without its body, and given up") {

@@ -109,6 +109,38 @@ saga::task<int> forked_with_a_winner_that_fails(saga::scope& s, int n) {
   co_return won.index() == 0 ? std::get<0>(won) : std::get<1>(won);
 }
 
+/// All that its journal has, but for the first step, is in branches.
+saga::task<int> with_more_before(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  (void)co_await s.run(c, n);
+  const auto pair = co_await s.all(s.branch<"left">(side, 1), s.branch<"right">(side, 2));
+  co_return first + std::get<0>(pair) + std::get<1>(pair) + co_await s.run(b, n);
+}
+saga::task<int> with_more_before_in_new_ones(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  const bool is_new = co_await s.patched("more");
+  if (is_new) (void)co_await s.run(c, n);
+  const auto pair = co_await s.all(s.branch<"left">(side, 1), s.branch<"right">(side, 2));
+  co_return first + std::get<0>(pair) + std::get<1>(pair) + co_await s.run(b, n);
+}
+
+/// One name for different things.
+saga::task<int> named_part(saga::scope& s, int n) { co_return co_await s.nested<"a">(side, n); }
+saga::task<int> named_step(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  co_await s.sleep(1h);
+  co_return first;
+}
+saga::task<int> named_branch(saga::scope& s, int n) {
+  const auto only = co_await s.all(s.branch<"a">(side, n));
+  co_return std::get<0>(only);
+}
+saga::task<int> named_child(saga::scope& s, int n) { co_return co_await s.call<"a">(quick, n); }
+saga::task<int> named_mark(saga::scope& s, int n) {
+  const bool is_new = co_await s.patched("a");
+  co_return is_new ? n : 0;
+}
+
 using body = saga::task<int> (*)(saga::scope&, int);
 
 /// What a build with this body says of a saga that the original one began.
@@ -169,6 +201,55 @@ ASYNC_TEST("what a changed build would do is told with the saga, the place and b
   CHECK(branch == head + ": its journal has 'right#1/a#1', 'right#1/sleep#1', this build does 'right#1/c#1'");
   const auto shorter = co_await dry::verdict(db, dry::without_branches);
   CHECK(shorter == head + ": its journal has 'left#1/a#1', 'left#1/sleep#1', this build ends before that");
+}
+
+ASYNC_TEST("what is added before branches is noticed, though all that the journal has is in the branches") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7);
+  dry::performed = 0;
+  const auto before = co_await dry::verdict(db, dry::with_more_before);
+  CHECK(before ==
+        "the saga 'd-1' ('dry', version 1): its journal has 'left#1/a#1', 'left#1/sleep#1', 'right#1/a#1', "
+        "'right#1/sleep#1', this build does 'c#1'");
+  const auto patched = co_await dry::verdict(db, dry::with_more_before_in_new_ones);
+  CHECK(patched == "agrees");
+  // The same of a worker that goes on with it.
+  saga::engine engine = co_await saga::engine::open(db);
+  engine.define("dry", dry::with_more_before_in_new_ones, dry::a, dry::b, dry::c);
+  co_await sleep_for(2h);
+  (void)co_await engine.run_due();
+  const auto sum = co_await engine.find<int>("d-1").result();
+  CHECK(sum == 20);
+  CHECK(dry::performed == 3);  // what was to come, in both branches and behind them
+}
+
+ASYNC_TEST("a name that was a step's is not taken for a part, a branch, a child or a mark, nor the other way round") {
+  const std::string head = "the saga 'd-1' ('dry', version 1)", step = " at 'a#1': its journal has 'a' with [7], ";
+  {
+    database db = co_await database::open("sqlite::memory:");
+    co_await dry::begin(db, 7, dry::named_step);
+    const auto part = co_await dry::verdict(db, dry::named_part);
+    CHECK(part == head + step + "this build does a part of its own");
+    const auto branch = co_await dry::verdict(db, dry::named_branch);
+    CHECK(branch == head + step + "this build does a branch");
+    const auto child = co_await dry::verdict(db, dry::named_child);
+    CHECK(child == head + step + "this build does a saga with 7");
+    const auto mark = co_await dry::verdict(db, dry::named_mark);
+    CHECK(mark == head + step + "this build does a question to patched()");
+    saga::engine engine = co_await saga::engine::open(db);
+    engine.define("dry", dry::named_part, dry::a, dry::b, dry::c);
+    co_await sleep_for(2h);
+    dry::performed = 0;
+    (void)co_await engine.run_due();
+    const rows found = co_await db.query("select reason from cofferdam_sagas where id = 'd-1'");
+    CHECK(found.front().get<std::string>(0) ==
+          "the body has changed: at 'a#1' it now does a part of its own, where the journal has 'a' with [7]");
+    CHECK(dry::performed == 0);
+  }
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7, dry::named_part);
+  const auto was_part = co_await dry::verdict(db, dry::named_step);
+  CHECK(was_part == head + ": its journal has 'a#1/a#1', 'a#1/sleep#1', this build does 'a#1'");
 }
 
 ASYNC_TEST("races, child sagas and locks are compared, too") {

@@ -56,6 +56,22 @@ saga::task<std::string> parent_of_paid(saga::scope& s, std::string what) {
   co_return called + co_await s.run(do_it, what);
 }
 
+saga::task<std::string> called_at_once(saga::scope& s, std::string what) {
+  co_return co_await s.call<"part">(child, what);
+}
+saga::task<int> locking(saga::scope& s, int n) {
+  co_await s.lock("account:" + std::to_string(n));
+  co_return n;
+}
+/// The child is begun when all the locks are written down, one by one.
+saga::task<std::string> crowded(saga::scope& s, std::string what) {
+  (void)co_await s.run(do_it, std::string("before"));
+  const auto all =
+      co_await s.all(s.branch<"a">(locking, 1), s.branch<"b">(locking, 2), s.branch<"c">(locking, 3),
+                     s.branch<"d">(locking, 4), s.branch<"e">(locking, 5), s.branch<"f">(called_at_once, what));
+  co_return std::get<5>(all);
+}
+
 void define(saga::engine& e, diary& d) {
   e.provide(d);
   e.define("child", child, do_it);
@@ -63,6 +79,7 @@ void define(saga::engine& e, diary& d) {
   e.define("grandparent", grandparent, do_it);
   e.define("paid", paid, commit_it);
   e.define("parent_of_paid", parent_of_paid, do_it);
+  e.define("crowded", crowded, do_it);
 }
 
 awaitable<std::string> state_of(database& db, std::string id) {
@@ -182,4 +199,27 @@ DATABASE_TEST("a child has its parent's deadline") {
   CHECK(why == "the saga 'p' went back: its deadline is over");
   CHECK(d.lines == events{"do before", "do child1", "do child2", "undo child2?", "undo child1", "undo before"});
   co_await worker.stop();
+}
+
+DATABASE_TEST("a saga that is cancelled before its child is written down leaves nothing in memory") {
+  diary d;
+  saga::engine engine = co_await saga::engine::open(db);
+  define(engine, d);
+  bool is_there = false;
+  const auto listening = engine.events().subscribe([&is_there](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::step_succeeded) is_there = true;
+  });
+  for (int i = 0; i < 10; ++i) {
+    const std::string id = "s-" + std::to_string(i);
+    is_there = false;
+    (void)co_await engine.start(id, families::crowded, std::string("x"));
+    while (!is_there) co_await net::post(net::use_awaitable);
+    (void)co_await test::error_of(engine.cancel(id, "no"));
+    const auto is_empty = [&]() -> awaitable<bool> { co_return engine.active() == 0; };
+    const bool has_left = co_await test::eventually(is_empty);
+    REQUIRE(has_left);
+    (void)co_await engine.run_due();
+    const auto state = co_await families::state_of(db, id);
+    CHECK(state == "compensated");
+  }
 }

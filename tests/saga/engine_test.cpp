@@ -95,6 +95,12 @@ ASYNC_TEST("a saga without a journal runs its steps in order and returns what it
   CHECK(s.log == lines{"reserve book 2", "label r-book", "charge 30", "ship r-book"});
 }
 
+ASYNC_TEST("an engine without a journal has no sagas to be found") {
+  saga::engine engine;
+  const auto why = co_await test::error_of(engine.find<std::string>("order-1").result());
+  CHECK(why == "an engine without a journal keeps no saga to wait for");
+}
+
 ASYNC_TEST("a saga without a journal that fails undoes its steps in reverse") {
   saga::engine engine;
   shop s;

@@ -10,6 +10,7 @@
 #include <cofferdam/saga/engine.hpp>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <string>
 #include <variant>
@@ -26,6 +27,8 @@ struct diary {
   events lines;
   std::map<std::string, duration> takes;  // how long an action takes
   std::map<std::string, int> fails;       // how often it still fails
+  std::map<std::string, int> polls;       // how often it is still not done
+  duration poll_after = 1s;
   std::map<std::string, std::string> refuses;
   std::vector<std::uint32_t> attempts;
   duration undo_takes{};
@@ -40,6 +43,10 @@ awaitable<std::string> act(saga::step_context& context, std::string what) {
   if (d.fails[what] > 0) {
     --d.fails[what];
     throw std::runtime_error(what + " is away");
+  }
+  if (d.polls[what] > 0) {
+    --d.polls[what];
+    throw saga::ongoing(d.poll_after);
   }
   if (d.refuses.contains(what)) throw saga::refused(d.refuses[what]);
   co_return what + "!";
@@ -90,6 +97,10 @@ saga::task<std::string> slow(saga::scope& s, std::string what) {
   co_await s.sleep(2h);
   co_return co_await s.run(do_it, what);
 }
+saga::task<std::string> paid(saga::scope& s, std::string what) {
+  (void)co_await s.run(commit_it, std::string("paid"));
+  co_return co_await s.run(send_it, what);
+}
 saga::task<std::string> slow_past_pivot(saga::scope& s, std::string what) {
   (void)co_await s.run(commit_it, std::string("paid"));
   co_await s.sleep(2h);
@@ -105,6 +116,11 @@ saga::task<std::string> racing_a_sleeper(saga::scope& s, std::string what) {
 saga::task<std::string> pair_and_more(saga::scope& s, std::string what) {
   (void)co_await s.all(s.branch<"left">(one, std::string("left")), s.branch<"right">(one, std::string("right")));
   co_return co_await s.run(do_it, what);
+}
+saga::task<std::string> left_and_right(saga::scope& s, std::string) {
+  const auto both =
+      co_await s.all(s.branch<"left">(one, std::string("left1")), s.branch<"right">(one, std::string("right")));
+  co_return std::get<0>(both);
 }
 saga::task<std::string> beside_a_sleeper(saga::scope& s, std::string what) {
   const auto both = co_await s.all(s.branch<"slow">(slow, what), s.branch<"pair">(pair_and_more, std::string("more")));
@@ -124,6 +140,31 @@ saga::task<std::string> branching(saga::scope& s, std::string what) {
   (void)co_await s.all(s.branch<"left">(two, std::string("left")), s.branch<"right">(two, std::string("right")))
       .undo_in_parallel();
   co_return co_await s.run(do_it, what);
+}
+
+saga::task<std::string> pair(saga::scope& s, std::string what) {
+  (void)co_await s.all(s.branch<"left">(one, what + "1"), s.branch<"right">(one, what + "2")).undo_in_parallel();
+  co_return what;
+}
+saga::task<std::string> failing_pair(saga::scope& s, std::string what) {
+  (void)co_await s.all(s.branch<"left">(one, what + "1"), s.branch<"right">(one, what + "2")).undo_in_parallel();
+  s.fail("no");
+}
+saga::task<std::string> caught_pair(saga::scope& s, std::string what) {
+  try {
+    co_return co_await s.nested<"part">(failing_pair, what);
+  } catch (const saga::aborted&) {
+  }
+  co_return what;
+}
+saga::task<std::string> pairs(saga::scope& s, std::string what) {
+  for (int i = 0; i < 5; ++i) (void)co_await s.nested<"more">(pair, what);
+  co_return what;
+}
+saga::task<std::string> undoing_beside_pairs(saga::scope& s, std::string what) {
+  const auto both =
+      co_await s.all(s.branch<"back">(caught_pair, std::string("back")), s.branch<"on">(pairs, std::string("on")));
+  co_return std::get<0>(both) + std::get<1>(both) + what;
 }
 
 saga::task<std::string> save_point(saga::scope& s, std::string what) {
@@ -149,10 +190,13 @@ void define_all(saga::engine& e, diary& d) {
   e.define("parent", parent, do_it);
   e.define("slow", slow, do_it);
   e.define("slow_past_pivot", slow_past_pivot, commit_it, send_it);
+  e.define("paid", paid, commit_it, send_it);
+  e.define("left_and_right", left_and_right, do_it);
   e.define("racing_a_sleeper", racing_a_sleeper, do_it);
   e.define("beside_a_sleeper", beside_a_sleeper, do_it);
   e.define("beside_a_listener", beside_a_listener, do_it);
   e.define("branching", branching, do_it);
+  e.define("undoing_beside_pairs", undoing_beside_pairs, do_it);
   e.define("save_point", save_point, do_it);
 }
 
@@ -246,6 +290,27 @@ ASYNC_TEST("a race that is over does not wait for the time that its loser waited
     CHECK(seen.lines == events{"do a", "do right", "undo a", "do last"});
   });
   CHECK(time.elapsed() - before < 1min);
+}
+
+ASYNC_TEST(
+    "a race that is over, or branches of which one failed, do not wait for the long rest of another one's step") {
+  diary d;
+  d.takes["right"] = 1s;
+  d.polls["left1"] = 1;
+  d.poll_after = 1h;
+  auto before = time.elapsed();
+  co_await both_ways(flows::racing, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "right!last!");
+    CHECK(seen.lines == events{"do first", "do left1", "do right", "undo left1?", "do last"});
+  });
+  CHECK(time.elapsed() - before < 5s);
+  d.refuses["right"] = "no";
+  before = time.elapsed();
+  co_await both_ways(flows::left_and_right, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "the saga 's-1' went back: the step 'do' was refused: no");
+    CHECK(seen.lines == events{"do left1", "do right", "undo left1?"});
+  });
+  CHECK(time.elapsed() - before < 5s);
 }
 
 ASYNC_TEST("a branch goes on after branches of its own, whatever another one waits for") {
@@ -367,6 +432,47 @@ ASYNC_TEST("a saga whose deadline is over goes back, wherever it waits or acts")
   CHECK(d.lines == events{"do a", "undo a"});
 }
 
+ASYNC_TEST("attempts rest as long past a deadline as before it: behind the pivot, and on the way back") {
+  diary d;
+  saga::engine_options options;
+  options.backoff.kind = options.undo_backoff.kind = backoff_kind::constant;
+  options.backoff.base = options.undo_backoff.base = 1s;
+  options.backoff.jitter = options.undo_backoff.jitter = jitter_kind::none;
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine journaled = co_await saga::engine::open(db, options), here(options);
+  define_all(journaled, d);
+  here.provide(d);
+  const saga::start_options within{.deadline = 5s};
+  const std::array engines{&journaled, &here};
+  for (saga::engine* const each : engines) {
+    d = diary();
+    d.fails["x"] = 20;
+    auto before = time.elapsed();
+    const auto past = co_await each->execute("s-1", flows::paid, std::string("x"), within);
+    CHECK(past == "x!");
+    CHECK(d.lines.size() == 22);
+    CHECK(time.elapsed() - before >= 20s);
+    CHECK(time.elapsed() - before < 21s);
+
+    d = diary();
+    d.polls["x"] = 20;
+    before = time.elapsed();
+    const auto polled = co_await each->execute("s-2", flows::paid, std::string("x"), within);
+    CHECK(polled == "x!");
+    CHECK(time.elapsed() - before >= 20s);
+    CHECK(time.elapsed() - before < 21s);
+
+    d = diary();
+    d.fails["x2"] = 99;
+    d.fails["undo x1"] = 10;
+    before = time.elapsed();
+    const auto back = co_await test::error_of(each->execute("s-3", flows::two, std::string("x"), within));
+    CHECK(back.starts_with("the saga 's-3' went back: "));
+    CHECK(time.elapsed() - before >= 13s);
+    CHECK(time.elapsed() - before < 17s);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------------------- undoing
 
 ASYNC_TEST("branches are undone side by side when the saga asks for it, each last first") {
@@ -381,6 +487,19 @@ ASYNC_TEST("branches are undone side by side when the saga asks for it, each las
     CHECK(at("undo left2") < at("undo left1"));
     CHECK(at("undo right2") < at("undo right1"));
     CHECK(seen.lines.size() == 11);
+  });
+}
+
+ASYNC_TEST("branches are undone side by side while other branches begin more of that kind") {
+  diary d;
+  d.undo_takes = 1s;
+  d.takes["on1"] = 300ms;
+  co_await both_ways(flows::undoing_beside_pairs, d, [](const std::string& result, const diary& seen) {
+    CHECK(result == "backonlast");
+    CHECK(seen.most_undoing == 2);
+    CHECK(std::ranges::count(seen.lines, "do on2") == 5);
+    CHECK(std::ranges::count(seen.lines, "undo back1") == 1);
+    CHECK(std::ranges::count(seen.lines, "undo back2") == 1);
   });
 }
 

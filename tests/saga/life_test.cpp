@@ -1,17 +1,21 @@
 // What a saga's life can bring: waits, signals, cancellation, other owners, changed code, undos that fail.
 #include "async_test.hpp"
 #include "error_of.hpp"
+#include "fault_vfs.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
+#include <cofferdam/core/timeout.hpp>
+#include <cofferdam/saga/admin.hpp>
 #include <cofferdam/saga/chain.hpp>
 #include <cofferdam/saga/engine.hpp>
 #include <cofferdam/saga/testing.hpp>
 
 #include <sqlite3.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -26,6 +30,7 @@ struct diary {
   std::vector<std::string> lines;
   std::map<std::string, int> fails;  // how often a step still fails
   bool hangs = false;
+  std::string hangs_at{}, undo_says = "undo is away";
   bool refuses_undo = false;
   std::vector<std::string> keys;
 };
@@ -34,7 +39,7 @@ awaitable<std::string> act(saga::step_context& context, std::string what) {
   auto& d = context.get<diary>();
   d.lines.push_back("do " + what);
   d.keys.push_back(context.idempotency_key());
-  if (d.hangs) co_await sleep_for(1h);
+  if (d.hangs || d.hangs_at == what) co_await sleep_for(1h);
   if (d.fails[what] > 0) {
     --d.fails[what];
     throw std::runtime_error(what + " is away");
@@ -47,11 +52,13 @@ awaitable<void> unact(saga::step_context& context, std::optional<std::string> re
   d.lines.push_back("undo " + result.value_or("unknown"));
   if (d.fails["undo"] > 0) {
     --d.fails["undo"];
-    throw std::runtime_error("undo is away");
+    throw std::runtime_error(d.undo_says);
   }
   if (d.refuses_undo) throw saga::cannot_undo("too late");
   co_return;
 }
+awaitable<void> nap(saga::step_context& /*context*/) { co_await sleep_for(1s); }
+constexpr auto nap_step = saga::step<"nap", &nap>;
 constexpr auto a_step = saga::step<"a", &act, &unact>;
 constexpr auto b_step = saga::step<"b", &act, &unact>;
 constexpr auto the_pivot = saga::pivot<"pivot", &act>;
@@ -69,9 +76,40 @@ saga::task<std::string> all_kinds(saga::scope& s, std::string what) {
   (void)co_await s.run(the_pivot, std::string("pivot"));
   co_return co_await s.run(after, what);
 }
+constexpr auto limited_pivot = saga::pivot<"limited", &act>.max_attempts(3);
+saga::task<std::string> with_limited_pivot(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, std::string("a"));
+  co_return co_await s.run(limited_pivot, what);
+}
+saga::task<std::string> only_pivot(saga::scope& s, std::string what) { co_return co_await s.run(the_pivot, what); }
+saga::task<std::string> only_b(saga::scope& s, std::string what) { co_return co_await s.run(b_step, what); }
+saga::task<std::string> pivot_beside_b(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, std::string("a"));
+  const auto both = co_await s.all(s.branch<"pay">(only_pivot, what), s.branch<"more">(only_b, std::string("nothing")));
+  co_return std::get<0>(both);
+}
+saga::task<std::string> grumpy(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, what);
+  s.fail("gr\xfcmpy");
+}
+awaitable<std::string> mumble(saga::step_context& context) {
+  auto& d = context.get<diary>();
+  d.lines.push_back("do mumble");
+  if (d.fails["mumble"]-- > 0) throw std::runtime_error("\xfc");
+  co_return "\xfc";
+}
+awaitable<void> unmumble(saga::step_context&, const std::string&) { co_return; }
+constexpr auto mumble_step = saga::step<"mumble", &mumble, &unmumble>.max_attempts(2);
+saga::task<std::string> mumbling(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, what);
+  co_return co_await s.run(mumble_step);
+}
 saga::task<std::string> two(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, std::string("a"));
   co_return co_await s.run(b_step, what);
+}
+saga::task<void> busy(saga::scope& s, int steps) {
+  for (int n = 0; n < steps; ++n) co_await s.run(nap_step);
 }
 saga::task<std::string> sleepy(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, what);
@@ -99,6 +137,10 @@ void define_all(saga::engine& e, diary& d) {
   e.define("all_kinds", all_kinds, a_step, the_pivot, after);
   e.define("two", two, a_step, b_step);
   e.define("sleepy", sleepy, a_step, b_step);
+  e.define("with_limited_pivot", with_limited_pivot, a_step, limited_pivot);
+  e.define("grumpy", grumpy, a_step);
+  e.define("mumbling", mumbling, a_step, mumble_step);
+  e.define("pivot_beside_b", pivot_beside_b, a_step, b_step, the_pivot);
 }
 
 awaitable<std::string> state_of(database& db, std::string id) {
@@ -325,6 +367,30 @@ ASYNC_TEST("an undo that fails is tried again; one that cannot work stops the sa
   CHECK(engine.active() == 0);
 }
 
+ASYNC_TEST("texts that are not UTF-8 stop nothing; a result that is not stops a saga on its way back with its reason") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["undo"] = 2;
+  d.undo_says = "z\xfcgig";
+  const auto undone = co_await test::error_of(engine.execute("s-1", lives::two, std::string("nothing")));
+  CHECK(undone == "the saga 's-1' went back: the step 'b' was refused: no");
+  CHECK(d.lines.back() == "undo a!");
+  const auto failed = co_await test::error_of(engine.execute("s-2", lives::grumpy, std::string("x")));
+  CHECK(failed == "the saga 's-2' went back: gr\xef\xbf\xbdmpy");
+
+  d.fails["mumble"] = 2;
+  (void)co_await engine.start("s-3", lives::mumbling, std::string("x"));
+  co_await sleep_for(1min);
+  const rows found = co_await db.query("select state, reason from cofferdam_sagas where id = 's-3'");
+  CHECK(found.front().get<int>(0) == static_cast<int>(saga::saga_state::stuck));
+  const auto reason = found.front().get<std::string>(1);
+  CHECK(reason.starts_with("it cannot go back: "));
+  CHECK(reason.find("invalid UTF-8 byte") != std::string::npos);
+  CHECK(engine.active() == 0);
+}
+
 ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, and its step repeated with its key") {
   database db = co_await database::open("sqlite::memory:");
   diary d;
@@ -344,6 +410,24 @@ ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, a
   CHECK(time.elapsed() < 20s);
   CHECK(other.keys.front() == d.keys.front());
   while (first.active() > 0) co_await sleep_for(1s);
+  co_await worker.stop();
+}
+
+ASYNC_TEST("a worker that writes all the time keeps its sagas past its lease") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine first = co_await saga::engine::open(db);
+  first.define("busy", lives::busy, lives::nap_step);
+  saga::engine second = co_await saga::engine::open(db);
+  second.define("busy", lives::busy, lives::nap_step);
+  int claimed = 0;
+  const auto listening = second.events().subscribe([&claimed](const saga::saga_event& e) {
+    if (e.what == saga::saga_event::kind::claimed) ++claimed;
+  });
+  const auto executor = co_await net::this_coro::executor;
+  const auto worker = spawn(executor, [&second] { return second.run(); });
+  auto started = co_await first.start("s-1", lives::busy, 60);
+  co_await started.result();
+  CHECK(claimed == 0);
   co_await worker.stop();
 }
 
@@ -367,6 +451,74 @@ ASYNC_TEST("an owner that lost its saga cannot write to it") {
   (void)co_await engine.run_due();
   const auto result = co_await started.result();
   CHECK(result == "b!");
+}
+
+TEST_CASE("a saga that is started while a worker claims it is not left to nobody") {
+  const test::temporary_directory directory;
+  const std::string path = directory.file("sagas.db");
+  const auto body = [&path]() -> awaitable<void> {
+    database db = co_await database::open("sqlite:" + path);
+    diary d;
+    saga::engine_options full;
+    full.max_active = 0;
+    saga::engine clerk = co_await saga::engine::open(db, full);
+    define_all(clerk, d);
+    (void)co_await clerk.start("s-1", lives::two, std::string("b"));
+    saga::engine_options quick;
+    quick.lease = 300ms;
+    saga::engine engine = co_await saga::engine::open(db, quick);
+    define_all(engine, d);
+    const auto executor = co_await net::this_coro::executor;
+    lives::stranger other(path);
+    other.run("begin immediate");  // the claim and the start wait for it, in this order
+    const auto before = db.stats().queries;
+    const auto worker = spawn(executor, [&engine] { return engine.run(); });
+    while (db.stats().queries == before) co_await net::post(net::use_awaitable);
+    for (int i = 0; i < 100; ++i) co_await net::post(net::use_awaitable);
+    std::string result;
+    const auto start = [&]() -> awaitable<void> {
+      auto started = co_await engine.start("s-1", lives::two, std::string("b"));
+      result = co_await started.result();
+    };
+    const auto starting = spawn(executor, start);
+    while (engine.active() == 0) co_await net::post(net::use_awaitable);
+    other.run("rollback");
+    const auto join = [&] { return starting.join(); };
+    (void)co_await test::error_of(with_timeout(10s, join));
+    CHECK(result == "b!");
+    co_await starting.stop();
+    co_await worker.stop();
+  };
+  test::run_in_real_time(body);
+}
+
+ASYNC_TEST("a full disk stops sagas, and they go on when it has room again: nobody has to end this process") {
+  const test::temporary_directory directory;
+  test::fault_vfs& disk = test::fault_vfs::instance();
+  database db = co_await database::open("sqlite:" + directory.file("sagas.db") + "?vfs=faults");
+  diary d;
+  d.hangs = true;
+  saga::engine engine = co_await saga::engine::open(db);
+  define_all(engine, d);
+  const auto executor = co_await net::this_coro::executor;
+  const auto worker = spawn(executor, [&engine] { return engine.run(); });
+  std::vector<saga::handle<std::string>> started;
+  for (int i = 0; i < 3; ++i) {
+    started.push_back(co_await engine.start("s-" + std::to_string(i), lives::two, std::string("b")));
+  }
+  co_await sleep_for(1s);
+  disk.plan(test::fault_vfs::call::write, 1, true);
+  co_await sleep_for(2min);
+  CHECK(engine.active() == 0);
+  d.hangs = false;
+  disk.heal();
+  const auto before = time.elapsed();
+  for (auto& each : started) {
+    const auto result = co_await each.result();
+    CHECK(result == "b!");
+  }
+  CHECK(time.elapsed() - before < 15s);
+  co_await worker.stop();
 }
 
 ASYNC_TEST("a body that changed is noticed and the saga stops for an operator; patched() lets old ones pass") {
@@ -456,6 +608,106 @@ ASYNC_TEST("without a journal the caller's cancellation makes a saga go back, an
   co_await sleep_for(1s);
   CHECK(why == "the saga 's-1' went back: cancelled by the caller");
   CHECK(d.lines == lives::events{"do x", "undo x!"});
+}
+
+ASYNC_TEST("a pivot whose attempts are used up, and nobody knows what came of them, stops the saga for an operator") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["x"] = 3;
+  auto started = co_await engine.start("s-1", lives::with_limited_pivot, std::string("x"));
+  co_await sleep_for(1min);
+  saga::admin desk(db);
+  const auto shown = co_await desk.show("s-1");
+  CHECK(shown.info.state == saga::saga_state::stuck);
+  CHECK(shown.info.reason == "nobody knows whether the pivot 'limited#1' has happened: x is away");
+  CHECK(d.lines == lives::events{"do a", "do x", "do x", "do x"});
+  co_await desk.retry_now("s-1", {"ada", "the bank answers"});
+  (void)co_await engine.run_due();
+  const auto result = co_await started.result();
+  CHECK(result == "x!");
+
+  d = diary();
+  d.fails["x"] = 3;
+  saga::engine here;
+  here.provide(d);
+  const auto why = co_await test::error_of(here.execute("s-2", lives::with_limited_pivot, std::string("x")));
+  CHECK(why ==
+        "the saga 's-2' waits for an operator: nobody knows whether the pivot 'limited#1' has happened: x is away");
+  CHECK(d.lines == lives::events{"do a", "do x", "do x", "do x"});
+}
+
+ASYNC_TEST("an operator may say that a pivot nobody knows of has not happened, and make its saga go back") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  diary d;
+  define_all(engine, d);
+  d.fails["x"] = 99;
+  auto started = co_await engine.start("s-1", lives::with_limited_pivot, std::string("x"));
+  co_await sleep_for(1min);
+  saga::admin desk(db);
+  co_await desk.compensate("s-1", {"ada", "the customer gave up"});
+  (void)co_await engine.run_due();
+  const auto still = co_await lives::state_of(db, "s-1");
+  CHECK(still == "stuck");
+  co_await desk.mark_undone("s-1", "limited#1", {"ada", "refund 7731"});
+  (void)co_await engine.run_due();
+  const auto why = co_await test::error_of(started.result());
+  CHECK(why == "the saga 's-1' went back: the customer gave up");
+  CHECK(d.lines.back() == "undo a!");
+}
+
+ASYNC_TEST("a pivot that has begun goes on to its outcome when another branch fails, with and without a journal") {
+  diary d;
+  saga::engine here;
+  here.provide(d);
+  d.fails["x"] = 2;
+  const auto without = co_await test::error_of(here.execute("s-1", lives::pivot_beside_b, std::string("x")));
+  CHECK(without == "the saga 's-1' waits for an operator: failed past its pivot: the step 'b' was refused: no");
+  CHECK(d.lines == lives::events{"do a", "do x", "do nothing", "do x", "do x"});
+
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  d = diary();
+  define_all(engine, d);
+  d.fails["x"] = 2;
+  (void)co_await engine.start("s-2", lives::pivot_beside_b, std::string("x"));
+  co_await sleep_for(1min);
+  const rows found = co_await db.query("select reason from cofferdam_sagas where id = 's-2'");
+  CHECK(found.front().get<std::string>(0) == "failed past its pivot: the step 'b' was refused: no");
+  CHECK(std::ranges::count(d.lines, "do x") == 3);
+}
+
+ASYNC_TEST("without a journal a pivot is not cancelled: what came of it decides where the saga goes") {
+  saga::engine engine;
+  diary d;
+  engine.provide(d);
+  d.hangs_at = "pivot";
+  const auto executor = co_await net::this_coro::executor;
+  std::string result;
+  const auto run = [&]() -> awaitable<void> {
+    result = co_await engine.execute("s-1", lives::all_kinds, std::string("x"));
+  };
+  const auto job = spawn(executor, run);
+  co_await sleep_for(1s);
+  job.cancel();
+  co_await sleep_for(2h);
+  CHECK(result == "x!");
+  CHECK(d.lines == lives::events{"do a", "do pivot", "do x"});
+
+  d = diary();
+  d.hangs_at = "nothing";
+  std::string why;
+  const auto refuse = [&]() -> awaitable<void> {
+    why = co_await test::error_of(engine.execute("s-2", lives::with_limited_pivot, std::string("nothing")));
+  };
+  const auto other = spawn(executor, refuse);
+  co_await sleep_for(1s);
+  other.cancel();
+  co_await sleep_for(2h);
+  CHECK(why == "the saga 's-2' went back: the step 'limited' was refused: no");
+  CHECK(d.lines == lives::events{"do a", "do nothing", "undo a!"});
 }
 
 ASYNC_TEST("an engine that ends hands its sagas back between two steps") {

@@ -1,5 +1,6 @@
 // What every database must do, whichever it is: each case runs once per driver.
 #include "async_test.hpp"
+#include "error_of.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
 #include "temporary_directory.hpp"
@@ -213,6 +214,120 @@ TEST_CASE("a query that writes is refused") {
     CHECK(code == errc::invalid_statement);
     const auto left = co_await contract::count_items(db);
     CHECK(left == 0);
+  });
+}
+
+namespace contract {
+
+/// As others would write them, to get by.
+const std::vector<std::string> transaction_control{
+    "commit",     " End ;", "rollback",       "/* all's well */ commit", "-- now\n\tCOMMIT",          "; commit",
+    "commit/**/", "begin",  "savepoint half", "release savepoint half",  "rollback to savepoint half"};
+
+}  // namespace contract
+
+TEST_CASE("a statement of a batch neither ends nor divides its transaction") {
+  contract::on_every_database([](database& db) -> awaitable<void> {
+    co_await contract::make_items(db);
+    for (const std::string& control : contract::transaction_control) {
+      INFO(control);
+      batch b;
+      b.execute("insert into items(name, amount) values('half', 1)");
+      b.execute(control);
+      const auto done = co_await db.try_commit(std::move(b));
+      CHECK(done.code() == errc::invalid_statement);
+      batch condition;
+      condition.execute("insert into items(name, amount) values('half', 1)");
+      condition.require("it is so", control);
+      const auto required = co_await db.try_commit(std::move(condition));
+      CHECK(required.code() == errc::invalid_statement);
+      batch change;
+      change.execute("insert into items(name, amount) values('half', 1)");
+      change.require_change("it is changed", control);
+      const auto changed = co_await db.try_commit(std::move(change));
+      CHECK(changed.code() == errc::invalid_statement);
+      const auto left = co_await contract::count_items(db);
+      CHECK(left == 0);
+    }
+  });
+}
+
+TEST_CASE("a query begins no transaction, and the next one sees what was committed since") {
+  contract::on_every_database([](database& db) -> awaitable<void> {
+    co_await contract::make_items(db);
+    const auto ask = [&db](std::string control) -> awaitable<void> { (void)co_await db.query(statement(control)); };
+    const auto look = [&db](std::string control) -> awaitable<void> {
+      cursor reading = co_await db.stream(statement(control));
+      (void)co_await reading.next();
+    };
+    for (const std::string& control : contract::transaction_control) {
+      INFO(control);
+      const std::string asked = co_await test::error_of(ask(control));
+      CHECK(asked != "");
+      const std::string streamed = co_await test::error_of(look(control));
+      CHECK(streamed != "");
+    }
+    for (int i = 1; i <= 5; ++i) {
+      batch b;
+      b.execute("insert into items(name, amount) values($1, 1)", std::to_string(i));
+      co_await db.commit(std::move(b));
+      const auto seen = co_await contract::count_items(db);
+      CHECK(seen == i);
+    }
+  });
+}
+
+TEST_CASE("a batch that would end the transaction takes no other along, and none is written twice") {
+  contract::on_every_database([](database& db) -> awaitable<void> {
+    co_await contract::make_items(db);
+    batch first;
+    first.execute("insert into items(name, amount) values('bolt', 0)");
+    co_await db.commit(std::move(first));
+    int next = 0, done = 0, refused = 0;
+    const auto write = [&]() -> awaitable<void> {
+      const bool ends = next++ % 8 == 7;
+      batch b;
+      b.execute("update items set amount = amount + 1");
+      if (ends) b.execute("commit");
+      const auto result = co_await db.try_commit(std::move(b));
+      result ? ++done : ++refused;
+    };
+    co_await detail::run_workers(32, [&] { return write(); });
+    CHECK(done == 28);
+    CHECK(refused == 4);
+    const rows counted = co_await db.query("select amount from items");
+    CHECK(counted.front().get<int>(0) == 28);
+  });
+}
+
+TEST_CASE("of those who take from a stock at once none gets what is not there") {
+  contract::on_every_database([](database& db) -> awaitable<void> {
+    batch stock;
+    stock.execute("create table stock(item text primary key, amount bigint not null)");
+    stock.execute("create table orders(id text primary key, total bigint not null)");
+    stock.execute("insert into stock(item, amount) values('bolt', 5)");
+    co_await db.commit(std::move(stock));
+    int next = 0, done = 0, sold_out = 0;
+    const auto buy = [&]() -> awaitable<void> {
+      const std::string item = "bolt", id = std::to_string(next++);
+      batch b;
+      b.require_change("stock is left", "update stock set amount = amount - 1 where item = $1 and amount > 0", item);
+      const std::size_t inserted = b.execute("insert into orders(id, total) values($1, $2) returning id", id, 12);
+      const auto result = co_await db.try_commit(std::move(b));
+      if (result) {
+        CHECK((*result)[inserted].front().get<std::string>(0) == id);
+        ++done;
+      } else {
+        CHECK(result.code() == errc::condition_failed);
+        ++sold_out;
+      }
+    };
+    co_await detail::run_workers(20, [&] { return buy(); });
+    CHECK(done == 5);
+    CHECK(sold_out == 15);
+    const rows left = co_await db.query("select (select amount from stock), (select count(*) from orders)");
+    CHECK(left.front().get<int>(0) == 0);
+    CHECK(left.front().get<int>(1) == 5);
   });
 }
 

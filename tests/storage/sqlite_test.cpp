@@ -1,5 +1,6 @@
 // What SQLite does beyond the contract: files, other processes, group commit, its own errors.
 #include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
 #include "harness.hpp"
 #include "real_time.hpp"
@@ -16,6 +17,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <optional>
@@ -332,25 +334,35 @@ TEST_CASE("connections keep as much of the file in memory as the options say") {
   CHECK(test::run_in_real_time(sqlite_cases::cache_of_readers, url, small) == -97);
 }
 
-ASYNC_TEST("a row reader sees every cell, and SQL without one is told so") {
+ASYNC_TEST("a row reader sees every cell until it has enough, and SQL without one is told so") {
   database db = co_await database::open("sqlite::memory:");
   struct sum_of_cells final : sqlite::row_reader {
-    void read(const sqlite::cells& row) override {
+    bool read(const sqlite::cells& row) override {
       seen += std::to_string(row.integer(0)) + std::string(row.text(1)) + std::to_string(row.bytes(2).size()) + ";";
+      return row.integer(0) == enough;
     }
     std::string seen;
+    std::int64_t enough = 0;
   };
   struct reading final : operation {
     void run(sqlite::connection& connection) override {
       auto found = connection.prepare(
-          "select cofferdam_row($1, column1, column2, column3) from (values(1, 'a', x'0001'), (2, null, x''))");
-      found.bind_reader(1, cells).execute();
+          "select 1 from (values(1, 'a', x'0001'), (2, null, x''), (3, 'c', null)) where cofferdam_row($1, column1, "
+          "column2, column3)");
+      found.bind_reader(1, cells);
+      has_stopped.push_back(found.step());
+      cells.enough = 2;
+      found.reset();
+      has_stopped.push_back(found.step());
+      has_stopped.push_back(found.step());
     }
     sum_of_cells cells;
+    std::vector<bool> has_stopped;
   };
   const auto read = std::make_shared<reading>();
   co_await db.read(read);
-  CHECK(read->cells.seen == "1a2;20;");
+  CHECK(read->cells.seen == "1a2;20;3c0;1a2;20;3c0;");
+  CHECK(read->has_stopped == std::vector<bool>{false, true, false});
   const std::string error = co_await test::error_of(db.query("select cofferdam_row(1, 2)"));
   CHECK(error.find("cofferdam_row is for programs") != std::string::npos);
 }
@@ -423,6 +435,48 @@ TEST_CASE("a short read is done in the calling thread, one that turns out long i
     co_await db.close();
     const auto refused = co_await test::error_of(db.read(brief));
     CHECK(refused.find("was closed") != std::string::npos);
+  };
+  test::run_in_real_time(body);
+}
+
+TEST_CASE("statistics tell the size of the log, which is moved into the database when it has grown") {
+  const std::string where = GENERATE("", "?threads=0");
+  const test::temporary_directory directory;
+  const std::string path = directory.file("log.db"), log = path + "-wal";
+  const auto body = [&]() -> awaitable<void> {
+    database_options options;
+    options.checkpoint_pages = 30;
+    database db = co_await database::open("sqlite:" + path + where, options);
+    std::atomic<int> moved{0};
+    const auto listening = db.events().subscribe([&](const database_event& e) {
+      if (e.what == database_event::kind::checkpointed) ++moved;
+    });
+    co_await sqlite_cases::make_log(db);
+    const auto after_one = db.stats().log_bytes;
+    CHECK(after_one == std::filesystem::file_size(log));
+    batch small = sqlite_cases::a_line("small");
+    co_await db.commit(std::move(small));
+    const auto after_two = db.stats().log_bytes;
+    CHECK(after_two > after_one);
+    CHECK(after_two == std::filesystem::file_size(log));
+    batch refused = sqlite_cases::a_line("refused");
+    refused.require("it is so", "select 0");
+    (void)co_await db.try_commit(std::move(refused));
+    CHECK(db.stats().log_bytes == after_two);
+    CHECK(moved == 0);
+
+    batch big = sqlite_cases::a_line(std::string(200'000, 'x'));
+    co_await db.commit(std::move(big));
+    const auto is_moved = [&] { return moved > 0; };
+    const bool has_moved = co_await test::eventually(is_moved);
+    CHECK(has_moved);
+    CHECK(db.stats().log_bytes == 0);
+    CHECK(std::filesystem::file_size(log) == 0);
+    batch again = sqlite_cases::a_line("small");
+    co_await db.commit(std::move(again));
+    CHECK(db.stats().log_bytes == std::filesystem::file_size(log));
+    CHECK(db.stats().log_bytes > 0);
+    co_await db.close();
   };
   test::run_in_real_time(body);
 }

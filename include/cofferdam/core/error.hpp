@@ -54,6 +54,7 @@ enum class errc {
   event_id_reused,          ///< an event with this id is there, and it is another one
   event_rejected,           ///< an event or a name that cannot be stored
   event_undecodable,        ///< data that is not what its type says, or a type nobody knows
+  events_missing,           ///< events that are needed were truncated, moved out or removed
 
   // commands and queries
   command_invalid,     ///< validation found something; what() lists all of it

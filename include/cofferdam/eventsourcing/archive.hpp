@@ -38,7 +38,7 @@ class event_archive {
   /// disk before the first event goes. Streams then begin later, as after `truncate`. May be cancelled and called again
   /// (with another file): what the first file has and the store has not is in the first file only.
   /// Errors: std::ios_base::failure when the file is there or cannot be written; `storage_error` (`condition_failed`
-  /// when a projection or a consumer group has not come so far).
+  /// when a projection or a consumer group has not come so far, or has put one of them aside).
   [[nodiscard]] awaitable<archive_result> move_out(std::string file, std::uint64_t position);
 
   /// Files, oldest first.

@@ -56,7 +56,7 @@ struct consumer_status {
 
 /// An event that was put aside.
 struct parked_consumer_event {
-  recorded_event event;
+  recorded_event event;     ///< the position only, if it is not in the store any more
   std::string key, reason;  ///< the reason is empty for those that only follow one that failed
 };
 
@@ -93,7 +93,8 @@ class consumer_group {
   /// What was put aside, oldest first.
   [[nodiscard]] awaitable<std::vector<parked_consumer_event>> parked(std::size_t limit = 100);
   /// Handles what was put aside of a key, in order; then the key is open again. Returns how many events.
-  /// Errors: what the first that still fails ends with; those before it are done.
+  /// Errors: what the first that still fails ends with (`events_missing` for one that is not in the store any more);
+  /// those before it are done.
   [[nodiscard]] awaitable<std::size_t> replay(std::string key);
   /// Gives up what was put aside of a key. Returns how many events.
   [[nodiscard]] awaitable<std::size_t> discard(std::string key);

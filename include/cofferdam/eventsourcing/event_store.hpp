@@ -9,11 +9,14 @@
 #include <cofferdam/storage/database.hpp>
 
 #include <functional>
+#include <iosfwd>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace cofferdam::inline COFFERDAM_ABI {
+
+struct import_result;
 
 /// What a stream must look like for an append to happen.
 class expected {
@@ -210,9 +213,11 @@ class event_store {
   [[nodiscard]] awaitable<std::uint64_t> newest_position();
 
   // --- the end of streams
-  /// Reads begin at `version` from now on. Versions go on counting; `read_all` still shows what is before.
+  /// Reads begin at `version` from now on. Versions go on counting; `read_all` still shows what is before. A repository
+  /// needs a snapshot of what goes, or a first event that sums it up.
   [[nodiscard]] awaitable<void> truncate(std::string stream, std::uint64_t version);
   /// As truncating everything: the stream is as if it were none, but for its next version. Appending brings it back.
+  /// Its snapshots go.
   [[nodiscard]] awaitable<void> remove(std::string stream, expected e = expected::any());
   /// For ever: every later append fails with `stream_deleted`.
   [[nodiscard]] awaitable<void> remove_for_ever(std::string stream, expected e = expected::any());
@@ -226,10 +231,12 @@ class event_store {
  private:
   struct state;
   explicit event_store(std::unique_ptr<state> s) noexcept;
-  awaitable<void> end(std::shared_ptr<operation> how, std::string stream);
+  awaitable<void> end(std::shared_ptr<operation> how, std::string stream, batch then);
   void add_inline_rows(batch& b, const append_request& request) const;
   std::shared_ptr<const appended> add_events(batch& b, append_request request);
+  [[nodiscard]] bool has_inline_rows() const noexcept;
   awaitable<bool> knows_one_of(const append_request& request);
+  friend awaitable<import_result> import_events(event_store& store, std::istream& in);
   std::unique_ptr<state> state_;
 };
 

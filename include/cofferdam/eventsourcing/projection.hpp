@@ -11,7 +11,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -28,8 +30,8 @@ struct projection_options {
 
 /// An event that was put aside.
 struct parked_event {
-  recorded_event event;
-  std::string reason;  ///< empty for those that only follow one that failed
+  recorded_event event;  ///< position and stream only, if it is not in the store any more
+  std::string reason;    ///< empty for those that only follow one that failed
 };
 
 /// A table's follower. One runs at a time under a name: another one, in whatever process, ends with
@@ -49,10 +51,10 @@ class projection {
   projection& filter(event_query query);
   projection& apply(handler h);
 
-  /// Follows the events until it is cancelled.
+  /// Follows the events until it is cancelled. Waits for a database that is busy or away, with growing pauses.
   /// Errors: `storage_error`; what a handler throws, when failures are not parked.
   [[nodiscard]] awaitable<void> run();
-  /// Applies everything there is. Returns how many events that were. Errors: as `run`.
+  /// Applies everything there is. Returns how many events that were. Errors: as `run`, and a database in trouble.
   [[nodiscard]] awaitable<std::size_t> catch_up();
 
   /// Everything up to here is applied.
@@ -64,20 +66,25 @@ class projection {
   /// What was put aside, oldest first.
   [[nodiscard]] awaitable<std::vector<parked_event>> parked();
   /// Applies what was put aside of a stream, in order. Returns how many events that were.
-  /// Errors: what the first that still fails ends with; those before it are applied.
+  /// Errors: what the first that still fails ends with (`events_missing` for one that is not in the store any more);
+  /// those before it are applied.
   [[nodiscard]] awaitable<std::size_t> replay(std::string stream);
   /// Gives up what was put aside of a stream. Returns how many events that were.
   [[nodiscard]] awaitable<std::size_t> discard(std::string stream);
 
  private:
+  using stream_set = std::unordered_set<std::string>;
+
   awaitable<std::uint64_t> start();
+  awaitable<std::uint64_t> settled_position();
   /// @param done  the position of what is applied; moves on with it.
   awaitable<std::size_t> catch_up_from(std::uint64_t& done);
-  awaitable<void> apply_all(std::uint64_t from, const std::vector<recorded_event>& events, std::size_t begin,
-                            std::size_t end, std::uint64_t to);
+  awaitable<void> apply_all(std::uint64_t from, std::span<const recorded_event> events, std::uint64_t to,
+                            stream_set& parked);
+  awaitable<bool> is_their_fault(failure why, std::uint64_t from);
   [[nodiscard]] batch moved(std::uint64_t from, std::uint64_t to) const;
-  awaitable<void> park(std::uint64_t from, const recorded_event& e, std::uint64_t to, std::string reason);
-  awaitable<bool> is_parked(std::string stream);
+  awaitable<stream_set> parked_streams();
+  void park(batch& b, const recorded_event& e, std::string reason) const;
 
   event_store* store_;
   std::string name_;

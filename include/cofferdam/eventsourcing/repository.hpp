@@ -42,6 +42,8 @@ struct repository_options {
   std::uint64_t snapshot_every = 0;   ///< events between two snapshots of a stream; 0: none
   std::uint32_t snapshot_schema = 1;  ///< of the state's form; snapshots of another are not used
   bool ignore_unknown = false;        ///< events of types the aggregate does not have; else `event_undecodable`
+  /// The first event left of a truncated stream says all that those before it did; else `events_missing`.
+  bool begins_with_summary = false;
 };
 
 namespace detail {
@@ -55,6 +57,9 @@ awaitable<found_snapshot> load_snapshot(database& db, std::string stream, std::u
 awaitable<void> save_snapshot(database& db, std::string stream, std::uint32_t schema, std::uint64_t version,
                               std::string data);
 [[noreturn]] void raise_unknown(const recorded_event& e);
+/// The version that the stream had when it was removed, 0 if never: the next one begins anew.
+awaitable<std::uint64_t> removed_version(database& db, std::string stream);
+[[noreturn]] void raise_missing(const std::string& stream, std::uint64_t first_version);
 
 template <class A>
 concept has_snapshots = requires(const A& state, nlohmann::json data) {
@@ -83,7 +88,8 @@ template <aggregate A> class repository {
   }
 
   /// The state now, from the newest snapshot and what came after it.
-  /// Errors: `storage_error` (`event_undecodable` names the event).
+  /// Errors: `storage_error` (`event_undecodable` names the event; `events_missing` when the stream was truncated or
+  /// moved out further than the newest snapshot of this form reaches).
   [[nodiscard]] awaitable<loaded> load(std::string id) {
     loaded present;
     const std::string stream = prefix_ + id;
@@ -149,16 +155,20 @@ template <aggregate A> class repository {
       read_options options;
       options.from = present.version + 1;
       slice page = co_await store_->read_stream(stream, options);
+      if (page.first_version > present.version + 1) {
+        const std::uint64_t removed = co_await detail::removed_version(store_->storage(), stream);
+        const bool is_new_life = removed > present.version;
+        if (!is_new_life && !options_.begins_with_summary) detail::raise_missing(stream, page.first_version);
+        present = {A(), is_new_life ? removed : page.first_version - 1};
+        continue;
+      }
       for (const auto& e : page.events) {
         const auto decoded = codec_->decode<event_type>(e);
         if (decoded) apply(present.state, *decoded);
         if (!decoded && !options_.ignore_unknown) detail::raise_unknown(e);
         present.version = e.version;
       }
-      if (!page.is_end) continue;
-      // Removed events still count.
-      if (present.version < page.version && page.events.empty()) present.version = page.version;
-      co_return page.version;
+      if (page.is_end) co_return page.version;
     }
   }
 

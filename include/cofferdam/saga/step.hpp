@@ -170,7 +170,7 @@ template <fixed_string Name, step_kind Kind, auto Act, auto Undo> class bound_st
 
   constexpr bound_step() = default;
 
-  /// Of the action; after that the step has failed.
+  /// Of the action; after that the step has failed. A pivot stops the saga for an operator: it may have happened.
   [[nodiscard]] constexpr bound_step max_attempts(std::uint32_t n) const {
     return changed([n](step_settings& s) { s.max_attempts = n; });
   }

@@ -12,7 +12,6 @@
 #include <string>
 #include <string_view>
 #include <typeindex>
-#include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
 
@@ -42,18 +41,14 @@ class services {
 /// One attempt of an action or undo. Lives as long as the attempt. Thread safety: none.
 class step_context {
  public:
-  step_context(detail::instance& saga, const services& available, std::string key, std::uint32_t attempt, bool is_undo,
-               time_point deadline)
-      : saga_(&saga),
-        services_(&available),
-        key_(std::move(key)),
-        attempt_(attempt),
-        is_undo_(is_undo),
-        deadline_(deadline) {}
+  /// @param key  must outlive it.
+  step_context(detail::instance& saga, const services& available, const std::string& key, std::uint32_t attempt,
+               bool is_undo, time_point deadline)
+      : saga_(&saga), services_(&available), key_(&key), attempt_(attempt), is_undo_(is_undo), deadline_(deadline) {}
 
   [[nodiscard]] const std::string& saga_id() const noexcept;
   /// The step's place in its saga, such as "reserve#1" or "prepare/label#2".
-  [[nodiscard]] const std::string& key() const noexcept { return key_; }
+  [[nodiscard]] const std::string& key() const noexcept { return *key_; }
   /// The same for every attempt of this step of this saga, in every process, for ever: give it to those you call. An
   /// undo has one of its own.
   [[nodiscard]] std::string idempotency_key() const;
@@ -77,7 +72,7 @@ class step_context {
  private:
   detail::instance* saga_;
   const services* services_;
-  std::string key_;
+  const std::string* key_;
   std::uint32_t attempt_;
   bool is_undo_;
   time_point deadline_;

@@ -2,8 +2,7 @@
 // committed in one hop; no transaction is ever held open across a co_await.
 //
 //     batch b;
-//     b.require("stock is left", "select count(*) > 0 from stock where item = $1 and left > 0", item);
-//     b.execute("update stock set left = left - 1 where item = $1", item);
+//     b.require_change("stock is left", "update stock set amount = amount - 1 where item = $1 and amount > 0", item);
 //     outbox.enqueue(b, message);
 //     co_await db.commit(std::move(b));
 #pragma once
@@ -72,11 +71,11 @@ class batch {
   /// @param name  what the error says failed.
   template <std::convertible_to<value>... Values>
   batch& require(std::string name, std::string sql, Values&&... parameters) {
-    steps_.emplace_back(requirement{std::move(name), statement(std::move(sql), std::forward<Values>(parameters)...)});
+    append(requirement{std::move(name), statement(std::move(sql), std::forward<Values>(parameters)...)});
     return *this;
   }
   batch& require(std::string name, statement query) {
-    steps_.emplace_back(requirement{std::move(name), std::move(query)});
+    append(requirement{std::move(name), std::move(query)});
     return *this;
   }
 
@@ -84,8 +83,7 @@ class batch {
   /// only under the version, epoch or owner that was read.
   template <std::convertible_to<value>... Values>
   batch& require_change(std::string name, std::string sql, Values&&... parameters) {
-    steps_.emplace_back(
-        requirement{std::move(name), statement(std::move(sql), std::forward<Values>(parameters)...), true});
+    append(requirement{std::move(name), statement(std::move(sql), std::forward<Values>(parameters)...), true});
     return *this;
   }
 
@@ -94,7 +92,7 @@ class batch {
     return execute(statement(std::move(sql), std::forward<Values>(parameters)...));
   }
   std::size_t execute(statement s) {
-    steps_.emplace_back(std::move(s));
+    append(std::move(s));
     return statements_++;
   }
 
@@ -106,7 +104,7 @@ class batch {
   /// As locking every name.
   batch& lock_everything() { return locks_everything_ = true, *this; }
 
-  void add(std::shared_ptr<operation> o) { steps_.emplace_back(std::move(o)); }
+  void add(std::shared_ptr<operation> o) { append(std::move(o)); }
   /// All of `other`, after what is here; the indexes of its statements are then those of this batch, further on.
   batch& add(batch other);
 
@@ -126,6 +124,10 @@ class batch {
   [[nodiscard]] bool locks_everything() const noexcept { return locks_everything_; }
 
  private:
+  template <class Step> void append(Step made) {
+    if (steps_.empty()) steps_.reserve(4);  // most have a few: moving them costs more than the room
+    steps_.emplace_back(std::move(made));
+  }
   void lock_key(std::int64_t key, lock_mode mode);
 
   std::vector<step> steps_;

@@ -28,15 +28,15 @@ class cells {
 };
 
 /// Reads rows of many columns in half the time: SQLite locks and checks for every column that is asked of a statement,
-/// but not for the arguments of a function. `step` gives it a row of
+/// but not for the arguments of a function, and it need not stop at every row. One `step` of
 ///
-///     select cofferdam_row($1, position, version, ...) from ... order by (what an index has in this order)
+///     select 1 from ... where ... and cofferdam_row($1, position, ...) order by (what an index has in this order)
 ///
-/// whose parameter $1 it is. The statement's own row is empty.
+/// whose parameter $1 it is, gives it row after row until it has enough: true; false at the end.
 class row_reader {
  public:
-  /// Errors: std::bad_alloc, nothing else.
-  virtual void read(const cells& row) = 0;
+  /// Returns whether that is enough. Errors: std::bad_alloc, nothing else.
+  virtual bool read(const cells& row) = 0;
 
  protected:
   ~row_reader() = default;
@@ -89,6 +89,8 @@ class prepared {
   [[nodiscard]] std::string_view text(int column) const noexcept;
   [[nodiscard]] std::span<const std::byte> bytes(int column) const noexcept;
   [[nodiscard]] value cell(int column) const;
+  /// Whether the statement begins, divides or ends a transaction.
+  [[nodiscard]] bool controls_transaction() const noexcept;
   /// Whether the statement only reads.
   [[nodiscard]] bool is_read_only() const noexcept;
   /// Up to `limit` further rows. Fewer are the last ones.
@@ -113,6 +115,8 @@ class connection {
   [[nodiscard]] virtual prepared prepare(std::string_view sql) = 0;
   /// Prepares, binds, runs and fetches.
   rows run(const statement& s);
+  /// As `run`, of what is prepared already.
+  rows run(prepared& p, const statement& s);
   [[nodiscard]] virtual std::int64_t last_insert_id() const noexcept = 0;
   /// Rows the last statement changed.
   [[nodiscard]] virtual std::size_t changed() const noexcept = 0;

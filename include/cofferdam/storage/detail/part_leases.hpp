@@ -54,14 +54,14 @@ class part_leases {
   }
   /// Gives it back, at the position that is written. Errors: none; it expires.
   [[nodiscard]] awaitable<void> release(leased_part& p);
-  /// False when it is lost.
+  /// False when it is lost, or stands elsewhere than `p` says: to be taken anew.
   [[nodiscard]] awaitable<bool> renew(leased_part& p);
   /// This member counts no longer. Errors: none.
   [[nodiscard]] awaitable<void> leave();
 
   /// `b` happens only while `p` is ours.
   void fence(batch& b, const leased_part& p) const;
-  /// As `fence`; and `p` moves on to `position` and is renewed.
+  /// As `fence`; and `p` moves on to `position`, if it stands where `p` says, and is renewed.
   void write(batch& b, const leased_part& p, std::uint64_t position) const;
   /// What the error of a batch says whose part was lost.
   [[nodiscard]] static std::string loss_of(const leased_part& p);
