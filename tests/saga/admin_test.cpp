@@ -173,6 +173,36 @@ ASYNC_TEST("a verb that is refused leaves no entry, not even at the instant of o
   CHECK(std::ranges::count(history.entries, "operated", &saga::saga_entry::kind) == 1);
 }
 
+ASYNC_TEST("a saga that is moved acts in one place") {
+  database from = co_await database::open("sqlite::memory:"), to = co_await database::open("sqlite::memory:");
+  saga::engine here = co_await saga::engine::open(from), there = co_await saga::engine::open(to);
+  desk::office o;
+  desk::define_office(here, o);
+  desk::define_office(there, o);
+  saga::admin source(from), target(to);
+  (void)co_await here.start("c-1", desk::contract, 2);
+  co_await sleep_for(1s);
+  const saga::decision d("ada", "a new office");
+  co_await source.pause("c-1", d);
+  const auto history = co_await source.export_history("c-1");
+  co_await target.import_history(history);
+  const auto work = [&]() -> awaitable<void> {
+    co_await sleep_for(2h);
+    (void)co_await here.run_due();
+    (void)co_await there.run_due();
+  };
+  co_await work();
+  CHECK(o.lines == desk::lines{"sign 1"});  // paused in both
+  co_await source.abandon("c-1", d);
+  co_await target.resume("c-1", d);
+  co_await work();
+  const auto sum = co_await there.find<int>("c-1").result();
+  CHECK(sum == 3);
+  CHECK(o.lines == desk::lines{"sign 1", "sign 2"});
+  const auto left = co_await source.show("c-1");
+  CHECK(left.info.state == saga::saga_state::abandoned);
+}
+
 ASYNC_TEST("a saga moves to another database and goes on there") {
   database from = co_await database::open("sqlite::memory:"), to = co_await database::open("sqlite::memory:");
   desk::office o;
