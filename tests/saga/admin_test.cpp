@@ -243,8 +243,17 @@ ASYNC_TEST("a damaged journal stops the saga and names the entry; nothing is los
   desk::office o;
   desk::define_office(engine, o);
   saga::admin admin(db);
-  for (const char* damage : {"{", "[]", "{\"arguments\":7}", "\xff"}) {
-    const std::string id = "c-" + std::to_string(damage[0]) + std::to_string(std::string(damage).size());
+  struct damaged {
+    std::string payload, place;
+  };
+  const std::vector<damaged> all{
+      {"{", "entry 1 is no JSON"},
+      {"[]", "entry 1 ('intent' of 'sign#1') is damaged"},
+      {"{\"arguments\":7}", "at 'sign#1' it now does 'sign' with [1], where the journal has 'sign' with 7"},
+      {"\xff", "entry 1 is no JSON"}};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto& [damage, place] = all[i];
+    const std::string id = "c-" + std::to_string(i);
     (void)co_await engine.start(id, desk::contract, 2);
     co_await sleep_for(1s);
     batch b;
@@ -255,6 +264,8 @@ ASYNC_TEST("a damaged journal stops the saga and names the entry; nothing is los
     const rows found = co_await db.query("select state, reason from cofferdam_sagas where id = $1", id);
     INFO(damage << " " << found.front().get<std::string>(1));
     CHECK(found.front().get<int>(0) == static_cast<int>(saga::saga_state::stuck));
-    CHECK(found.front().get<std::string>(1).size() > 10);
+    const auto reason = found.front().get<std::string>(1);
+    CHECK(reason.find(place) != std::string::npos);
+    if (place.starts_with("entry")) CHECK(reason.starts_with("the saga '" + id + "': "));
   }
 }
