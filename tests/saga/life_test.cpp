@@ -175,12 +175,12 @@ ASYNC_TEST("a signal that comes before it is asked for is kept, and one message 
   auto started = co_await engine.start("s-1", lives::approval, std::string("x"));
   co_await engine.signal("s-1", "approved", true, "m-1");
   co_await engine.signal("s-1", "approved", false, "m-1");
-  const rows kept = co_await db.query("select payload from cofferdam_saga_inbox where saga = 's-1'");
-  CHECK(kept.size() == 1);
-  CHECK(kept.front().get<std::string>(0) == "true");
   (void)co_await engine.run_due();
   const auto result = co_await started.result();
   CHECK(result == "x!b!");
+  const rows kept = co_await db.query("select payload from cofferdam_saga_inbox where saga = 's-1'");
+  CHECK(kept.size() == 1);
+  CHECK(kept.front().get<std::string>(0) == "true");
   const auto late = co_await test::error_of(engine.signal("s-1", "approved", true));
   CHECK(late == "the saga 's-1' has ended: it is completed");
   const auto unknown = co_await test::error_of(engine.signal("s-2", "approved", true));
