@@ -220,6 +220,9 @@ ASYNC_TEST("a signal that comes before it is asked for is kept, and one message 
   (void)co_await engine.run_due();
   const auto result = co_await started.result();
   CHECK(result == "x!b!");
+  const rows kept = co_await db.query("select payload from cofferdam_saga_inbox where saga = 's-1'");
+  CHECK(kept.size() == 1);
+  CHECK(kept.front().get<std::string>(0) == "true");
   const auto late = co_await test::error_of(engine.signal("s-1", "approved", true));
   CHECK(late == "the saga 's-1' has ended: it is completed");
   const auto unknown = co_await test::error_of(engine.signal("s-2", "approved", true));
