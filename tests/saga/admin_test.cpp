@@ -15,7 +15,7 @@ namespace desk {
 
 struct office {
   std::vector<std::string> lines;
-  bool is_broken = false;
+  bool is_broken = false, is_cold = false;
   bool cannot_undo = false;
 };
 
@@ -44,7 +44,7 @@ saga::task<int> contract(saga::scope& s, int last) {
 awaitable<int> seal(saga::step_context& context, int page) {
   auto& o = context.get<office>();
   o.lines.push_back("seal " + std::to_string(page));
-  if (o.is_broken) throw saga::fatal("the wax is cold");
+  if (o.is_cold) throw saga::fatal("the wax is cold");
   co_return page;
 }
 constexpr auto seal_step = saga::pivot<"seal", &seal>;
@@ -154,7 +154,7 @@ ASYNC_TEST("a pivot that an operator says has happened leaves no way back") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
   desk::office o;
-  o.is_broken = true;
+  o.is_cold = true;
   desk::define_office(engine, o);
   saga::admin admin(db);
   const saga::start_options within{.deadline = 30min};
