@@ -262,6 +262,7 @@ class driver final : public detail::storage_driver {
       const std::lock_guard alone(inline_mutex_);
       written->begin();
       write(std::span(&written, 1));
+      tend_log();
     } else {
       written->finish();
     }
@@ -318,6 +319,8 @@ class driver final : public detail::storage_driver {
       const auto busy = std::chrono::ceil<std::chrono::milliseconds>(options_.busy_timeout).count();
       writing_ = std::make_unique<owned_connection>(where_, options_.create ? access::create : access::write, busy);
       sqlite3_wal_hook(writing_->handle(), &driver::on_log_grown, this);
+      prepared size = writing_->prepare("pragma page_size");
+      if (size.step()) page_bytes_ = static_cast<std::uint64_t>(size.integer(0));
       if (where_.threads) start_readers();
       opening.result.emplace(receipt());
     } catch (...) {
@@ -566,6 +569,7 @@ class driver final : public detail::storage_driver {
 
   void count(std::size_t batches, std::size_t committed, const failure& why) {
     const std::lock_guard lock(mutex_);
+    stats_.log_bytes = log_bytes();
     if (why) {
       ++stats_.failed_commits;
       return;
@@ -588,14 +592,19 @@ class driver final : public detail::storage_driver {
     return SQLITE_OK;
   }
 
+  /// As SQLite lays it out: a head, and before each page one of its own.
+  [[nodiscard]] std::uint64_t log_bytes() const noexcept {
+    constexpr std::uint64_t head = 32, head_of_page = 24;
+    return log_pages_ == 0 ? 0 : head + static_cast<std::uint64_t>(log_pages_) * (page_bytes_ + head_of_page);
+  }
+
   /// After a commit, when its callers have gone on.
   void tend_log() {
-    if (log_pages_ < options_.checkpoint_pages) return;
+    if (log_pages_ == 0 || log_pages_ < options_.checkpoint_pages) return;
     bool is_idle = false;
     {
       const std::lock_guard lock(mutex_);
       is_idle = writes_.empty();
-      stats_.log_bytes = static_cast<std::uint64_t>(log_pages_) * page_bytes;
     }
     // Truncating waits for readers, so only when nothing else is to be done, and not long.
     checkpoint(is_idle ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE);
@@ -608,10 +617,12 @@ class driver final : public detail::storage_driver {
     sqlite3_busy_timeout(writing_->handle(), static_cast<int>(busy_milliseconds()));
     if (result != SQLITE_OK || left != moved) return;  // a reader still needs the log: next time
     log_pages_ = 0;
+    if (mode == SQLITE_CHECKPOINT_TRUNCATE) {
+      const std::lock_guard lock(mutex_);
+      stats_.log_bytes = 0;
+    }
     if (events.has_listeners()) events.publish({database_event::kind::checkpointed, 0, {}});
   }
-
-  static constexpr std::uint64_t page_bytes = 4096;
 
   const location where_;
   const database_options options_;
@@ -631,7 +642,8 @@ class driver final : public detail::storage_driver {
   std::mutex inline_mutex_;  // where there are no threads
   std::unique_ptr<owned_connection> writing_;
   std::int64_t log_pages_ = 0;  // the writer's
-  std::size_t caution_ = 0;     // the writer's: for how many groups it takes savepoints
+  std::uint64_t page_bytes_ = 4096;
+  std::size_t caution_ = 0;  // the writer's: for how many groups it takes savepoints
   std::thread writer_;
   std::vector<std::thread> readers_;
   std::mutex watch_mutex_;

@@ -1,5 +1,6 @@
 // What SQLite does beyond the contract: files, other processes, group commit, its own errors.
 #include "async_test.hpp"
+#include "database_test.hpp"
 #include "error_of.hpp"
 #include "harness.hpp"
 #include "real_time.hpp"
@@ -16,6 +17,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <optional>
@@ -423,6 +425,48 @@ TEST_CASE("a short read is done in the calling thread, one that turns out long i
     co_await db.close();
     const auto refused = co_await test::error_of(db.read(brief));
     CHECK(refused.find("was closed") != std::string::npos);
+  };
+  test::run_in_real_time(body);
+}
+
+TEST_CASE("statistics tell the size of the log, which is moved into the database when it has grown") {
+  const std::string where = GENERATE("", "?threads=0");
+  const test::temporary_directory directory;
+  const std::string path = directory.file("log.db"), log = path + "-wal";
+  const auto body = [&]() -> awaitable<void> {
+    database_options options;
+    options.checkpoint_pages = 30;
+    database db = co_await database::open("sqlite:" + path + where, options);
+    std::atomic<int> moved{0};
+    const auto listening = db.events().subscribe([&](const database_event& e) {
+      if (e.what == database_event::kind::checkpointed) ++moved;
+    });
+    co_await sqlite_cases::make_log(db);
+    const auto after_one = db.stats().log_bytes;
+    CHECK(after_one == std::filesystem::file_size(log));
+    batch small = sqlite_cases::a_line("small");
+    co_await db.commit(std::move(small));
+    const auto after_two = db.stats().log_bytes;
+    CHECK(after_two > after_one);
+    CHECK(after_two == std::filesystem::file_size(log));
+    batch refused = sqlite_cases::a_line("refused");
+    refused.require("it is so", "select 0");
+    (void)co_await db.try_commit(std::move(refused));
+    CHECK(db.stats().log_bytes == after_two);
+    CHECK(moved == 0);
+
+    batch big = sqlite_cases::a_line(std::string(200'000, 'x'));
+    co_await db.commit(std::move(big));
+    const auto is_moved = [&] { return moved > 0; };
+    const bool has_moved = co_await test::eventually(is_moved);
+    CHECK(has_moved);
+    CHECK(db.stats().log_bytes == 0);
+    CHECK(std::filesystem::file_size(log) == 0);
+    batch again = sqlite_cases::a_line("small");
+    co_await db.commit(std::move(again));
+    CHECK(db.stats().log_bytes == std::filesystem::file_size(log));
+    CHECK(db.stats().log_bytes > 0);
+    co_await db.close();
   };
   test::run_in_real_time(body);
 }

@@ -70,7 +70,7 @@ struct database_stats {
   std::uint64_t connects = 0;          ///< PostgreSQL: connections opened, again or for the first time
   std::uint64_t failed_connects = 0;   ///< PostgreSQL
   std::uint64_t lost_connections = 0;  ///< PostgreSQL: that broke, or did not answer within `statement_limit`
-  std::uint64_t log_bytes = 0;         ///< size of the write-ahead log
+  std::uint64_t log_bytes = 0;         ///< SQLite: of the write-ahead log, as far as it is in use
 };
 
 struct database_event {
