@@ -24,7 +24,8 @@ part_leases::part_leases(database& db, part_tables tables, std::string group, st
   renew_ = "update " + tables.parts + " set expires_at = $5" + ours;
   leave_ = "delete from " + tables.members + " where " + name + " = $1 and id = $2";
   write_ = "update " + tables.parts + " set position = $5, expires_at = $6" + ours;
-  owned_ = "select count(*) > 0 from " + tables.parts + ours;
+  // Locked, or another could take the part, and write, before this batch has ended; on SQLite one writes.
+  owned_ = "select 1 from " + tables.parts + ours + (db.has_one_writer() ? "" : " for update");
 }
 
 awaitable<void> part_leases::create(std::size_t parts, std::uint64_t position) {

@@ -300,6 +300,37 @@ TEST_CASE("a batch that would end the transaction takes no other along, and none
   });
 }
 
+TEST_CASE("of those who take from a stock at once none gets what is not there") {
+  contract::on_every_database([](database& db) -> awaitable<void> {
+    batch stock;
+    stock.execute("create table stock(item text primary key, amount bigint not null)");
+    stock.execute("create table orders(id text primary key, total bigint not null)");
+    stock.execute("insert into stock(item, amount) values('bolt', 5)");
+    co_await db.commit(std::move(stock));
+    int next = 0, done = 0, sold_out = 0;
+    const auto buy = [&]() -> awaitable<void> {
+      const std::string item = "bolt", id = std::to_string(next++);
+      batch b;
+      b.require_change("stock is left", "update stock set amount = amount - 1 where item = $1 and amount > 0", item);
+      const std::size_t inserted = b.execute("insert into orders(id, total) values($1, $2) returning id", id, 12);
+      const auto result = co_await db.try_commit(std::move(b));
+      if (result) {
+        CHECK((*result)[inserted].front().get<std::string>(0) == id);
+        ++done;
+      } else {
+        CHECK(result.code() == errc::condition_failed);
+        ++sold_out;
+      }
+    };
+    co_await detail::run_workers(20, [&] { return buy(); });
+    CHECK(done == 5);
+    CHECK(sold_out == 15);
+    const rows left = co_await db.query("select (select amount from stock), (select count(*) from orders)");
+    CHECK(left.front().get<int>(0) == 0);
+    CHECK(left.front().get<int>(1) == 5);
+  });
+}
+
 TEST_CASE("a cell read as what it is not names its column") {
   contract::on_every_database([](database& db) -> awaitable<void> {
     const rows found = co_await db.query("select 'text' as word, 300 as number");

@@ -2,8 +2,7 @@
 // committed in one hop; no transaction is ever held open across a co_await.
 //
 //     batch b;
-//     b.require("stock is left", "select count(*) > 0 from stock where item = $1 and left > 0", item);
-//     b.execute("update stock set left = left - 1 where item = $1", item);
+//     b.require_change("stock is left", "update stock set amount = amount - 1 where item = $1 and amount > 0", item);
 //     outbox.enqueue(b, message);
 //     co_await db.commit(std::move(b));
 #pragma once
