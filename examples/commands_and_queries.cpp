@@ -4,6 +4,7 @@
 #include <cofferdam/cqrs/command_bus.hpp>
 #include <cofferdam/cqrs/query_bus.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
+#include <cofferdam/eventsourcing/projection.hpp>
 
 #include <cstdio>
 
