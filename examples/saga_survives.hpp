@@ -20,13 +20,13 @@ struct worker {
 
 inline awaitable<std::string> pick(saga::step_context& context, std::string item) {
   auto& w = context.get<worker>();
-  if (!w.is_silent) std::printf("%s: pick %s\n", w.dies ? "first" : "second", item.c_str());
+  if (!w.is_silent) std::printf("%s: pick %s\n", w.dies ? "first" : "another", item.c_str());
   co_return item;
 }
 inline awaitable<std::string> pack(saga::step_context& context, std::string item) {
   auto& w = context.get<worker>();
   const std::string key = context.idempotency_key();
-  if (!w.is_silent) std::printf("%s: pack %s, key %s\n", w.dies ? "first" : "second", item.c_str(), key.c_str());
+  if (!w.is_silent) std::printf("%s: pack %s, key %s\n", w.dies ? "first" : "another", item.c_str(), key.c_str());
   std::fflush(stdout);
   if (w.dies) std::raise(SIGKILL);
   w.boxes.emplace(key, "box of " + item);

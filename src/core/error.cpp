@@ -82,7 +82,7 @@ class category final : public std::error_category {
       case errc::command_invalid:
         return "the command is not valid";
       case errc::command_forbidden:
-        return "the command is not allowed";
+        return "the command or query is not allowed";
       case errc::command_key_reused:
         return "the key belongs to another command";
       case errc::stale_read:

@@ -1,10 +1,14 @@
+#include <cofferdam/core/parked.hpp>
 #include <cofferdam/core/random.hpp>
+#include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/workers.hpp>
 #include <cofferdam/cqrs/command_schedule.hpp>
 #include <cofferdam/storage/detail/stored.hpp>
 
 #include <algorithm>
+#include <list>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 
@@ -26,8 +30,58 @@ struct command_schedule::state {
 struct command_schedule::due_command {
   std::string id, key, command, payload;
   std::uint32_t attempts = 0;
-  std::int64_t claimed_until = 0;
+  std::int64_t claimed_until = 0;  // by somebody silent, when it was found
   command_context context;
+  bool is_claimed = false;  // by us
+};
+
+/// Those who send, on one strand, and what they have in hand.
+struct command_schedule::crew {
+  explicit crew(bool waits) noexcept : goes_on(waits) {}
+
+  bool goes_on;                                   // when nothing is due any more
+  std::list<due_command> due;                     // found, and not taken by anybody
+  std::list<due_command> sending;                 // taken
+  bool is_looking = false;                        // one looks for all
+  std::vector<detail::parked_reference> waiting;  // for their turn to look
+  std::mutex mutex;                               // as `wait_among` wants it
+  std::size_t working = 0, sent = 0;
+  std::exception_ptr error;
+  std::function<void()> end;
+};
+
+/// While it lives, nobody else looks.
+class command_schedule::turn {
+ public:
+  explicit turn(crew& all) noexcept : all_(all) { all_.is_looking = true; }
+  turn(const turn&) = delete;
+  turn& operator=(const turn&) = delete;
+  ~turn() {
+    all_.is_looking = false;
+    while (!all_.waiting.empty()) {
+      const auto next = std::move(all_.waiting.back());
+      all_.waiting.pop_back();
+      if (next->wake(wake_reason::woken)) break;  // else it has left
+    }
+  }
+
+ private:
+  crew& all_;
+};
+
+/// While it lives, the command is being sent.
+class command_schedule::in_hand {
+ public:
+  in_hand(crew& all, due_command& one) noexcept : all_(all), one_(one) {}
+  in_hand(const in_hand&) = delete;
+  in_hand& operator=(const in_hand&) = delete;
+  ~in_hand() {
+    all_.sending.remove_if([this](const due_command& other) { return &other == &one_; });
+  }
+
+ private:
+  crew& all_;
+  due_command& one_;
 };
 
 awaitable<command_schedule> command_schedule::open(database& db, command_bus& bus, command_schedule_options options) {
@@ -77,81 +131,142 @@ void command_schedule::cancel(batch& b, std::string id) {
 
 // ------------------------------------------------------------------------------------------------------------- sending
 
-awaitable<void> command_schedule::run() {
-  for (;;) {
-    const std::uint64_t seen = state_->db->changes();
-    duration limit = state_->options.look_at_least_every;
-    failure trouble;
+awaitable<void> command_schedule::run() { (void)co_await work(true); }
+awaitable<std::size_t> command_schedule::run_due() { return work(false); }
+
+awaitable<std::size_t> command_schedule::work(bool goes_on) {
+  crew all(goes_on);
+  all.working = std::max<std::size_t>(state_->options.concurrency, 1);
+  std::size_t started = 0;
+  const auto make = [&] { return started++ < all.working ? serve(all) : renew_claims(all); };
+  co_await detail::run_workers(all.working + 1, make, &all.end);
+  if (all.error) std::rethrow_exception(all.error);
+  co_return all.sent;
+}
+
+/// One command after the other.
+awaitable<void> command_schedule::serve(crew& all) {
+  bool is_troubled = false;
+  while (!all.error) {
     try {
-      (void)co_await run_due();
-      const rows next = co_await state_->db->query("select min(due) from cofferdam_scheduled where failed = 0");
-      const auto due = next.front().get<std::optional<std::int64_t>>(0);
-      if (due) {
-        const std::int64_t left = std::max<std::int64_t>(*due - state_->now(), 0);
-        limit = std::clamp<duration>(std::chrono::microseconds(left), std::chrono::milliseconds(1), limit);
-      }
+      // After a command; what came while nothing could be cancelled, `renew_claims` hears.
+      co_await net::this_coro::reset_cancellation_state(net::enable_terminal_cancellation());
+      if (std::exchange(is_troubled, false)) co_await sleep_for(std::chrono::seconds(1));
+      due_command* one = co_await take(all);
+      if (one == nullptr) break;
+      const in_hand held(all, *one);
+      const bool has_succeeded = co_await send_one(*one);
+      if (has_succeeded) ++all.sent;
     } catch (const storage_error& e) {
-      trouble = failure::current(e);
+      is_troubled = all.goes_on && e.code() != errc::database_closed;
+      if (!is_troubled && !all.error) all.error = std::current_exception();
+    } catch (...) {
+      if (!all.error) all.error = std::current_exception();
     }
-    if (trouble.code() == errc::database_closed) trouble.raise();
-    (void)co_await state_->db->wait_for_change(seen, trouble ? std::chrono::seconds(1) : limit);
   }
+  if (--all.working == 0) all.end();
 }
 
-awaitable<std::size_t> command_schedule::run_due() {
-  for (std::size_t sent = 0;;) {
-    std::vector<due_command> due = co_await find_due();
-    if (due.empty()) co_return sent;
-    std::size_t next = 0;
-    std::exception_ptr error;
-    const auto work = [&]() -> awaitable<void> {
-      while (next < due.size() && !error) {
-        try {
-          const bool has_succeeded = co_await send_one(due[next++]);
-          if (has_succeeded) ++sent;
-        } catch (...) {
-          error = std::current_exception();
-        }
-      }
-    };
-    const auto make = [&work] { return work(); };
-    co_await detail::run_workers(std::min(std::max<std::size_t>(state_->options.concurrency, 1), due.size()), make);
-    if (error) std::rethrow_exception(error);
+/// The next that is due; null when there is none, or somebody has failed.
+awaitable<command_schedule::due_command*> command_schedule::take(crew& all) {
+  while (all.is_looking) {
+    const auto enlist = detail::wait_among(all.waiting, all.mutex, [&all] { return !all.is_looking; });
+    const wake_reason reason = co_await park(never, enlist);
+    if (reason == wake_reason::cancelled) failure::cancelled().raise();
   }
+  const turn ours(all);
+  for (;;) {
+    if (all.error) co_return nullptr;
+    if (!all.due.empty()) break;
+    const std::uint64_t seen = state_->db->changes();
+    co_await find_due(all);
+    if (!all.due.empty()) continue;
+    if (!all.goes_on) co_return nullptr;
+    const duration limit = co_await until_next();
+    (void)co_await state_->db->wait_for_change(seen, limit);
+  }
+  all.sending.splice(all.sending.end(), all.due, all.due.begin());
+  co_return &all.sending.back();
 }
 
-awaitable<std::vector<command_schedule::due_command>> command_schedule::find_due() {
+awaitable<void> command_schedule::find_due(crew& all) {
   const rows found = co_await state_->db->query(
       "select id, key, command, payload, attempts, claimed_until, tenant, principal, correlation, causation from "
       "cofferdam_scheduled where failed = 0 and due <= $1 and claimed_until <= $1 order by due, id limit 100",
       state_->now());
-  std::vector<due_command> due;
   for (const row r : found) {
-    due_command& one = due.emplace_back();
+    const auto key = r.get<std::string>(1);
+    // Its claim is on the way to the database.
+    if (std::ranges::any_of(all.sending, [&key](const due_command& taken) { return taken.key == key; })) continue;
+    due_command& one = all.due.emplace_back();
     one.id = r.get<std::string>(0);
-    one.key = r.get<std::string>(1);
+    one.key = key;
     one.command = r.get<std::string>(2);
     one.payload = r.get<std::string>(3);
     one.attempts = r.get<std::uint32_t>(4);
     one.claimed_until = r.get<std::int64_t>(5);
     one.context.tenant(r.get<std::string>(6)).principal(r.get<std::string>(7));
     one.context.correlation(r.get<std::string>(8)).causation(r.get<std::string>(9));
-    one.context.idempotency_key("scheduled " + one.key);
+    one.context.idempotency_key("scheduled " + key);
   }
-  co_return due;
+}
+
+/// Until the next one is due, or the claim of one that is due ends.
+awaitable<duration> command_schedule::until_next() {
+  const std::int64_t now = state_->now();
+  const rows found = co_await state_->db->query(
+      "select min(ready) from (select min(claimed_until) as ready from cofferdam_scheduled where failed = 0 and due <= "
+      "$1 union all select min(due) from cofferdam_scheduled where failed = 0 and due > $1) as of_each",
+      now);
+  const auto ready = found.front().get<std::optional<std::int64_t>>(0);
+  const duration longest = state_->options.look_at_least_every;
+  if (!ready) co_return longest;
+  const std::chrono::microseconds left(std::max<std::int64_t>(*ready - now, 0));
+  co_return std::clamp<duration>(left, std::chrono::milliseconds(1), longest);
+}
+
+/// For as long as somebody sends, also after a cancellation. Hears of that, whatever the others do.
+awaitable<void> command_schedule::renew_claims(crew& all) {
+  while (all.working > 0) {
+    try {
+      co_await sleep_for(state_->options.claim / 3);
+      batch b;
+      for (const due_command& one : all.sending) {
+        if (!one.is_claimed) continue;
+        // Not what is given back meanwhile, or another's by now: attempts count claims.
+        b.execute(
+            "update cofferdam_scheduled set claimed_until = $4 where id = $1 and key = $2 and attempts = $3 and "
+            "claimed_until > 0",
+            one.id, one.key, one.attempts + 1, claim_end());
+      }
+      if (!b.empty()) (void)co_await state_->db->try_commit(std::move(b));
+    } catch (...) {  // NOLINT(bugprone-empty-catch): the next round renews as well
+    }
+    const auto cancellation = co_await net::this_coro::cancellation_state;
+    if (all.working == 0 || cancellation.cancelled() == net::cancellation_type::none) continue;
+    co_await net::this_coro::reset_cancellation_state(net::enable_terminal_cancellation());
+    if (all.error) continue;
+    all.error = failure::cancelled().exception();
+    all.end();  // once more, for those who did not hear
+  }
+}
+
+std::int64_t command_schedule::claim_end() const {
+  return state_->now() + std::chrono::ceil<std::chrono::microseconds>(state_->options.claim).count();
 }
 
 /// Claims it, sends it, and removes it or says when to try again. False when it failed, or somebody else has it.
 awaitable<bool> command_schedule::send_one(due_command& one) {
   const auto& options = state_->options;
   batch claim;
-  const std::int64_t until = state_->now() + std::chrono::ceil<std::chrono::microseconds>(options.claim).count();
+  // What somebody else has tried since it was found has other attempts, and may be due later.
   const std::size_t claimed = claim.execute(
-      "update cofferdam_scheduled set claimed_until = $4, attempts = attempts + 1 where id = $1 and key = $2 and "
-      "claimed_until = $3",
-      one.id, one.key, one.claimed_until, until);
+      "update cofferdam_scheduled set claimed_until = $5, attempts = attempts + 1 where id = $1 and key = $2 and "
+      "attempts = $3 and claimed_until = $4",
+      one.id, one.key, one.attempts, one.claimed_until, claim_end());
   const receipt claims = co_await state_->db->commit(std::move(claim));
-  if (claims[claimed].affected() == 0) co_return false;
+  one.is_claimed = claims[claimed].affected() > 0;
+  if (!one.is_claimed) co_return false;
   failure why;
   const auto known = state_->senders.find(one.command);
   try {
@@ -171,16 +286,17 @@ awaitable<bool> command_schedule::send_one(due_command& one) {
   if (!why) {
     b.execute("delete from cofferdam_scheduled where id = $1 and key = $2", one.id, one.key);
   } else if (is_stopped) {  // no fault of its own
-    b.execute("update cofferdam_scheduled set claimed_until = 0, attempts = $3 where id = $1 and key = $2", one.id,
-              one.key, one.attempts);
+    b.execute(
+        "update cofferdam_scheduled set claimed_until = 0, attempts = $3 where id = $1 and key = $2 and attempts = $4",
+        one.id, one.key, one.attempts, one.attempts + 1);
   } else {
     const bool is_last = one.attempts + 1 >= options.max_attempts;
     const duration pause = options.retry_after * (std::int64_t{1} << std::min(one.attempts, 6U));
     b.execute(
         "update cofferdam_scheduled set claimed_until = 0, due = $3, failed = $4, reason = $5 where id = $1 and key = "
-        "$2",
+        "$2 and attempts = $6",
         one.id, one.key, state_->now() + std::chrono::ceil<std::chrono::microseconds>(pause).count(), is_last ? 1 : 0,
-        why.message());
+        why.message(), one.attempts + 1);
   }
   co_await state_->db->commit(std::move(b));
   if (is_stopped) why.raise();

@@ -1,4 +1,3 @@
-#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/cqrs/query_bus.hpp>
 
 #include <algorithm>
@@ -27,6 +26,18 @@ void query_bus::expect(std::size_t slot, const std::string& name) {
   expected_.push_back(slot);
 }
 
+query_bus& query_bus::authorise(std::function<bool(const std::string&, const command_context&)> rule) {
+  authorise_ = std::move(rule);
+  is_plain_ = false;
+  return *this;
+}
+
+query_bus& query_bus::use(pipeline policies) {
+  policies_ = std::move(policies);
+  is_plain_ = false;
+  return *this;
+}
+
 void query_bus::build() {
   for (std::size_t slot = 0; slot < entries_.size(); ++slot) {
     const auto& to = entries_[slot];
@@ -46,18 +57,34 @@ query_bus::entry& query_bus::find(std::size_t slot, const std::string& name) {
   throw std::logic_error("nobody answers '" + name + "': call handle<" + name + ">() first");
 }
 
-awaitable<void> query_bus::wait_for_tables(const entry& to, ask_options options) {
+failure query_bus::refusal(const entry& to, const command_context& context) const {
+  if (!authorise_ || authorise_(to.name, context)) return {};
+  return failure::refused(errc::command_forbidden, std::make_shared<const std::string>(to.name));
+}
+
+awaitable<failure> query_bus::wait_for_tables(const entry& to, ask_options options) {
   const auto executor = co_await net::this_coro::executor;
   auto& timers = timers_of(executor);
   const time_point until = saturating_add(timers.now(), options.limit);
-  for (auto* table : to.tables) {
-    const bool is_there = co_await table->wait_for(options.at_least.position, until - timers.now());
-    if (is_there) continue;
-    const std::uint64_t position = co_await table->position();
-    throw storage_error(errc::stale_read, "'" + to.name + "' is asked for position " +
-                                              std::to_string(options.at_least.position) + ", its table is at " +
-                                              std::to_string(position));
+  failure why;
+  try {
+    for (const auto& each : to.tables) {
+      const bool is_there = co_await each.wait_for(options.at_least.position, until - timers.now());
+      if (is_there) continue;
+      const std::uint64_t position = co_await each.position();
+      throw storage_error(errc::stale_read, "'" + to.name + "' is asked for position " +
+                                                std::to_string(options.at_least.position) + ", its table is at " +
+                                                std::to_string(position));
+    }
+  } catch (const std::exception& e) {
+    why = failure::current(e);
   }
+  co_return why;
+}
+
+void query_bus::publish(query_event::kind what, const entry& about, const command_context& context, duration took,
+                        const failure& why) {
+  if (events_.has_listeners()) events_.publish({what, about.name, why, took, &context});
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

@@ -1,3 +1,4 @@
+#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/blue_green.hpp>
 
 #include <algorithm>
@@ -50,10 +51,25 @@ awaitable<std::uint32_t> blue_green_projection::active() {
 }
 
 awaitable<std::uint64_t> blue_green_projection::position() {
-  const std::uint32_t now = co_await active();
-  const rows found =
-      co_await store_->storage().query("select position from cofferdam_projections where name = $1", table_of(now));
+  // In one look: between two of them another version may have taken over.
+  const rows found = co_await store_->storage().query(
+      "select p.position from cofferdam_blue_green b join cofferdam_projections p on p.name = b.name || '_v' || "
+      "b.active where b.name = $1",
+      name_);
   co_return found.empty() ? 0 : found.front().get<std::uint64_t>(0);
+}
+
+awaitable<bool> blue_green_projection::wait_for(std::uint64_t wanted, duration limit) {
+  const auto executor = co_await net::this_coro::executor;
+  auto& timers = timers_of(executor);
+  const time_point until = saturating_add(timers.now(), limit);
+  for (;;) {
+    const std::uint64_t seen = store_->storage().changes();
+    const std::uint64_t done = co_await position();
+    if (done >= wanted) co_return true;
+    if (timers.now() >= until) co_return false;
+    (void)co_await store_->storage().wait_for_change(seen, until - timers.now());
+  }
 }
 
 /// Table and position, empty, where they are not there yet; the view too if it is the first version.

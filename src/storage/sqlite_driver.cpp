@@ -643,7 +643,7 @@ class driver final : public detail::storage_driver {
   std::unique_ptr<owned_connection> writing_;
   std::int64_t log_pages_ = 0;  // the writer's
   std::uint64_t page_bytes_ = 4096;
-  std::size_t caution_ = 0;     // the writer's: for how many groups it takes savepoints
+  std::size_t caution_ = 0;  // the writer's: for how many groups it takes savepoints
   std::thread writer_;
   std::vector<std::thread> readers_;
   std::mutex watch_mutex_;

@@ -241,6 +241,98 @@ ASYNC_TEST("a command whose sender died after it was handled is not handled twic
   CHECK(count == 2);
 }
 
+ASYNC_TEST("what another process is sending is looked for again when its claim ends, not before") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule schedule = co_await command_schedule::open(db, desk.bus, {.look_at_least_every = 1h});
+  schedule.add<cancel_unpaid>();
+  const cancel_unpaid order{"o1"};
+  batch b;
+  schedule.schedule(b, order, later::in(executor, 0s), "x");
+  b.execute("update cofferdam_scheduled set claimed_until = $1",
+            std::chrono::duration_cast<std::chrono::microseconds>(later::in(executor, 60s).time_since_epoch()).count());
+  co_await db.commit(std::move(b));
+  const auto before = db.stats().queries;
+  const auto run = [&] { return schedule.run(); };
+  const auto running = spawn(executor, run);
+  co_await sleep_for(59s);
+  CHECK(db.stats().queries - before < 10);
+  CHECK(desk.calls == 0);
+  co_await sleep_for(2s);
+  CHECK(desk.log == std::vector<std::string>{"o1 at 60"});
+  co_await running.stop();
+}
+
+ASYNC_TEST("a command that takes long holds up no other") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule schedule = co_await command_schedule::open(db, desk.bus, {.concurrency = 2});
+  schedule.add<cancel_unpaid>();
+  const auto run = [&] { return schedule.run(); };
+  const auto running = spawn(executor, run);
+  const cancel_unpaid slow{"slow"}, quick{"quick"}, evening{"evening"};
+  desk.takes = 10min;
+  batch b;
+  schedule.schedule(b, slow, later::in(executor, 0s));
+  co_await db.commit(std::move(b));
+  co_await sleep_for(10s);
+  desk.takes = 0s;
+  batch more;
+  schedule.schedule(more, quick, later::in(executor, 0s));
+  schedule.schedule(more, evening, later::in(executor, 50s));
+  co_await db.commit(std::move(more));
+  co_await sleep_for(1h);
+  CHECK(desk.log == std::vector<std::string>{"quick at 10", "evening at 60", "slow at 600"});
+  co_await running.stop();
+}
+
+ASYNC_TEST("a command that takes longer than a claim is not sent again beside itself") {
+  database db = co_await database::open("sqlite::memory:");
+  later::desk desk(db);
+  co_await desk.open();
+  const auto executor = co_await net::this_coro::executor;
+  command_schedule one = co_await command_schedule::open(db, desk.bus, {.claim = 3s}),
+                   two = co_await command_schedule::open(db, desk.bus, {.claim = 3s});
+  one.add<cancel_unpaid>();
+  two.add<cancel_unpaid>();
+  const auto run_one = [&] { return one.run(); };
+  const auto run_two = [&] { return two.run(); };
+  const auto first = spawn(executor, run_one);
+  const auto second = spawn(executor, run_two);
+  const cancel_unpaid order{"o1"};
+  desk.takes = 1min;
+  batch b;
+  one.schedule(b, order, later::in(executor, 0s));
+  co_await db.commit(std::move(b));
+  co_await sleep_for(2min);
+  CHECK(desk.calls == 1);
+  CHECK(desk.log == std::vector<std::string>{"o1 at 60"});
+  const auto waiting = co_await one.waiting();
+  CHECK(waiting.empty());
+
+  // Nor where only what is due now is sent.
+  co_await first.stop();
+  batch again;
+  two.schedule(again, order, later::in(executor, 1s));
+  co_await db.commit(std::move(again));
+  co_await second.stop();
+  co_await sleep_for(1s);
+  desk.calls = 0;
+  const auto send_due = [&]() -> awaitable<void> { (void)co_await one.run_due(); };
+  const auto sending = spawn(executor, send_due);
+  co_await sleep_for(30s);
+  const std::size_t sent = co_await two.run_due();
+  CHECK(sent == 0);
+  CHECK(desk.calls == 1);
+  co_await sending.join();
+  const int count = co_await desk.count();
+  CHECK(count == 2);
+}
+
 ASYNC_TEST("a schedule says what it lacks") {
   database db = co_await database::open("sqlite::memory:");
   command_bus without;

@@ -233,8 +233,7 @@ DATABASE_TEST("what was appended can be read once the projection has it") {
   CHECK(in_time);
   const auto amount = co_await projected::balance_of(db, "a");
   CHECK(amount == 3);
-  running.cancel();
-  co_await sleep_for(time.shortened(1s));
+  co_await running.stop();
 }
 
 ASYNC_TEST("a projection with nothing to do writes nothing") {

@@ -7,7 +7,9 @@ cd "$(dirname "$0")/../.."
 patches=$PWD/tests/planted
 root=$PWD/build/planted
 tree=$root/tree
-patience=120 # seconds; the unit tests take ten, what takes longer hangs
+# seconds; the unit tests take ten, those of sagas two minutes: what takes longer hangs
+patience=120
+saga_patience=900
 say() { printf '%s\n' "$*"; }
 
 if [ $# -eq 0 ]; then
@@ -17,17 +19,33 @@ fi
 # Git must not find the repository around the copy, or it patches that.
 patch_copy() { GIT_CEILING_DIRECTORIES=$root git -C "$tree" apply "$@"; }
 
+# tests_of PATCH: the programs that ought to notice. What core breaks shows above it, too.
+tests_of() {
+  if grep -q '^+++ .*/saga/' "$1"; then
+    say saga
+  elif grep -q '^+++ .*/core/' "$1"; then
+    say core resilience
+  else
+    say resilience
+  fi
+}
+
+# build PROGRAM...: these tests.
 build() {
-  cmake --build "$root/build" -j "$(nproc 2>/dev/null || echo 2)" \
-    --target cofferdam_core_tests cofferdam_resilience_tests >"$root/build.log" 2>&1
+  targets=
+  for program in "$@"; do targets="$targets cofferdam_${program}_tests"; done
+  # shellcheck disable=SC2086
+  cmake --build "$root/build" -j "$(nproc 2>/dev/null || echo 2)" --target $targets >"$root/build.log" 2>&1
 }
 
 # passes PROGRAM...: runs these tests; false, and who noticed in $noticed, when one fails or hangs.
 passes() {
   for program in "$@"; do
     status=0
+    limit=$patience
+    [ "$program" != saga ] || limit=$saga_patience
     # The subshell waits, so that it is not for the terminal to hear of a test that aborts.
-    (cd "$root" && timeout -k 5 $patience "build/tests/cofferdam_${program}_tests" --abort; exit $?) \
+    (cd "$root" && timeout -k 5 $limit "build/tests/cofferdam_${program}_tests" --abort; exit $?) \
       >"$root/test.log" 2>&1 || status=$?
     [ $status -ne 0 ] || continue
     noticed=hangs
@@ -40,6 +58,11 @@ passes() {
   done
 }
 
+used="core resilience"
+for name in "$@"; do
+  if [ "$(tests_of "$patches/$name.patch")" = saga ]; then used="core resilience saga"; fi
+done
+
 say "Building the tests as they are."
 # The copies are as old as the originals, so what was built of a planted file would seem up to date.
 [ ! -e "$root/planting" ] || rm -rf "$root/build"
@@ -50,10 +73,11 @@ cp -Rp cmake examples include src tests CMakeLists.txt CMakePresets.json "$tree"
 cp docs/configuration.schema.json "$tree/docs"
 if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 cmake --preset dev -S "$tree" -B "$root/build" -DCMAKE_UNITY_BUILD=ON -DCOFFERDAM_BUILD_EXAMPLES=OFF >"$root/build.log"
-if ! build; then
+# shellcheck disable=SC2086
+if ! build $used; then
   tail -n 30 "$root/build.log"
   exit 1
-elif ! passes core resilience; then
+elif ! passes $used; then
   say "The tests fail without any planted bug: $noticed"
   exit 1
 fi
@@ -62,23 +86,22 @@ caught=0
 missed=0
 for name in "$@"; do
   patch=$patches/$name.patch
-  # What core breaks shows above it, too.
-  programs=resilience
-  if grep -q '^+++ .*/core/' "$patch"; then programs="core resilience"; fi
+  programs=$(tests_of "$patch")
+  # shellcheck disable=SC2086
   if ! patch_copy "$patch"; then
     verdict="does not apply any more: NOT CAUGHT"
-  elif ! build; then
+  elif ! build $programs; then
     verdict="does not compile (see build/planted/$name.log): NOT CAUGHT"
     cp "$root/build.log" "$root/$name.log"
     patch_copy -R "$patch"
   else
-    # shellcheck disable=SC2086
     if passes $programs; then verdict="NOT CAUGHT"; else verdict="caught: $noticed"; fi
     patch_copy -R "$patch"
   fi
   say "$name: $verdict"
   case $verdict in caught*) caught=$((caught + 1)) ;; *) missed=$((missed + 1)) ;; esac
 done
-if build; then rm "$root/planting"; fi # as they are again
+# shellcheck disable=SC2086
+if build $used; then rm "$root/planting"; fi # as they are again
 say "$caught caught, $missed not caught"
 [ $missed -eq 0 ]

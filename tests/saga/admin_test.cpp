@@ -15,7 +15,7 @@ namespace desk {
 
 struct office {
   std::vector<std::string> lines;
-  bool is_broken = false;
+  bool is_broken = false, is_cold = false;
   bool cannot_undo = false;
 };
 
@@ -44,7 +44,7 @@ saga::task<int> contract(saga::scope& s, int last) {
 awaitable<int> seal(saga::step_context& context, int page) {
   auto& o = context.get<office>();
   o.lines.push_back("seal " + std::to_string(page));
-  if (o.is_broken) throw saga::fatal("the wax is cold");
+  if (o.is_cold) throw saga::fatal("the wax is cold");
   co_return page;
 }
 constexpr auto seal_step = saga::pivot<"seal", &seal>;
@@ -154,7 +154,7 @@ ASYNC_TEST("a pivot that an operator says has happened leaves no way back") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
   desk::office o;
-  o.is_broken = true;
+  o.is_cold = true;
   desk::define_office(engine, o);
   saga::admin admin(db);
   const saga::start_options within{.deadline = 30min};
@@ -219,6 +219,36 @@ ASYNC_TEST("a verb that is refused leaves no entry, not even at the instant of o
   CHECK(std::ranges::count(history.entries, "operated", &saga::saga_entry::kind) == 1);
 }
 
+ASYNC_TEST("a saga that is moved acts in one place") {
+  database from = co_await database::open("sqlite::memory:"), to = co_await database::open("sqlite::memory:");
+  saga::engine here = co_await saga::engine::open(from), there = co_await saga::engine::open(to);
+  desk::office o;
+  desk::define_office(here, o);
+  desk::define_office(there, o);
+  saga::admin source(from), target(to);
+  (void)co_await here.start("c-1", desk::contract, 2);
+  co_await sleep_for(1s);
+  const saga::decision d("ada", "a new office");
+  co_await source.pause("c-1", d);
+  const auto history = co_await source.export_history("c-1");
+  co_await target.import_history(history);
+  const auto work = [&]() -> awaitable<void> {
+    co_await sleep_for(2h);
+    (void)co_await here.run_due();
+    (void)co_await there.run_due();
+  };
+  co_await work();
+  CHECK(o.lines == desk::lines{"sign 1"});  // paused in both
+  co_await source.abandon("c-1", d);
+  co_await target.resume("c-1", d);
+  co_await work();
+  const auto sum = co_await there.find<int>("c-1").result();
+  CHECK(sum == 3);
+  CHECK(o.lines == desk::lines{"sign 1", "sign 2"});
+  const auto left = co_await source.show("c-1");
+  CHECK(left.info.state == saga::saga_state::abandoned);
+}
+
 ASYNC_TEST("a saga moves to another database and goes on there") {
   database from = co_await database::open("sqlite::memory:"), to = co_await database::open("sqlite::memory:");
   desk::office o;
@@ -259,8 +289,17 @@ ASYNC_TEST("a damaged journal stops the saga and names the entry; nothing is los
   desk::office o;
   desk::define_office(engine, o);
   saga::admin admin(db);
-  for (const char* damage : {"{", "[]", "{\"arguments\":7}", "\xff"}) {
-    const std::string id = "c-" + std::to_string(damage[0]) + std::to_string(std::string(damage).size());
+  struct damaged {
+    std::string payload, place;
+  };
+  const std::vector<damaged> all{
+      {"{", "entry 1 is no JSON"},
+      {"[]", "entry 1 ('intent' of 'sign#1') is damaged"},
+      {"{\"arguments\":7}", "at 'sign#1' it now does 'sign' with [1], where the journal has 'sign' with 7"},
+      {"\xff", "entry 1 is no JSON"}};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto& [damage, place] = all[i];
+    const std::string id = "c-" + std::to_string(i);
     (void)co_await engine.start(id, desk::contract, 2);
     co_await sleep_for(1s);
     batch b;
@@ -271,6 +310,8 @@ ASYNC_TEST("a damaged journal stops the saga and names the entry; nothing is los
     const rows found = co_await db.query("select state, reason from cofferdam_sagas where id = $1", id);
     INFO(damage << " " << found.front().get<std::string>(1));
     CHECK(found.front().get<int>(0) == static_cast<int>(saga::saga_state::stuck));
-    CHECK(found.front().get<std::string>(1).size() > 10);
+    const auto reason = found.front().get<std::string>(1);
+    CHECK(reason.find(place) != std::string::npos);
+    if (place.starts_with("entry")) CHECK(reason.starts_with("the saga '" + id + "': "));
   }
 }

@@ -209,7 +209,7 @@ ASYNC_TEST("what is added before branches is noticed, though all that the journa
   dry::performed = 0;
   const auto before = co_await dry::verdict(db, dry::with_more_before);
   CHECK(before ==
-        "the saga 'd-1' ('dry', version 1): its journal has 'left#1/a#1', 'left#1/sleep#1', 'right#1/a#1', "
+        "the saga 'd-1' ('dry', version 1): its journal has 'left#1/a#1', 'right#1/a#1', 'left#1/sleep#1', "
         "'right#1/sleep#1', this build does 'c#1'");
   const auto patched = co_await dry::verdict(db, dry::with_more_before_in_new_ones);
   CHECK(patched == "agrees");

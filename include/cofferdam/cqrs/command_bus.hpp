@@ -15,7 +15,6 @@
 
 #include <cofferdam/core/event_channel.hpp>
 #include <cofferdam/core/task.hpp>
-#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/cqrs/command_context.hpp>
 #include <cofferdam/cqrs/detail/handlers.hpp>
 #include <cofferdam/resilience/pipeline.hpp>
@@ -135,16 +134,16 @@ class command_bus {
       if (is_plain_ && to.rules.empty() && !handler.wants_context() && !events_.has_listeners()) {
         return handler.run(c, nullptr);
       }
-      return valued(attempt<type>(to, c));
+      return detail::valued(attempt<type>(to, c));
     } else {
-      return valued(keep<type>(to, std::forward<C>(c)));
+      return detail::valued(keep<type>(to, std::forward<C>(c)));
     }
   }
   template <class C>
     requires command<std::remove_cvref_t<C>>
   [[nodiscard]] awaitable<typename std::remove_cvref_t<C>::result> send(C&& c, command_context& context) {
     COFFERDAM_GUARD_TASK(C);
-    return valued(try_send(std::forward<C>(c), context));
+    return detail::valued(try_send(std::forward<C>(c), context));
   }
   /// As `send`; a failure is a value.
   template <class C>
@@ -184,30 +183,12 @@ class command_bus {
     std::unique_ptr<detail::any_handler> handler;
     std::vector<std::function<void(const void*, violations&)>> rules;
   };
-  class stopwatch {
-   public:
-    explicit stopwatch(const net::any_io_executor& executor) : timers_(&timers_of(executor)), began_(timers_->now()) {}
-    [[nodiscard]] duration elapsed() const { return timers_->now() - began_; }
-    [[nodiscard]] std::chrono::system_clock::time_point date() const { return timers_->date(); }
-
-   private:
-    const timer_service* timers_;
-    time_point began_;
-  };
   struct repeated_result {
     bool is_known = false;
     std::string result;
     std::uint64_t position = 0;
   };
 
-  template <class T> static awaitable<T> valued(awaitable<outcome<T>> attempted) {
-    auto result = co_await std::move(attempted);
-    if constexpr (std::is_void_v<T>) {
-      result.value();
-    } else {
-      co_return std::move(result).value();
-    }
-  }
   template <class C> awaitable<outcome<typename C::result>> attempt(entry& to, const C& c) {
     command_context context;
     co_return co_await pass<C>(to, c, context);
@@ -224,7 +205,7 @@ class command_bus {
   template <class C> awaitable<outcome<typename C::result>> pass(entry& to, const C& c, command_context& context) {
     using result_type = typename C::result;
     const auto executor = co_await net::this_coro::executor;
-    const stopwatch since(executor);
+    const detail::stopwatch since(executor);
     publish(command_event::kind::started, to, context, {});
     if (failure why = refusal(to, &c, context)) {
       publish(command_event::kind::refused, to, context, since.elapsed(), why);
@@ -244,7 +225,7 @@ class command_bus {
                              "no to_json and from_json");
     }
     auto& handler = detail::typed_handler<C, command_context>(*to.handler);
-    auto result = co_await under_policies<C>(handler, c, context);
+    auto result = co_await detail::run_under(policies_, handler, c, &context);
     if constexpr (detail::is_encodable<C, result_type>) {
       if (is_once && !result) {
         // A twin of it may have been faster.
@@ -254,27 +235,6 @@ class command_bus {
       if (is_once && result) require_committed(to, context);
     }
     co_return report(to, std::move(result), context, since.elapsed());
-  }
-
-  template <class C>
-  awaitable<outcome<typename C::result>> under_policies(detail::handler_for<C, command_context>& handler, const C& c,
-                                                        command_context& context) {
-    const auto work = [&handler, &c, &context] { return handler.run(c, &context); };
-    if (policies_) co_return co_await policies_->try_run(work);
-    failure why;
-    try {
-      if constexpr (std::is_void_v<typename C::result>) {
-        co_await work();
-        co_return outcome<void>();
-      } else {
-        co_return co_await work();
-      }
-    } catch (const std::exception& e) {
-      why = failure::current(e);
-    } catch (...) {
-      why = failure::current();
-    }
-    co_return why;
   }
 
   template <class T>

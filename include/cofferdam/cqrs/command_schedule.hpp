@@ -22,7 +22,7 @@ namespace cofferdam::inline COFFERDAM_ABI {
 struct command_schedule_options {
   std::uint32_t max_attempts = 5;                          ///< of a command that fails; then it is kept as failed
   duration retry_after = std::chrono::seconds(1);          ///< the first time, then doubled, to 64 times as much
-  duration claim = std::chrono::seconds(30);               ///< of a command: a sender silent for so long is gone
+  duration claim = std::chrono::seconds(30);               ///< renewed meanwhile; a sender silent for so long is gone
   std::size_t concurrency = 8;                             ///< commands on their way at once
   duration look_at_least_every = std::chrono::seconds(5);  ///< when no commit is heard of
 };
@@ -82,6 +82,9 @@ class command_schedule {
   using sender = std::function<awaitable<void>(command_bus&, const std::string&, command_context&)>;
   struct state;
   struct due_command;
+  struct crew;
+  class turn;
+  class in_hand;
   explicit command_schedule(std::shared_ptr<state> s) noexcept : state_(std::move(s)) {}
 
   template <class C>
@@ -93,8 +96,14 @@ class command_schedule {
   void add(std::string name, sender s);
   std::string store(batch& b, const std::string& name, std::string payload, std::chrono::system_clock::time_point due,
                     std::string id, const command_context& context);
-  awaitable<std::vector<due_command>> find_due();
+  awaitable<std::size_t> work(bool goes_on);
+  awaitable<void> serve(crew& all);
+  awaitable<due_command*> take(crew& all);
   awaitable<bool> send_one(due_command& one);
+  awaitable<void> renew_claims(crew& all);
+  awaitable<void> find_due(crew& all);
+  awaitable<duration> until_next();
+  [[nodiscard]] std::int64_t claim_end() const;
   awaitable<std::vector<scheduled_command>> list(bool has_failed, std::size_t limit);
 
   std::shared_ptr<state> state_;

@@ -46,8 +46,11 @@ class blue_green_projection {
   [[nodiscard]] awaitable<std::uint32_t> active();
   /// As far as readers see.
   [[nodiscard]] awaitable<std::uint64_t> position();
+  /// Waits until readers see the event at `position` applied, whichever version shows it. False when the time is over
+  /// first.
+  [[nodiscard]] awaitable<bool> wait_for(std::uint64_t position, duration limit);
   [[nodiscard]] const std::string& table() const noexcept { return table_; }
-  /// The one that follows for this version: `wait_for`, `parked`, `replay`, ...
+  /// The one that follows for this version, seen or not: `parked`, `replay`, ...
   [[nodiscard]] projection& follower() noexcept { return follower_; }
 
  private:

@@ -9,7 +9,7 @@
 //     };
 //     repository<account> accounts(store, codec, "account-");
 //     const auto withdraw = [&](const account& a) { ... return std::vector<account::event>{withdrawn{5}}; };
-//     co_await accounts.decide("ada", withdraw);
+//     const auto left = co_await accounts.decide("ada", withdraw);  // .state, .version, .position
 #pragma once
 
 #include <cofferdam/core/task.hpp>
@@ -18,6 +18,8 @@
 
 #include <concepts>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <variant>
@@ -75,7 +77,8 @@ template <aggregate A> class repository {
   using event_type = typename A::event;
   struct loaded {
     A state;
-    std::uint64_t version = 0;  ///< 0: no events
+    std::uint64_t version = 0;   ///< 0: no events
+    std::uint64_t position = 0;  ///< of the newest event, for who waits for a projection; 0 where it was moved out
   };
 
   repository(event_store& store, const event_codec& codec, std::string prefix, repository_options options = {})
@@ -118,6 +121,20 @@ template <aggregate A> class repository {
     COFFERDAM_GUARD_TASK(Decide);
     return run<std::decay_t<Decide>>(std::move(id), std::forward<Decide>(decide));
   }
+  /// As `decide`, where the events go with something else: a message, rows, a command that happens once. Commits
+  /// nothing itself.
+  /// @param commit  awaitable<receipt>(batch, const loaded& next): may add to the batch that has the events, and must
+  ///                commit it, also where nothing was decided and it is empty. `next` is what will be, but for the
+  ///                position. Called again after a conflict; what else it throws ends the call unchanged.
+  template <class Decide, class Commit>
+    requires std::convertible_to<std::invoke_result_t<Decide&, const A&>, std::vector<event_type>> &&
+             std::same_as<std::invoke_result_t<Commit&, batch, const loaded&>, awaitable<receipt>>
+  [[nodiscard]] awaitable<loaded> decide(std::string id, Decide&& decide, Commit&& commit) {
+    COFFERDAM_GUARD_TASK(Decide);
+    COFFERDAM_GUARD_TASK(Commit);
+    return run_with<std::decay_t<Decide>, std::decay_t<Commit>>(std::move(id), std::forward<Decide>(decide),
+                                                                std::forward<Commit>(commit));
+  }
 
  private:
   template <class Decide> awaitable<loaded> run(std::string id, Decide decide) {
@@ -125,19 +142,59 @@ template <aggregate A> class repository {
     for (std::uint32_t attempt = 1;; ++attempt) {
       const std::vector<event_type> decided = decide(std::as_const(present.state));
       if (decided.empty()) co_return present;
-      append_request request(prefix_ + id, expected::version(present.version));
-      for (const auto& e : decided) request.add(encode(e));
+      auto request = request_for(id, present, decided);
       const auto done = co_await store_->try_append(std::move(request));
       if (done) {
         const std::uint64_t before = present.version;
         for (const auto& e : decided) apply(present.state, e);
-        present.version = done->last_version;
-        if constexpr (detail::has_snapshots<A>) co_await snapshot(prefix_ + id, before, present);
+        co_await reach(prefix_ + id, before, *done, present);
         co_return present;
       }
       if (attempt >= options_.max_attempts || done.code() != errc::version_conflict) done.why().raise();
       co_await catch_up(prefix_ + id, present);
     }
+  }
+
+  template <class Decide, class Commit> awaitable<loaded> run_with(std::string id, Decide decide, Commit commit) {
+    loaded present = co_await load(id);
+    for (std::uint32_t attempt = 1;; ++attempt) {
+      const std::vector<event_type> decided = decide(std::as_const(present.state));
+      loaded next = present;
+      for (const auto& e : decided) apply(next.state, e);
+      next.version += decided.size();
+      batch b;
+      std::shared_ptr<const appended> done;
+      if (!decided.empty()) {
+        auto request = request_for(id, present, decided);
+        done = store_->append(b, std::move(request));
+      }
+      bool is_late = false;
+      try {
+        (void)co_await commit(std::move(b), std::as_const(next));
+      } catch (const append_conflict& e) {
+        is_late = e.code() == errc::version_conflict && e.stream() == prefix_ + id;
+        if (!is_late || attempt >= options_.max_attempts) throw;
+      }
+      if (!is_late) {
+        if (done) co_await reach(prefix_ + id, present.version, *done, next);
+        co_return next;
+      }
+      co_await catch_up(prefix_ + id, present);
+    }
+  }
+
+  [[nodiscard]] append_request request_for(const std::string& id, const loaded& present,
+                                           const std::vector<event_type>& decided) const {
+    append_request request(prefix_ + id, expected::version(present.version));
+    for (const auto& e : decided) request.add(encode(e));
+    return request;
+  }
+  /// What was decided has happened.
+  awaitable<void> reach(std::string stream, std::uint64_t before, appended done, loaded& next) {
+    next.version = done.last_version;
+    next.position = done.position;
+    if constexpr (detail::has_snapshots<A>) co_await snapshot(std::move(stream), before, next);
+    co_return;
   }
 
   [[nodiscard]] event encode(const event_type& e) const {
@@ -152,8 +209,10 @@ template <aggregate A> class repository {
   /// Returns the stream's version, of whatever it has.
   awaitable<std::uint64_t> catch_up(std::string stream, loaded& present) {
     for (;;) {
+      // A snapshot does not say where its newest event stands, which is why that is read again.
+      const bool is_placed = present.version == 0 || present.position > 0;
       read_options options;
-      options.from = present.version + 1;
+      options.from = present.version + (is_placed ? 1 : 0);
       slice page = co_await store_->read_stream(stream, options);
       if (page.first_version > present.version + 1) {
         const std::uint64_t removed = co_await detail::removed_version(store_->storage(), stream);
@@ -163,6 +222,8 @@ template <aggregate A> class repository {
         continue;
       }
       for (const auto& e : page.events) {
+        present.position = e.position;
+        if (e.version <= present.version) continue;
         const auto decoded = codec_->decode<event_type>(e);
         if (decoded) apply(present.state, *decoded);
         if (!decoded && !options_.ignore_unknown) detail::raise_unknown(e);

@@ -91,10 +91,11 @@ class admin {
   /// children of a saga go after it. Returns how many sagas it were. A saga that is forgotten can be started again.
   [[nodiscard]] awaitable<std::size_t> forget_before(std::chrono::system_clock::time_point then);
 
-  /// All of a saga as one JSON object.
+  /// All of a saga as one JSON object. Only looks: to move a saga, so that no two of it act, `pause` it, export, import
+  /// it there, `abandon` it here, `resume` it there.
   [[nodiscard]] awaitable<nlohmann::json> export_history(std::string id);
-  /// Brings it into another database, where it goes on. Errors: `saga_conflict` when the id is there;
-  /// `saga_undecodable` naming what is wrong.
+  /// Brings it into another database, where it goes on unless it was paused. Errors: `saga_conflict` when the id is
+  /// there; `saga_undecodable` naming what is wrong.
   [[nodiscard]] awaitable<void> import_history(nlohmann::json history);
 
  private:

@@ -4,10 +4,12 @@
 //     saga::barrier gate = co_await saga::barrier::open(db);
 //     batch b;
 //     b.execute("insert into reservations(id, sku) values($1, $2)", id, sku);
-//     const auto answer = co_await gate.act(call, std::move(b), reservation{id});
+//     const reservation made{id};
+//     const auto answer = co_await gate.act(call, std::move(b), made);
 //     if (answer.how == saga::barrier_verdict::barred) ...  // its undo came first
 #pragma once
 
+#include <cofferdam/core/detail/gcc12_guard.hpp>
 #include <cofferdam/saga/step_context.hpp>
 #include <cofferdam/storage/database.hpp>
 
@@ -17,6 +19,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga {
@@ -52,8 +55,10 @@ class barrier {
 
   /// An action: `work` and the fact that it happened, in one commit, unless it was there before or its undo was.
   /// Errors: `storage_error`, those of `work` among them.
-  template <class R> [[nodiscard]] awaitable<barrier_answer<R>> act(participant_call call, batch work, R result) {
-    return typed<R>(perform(std::move(call), std::move(work), nlohmann::json(result)));
+  template <class R>
+  [[nodiscard]] awaitable<barrier_answer<std::decay_t<R>>> act(participant_call call, batch work, R&& result) {
+    COFFERDAM_GUARD_TASK(R);
+    return typed<std::decay_t<R>>(perform(std::move(call), std::move(work), nlohmann::json(std::forward<R>(result))));
   }
   /// An undo: `work`, if its action happened and this is the first time. Errors: `storage_error`.
   [[nodiscard]] awaitable<barrier_verdict> undo(participant_call call, batch work);

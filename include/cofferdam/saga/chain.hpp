@@ -33,11 +33,10 @@ template <class In, class List, class... Links> class chain {
 
   /// Appends a link.
   template <class Link> constexpr auto operator|(const Link& next) const {
-    constexpr bool has_pivot = (detail::has_kind<step_kind::pivot, Links>::value || ... || false);
     static_assert(!detail::has_double_name<Links..., Link>(), "saga: two steps of this chain have the same name");
-    static_assert(!(has_pivot && detail::has_kind<step_kind::pivot, Link>::value), "saga: a chain has one pivot");
+    static_assert(detail::pivots_in<Links..., Link>() <= 1, "saga: a chain has one pivot");
     static_assert(!detail::repeats_pivot<Link>::value, "saga: a pivot happens once: it cannot be in a repeat");
-    static_assert(!(has_pivot && detail::has_kind<step_kind::compensatable, Link>::value),
+    static_assert(!detail::goes_back_after_pivot<Links..., Link>(),
                   "saga: after the pivot there is no way back: make this step retriable");
     using after = typename Link::template slots_after<In, List>;
     return chain<In, after, Links..., Link>(name_, std::tuple_cat(links_, std::make_tuple(next)));

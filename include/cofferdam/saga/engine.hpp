@@ -222,9 +222,9 @@ class engine {
   /// Sends a signal to a saga. Kept until the saga asks for it; one `message_id` counts once a saga.
   /// Errors: `saga_error` (`saga_not_found`; `saga_wrong_state` when it has ended); `storage_error`.
   template <class T>
-  [[nodiscard]] awaitable<void> signal(std::string id, std::string name, const T& payload,
-                                       std::string message_id = {}) {
-    return send(std::move(id), std::move(name), nlohmann::json(payload), std::move(message_id));
+  [[nodiscard]] awaitable<void> signal(std::string id, std::string name, T&& payload, std::string message_id = {}) {
+    COFFERDAM_GUARD_TASK(T);
+    return send(std::move(id), std::move(name), nlohmann::json(std::forward<T>(payload)), std::move(message_id));
   }
   /// Makes a saga go back. It hears of it at its next step; an attempt that runs here is cancelled.
   /// Errors: `saga_error` (`saga_not_found`, `saga_wrong_state`, `saga_past_pivot`).

@@ -115,6 +115,7 @@ template <class... T> inline constexpr bool all_storable<std::tuple<T...>> = (st
 /// What the journal has of a step. Errors: `fatal`: to try again would not help.
 template <class T> T read_stored(const nlohmann::json& stored, const char* what) {
   try {
+    if constexpr (std::is_same_v<T, std::tuple<>>) return {};  // JSON has no empty tuple: it writes null, reads none
     return stored.get<T>();
   } catch (const nlohmann::json::exception& e) {
     throw fatal(std::string("its ") + what + " cannot be read from the journal: " + e.what());

@@ -243,14 +243,16 @@ void add_all(CLI::App& app, request& r) {
   add_verb(app, r, "pause", "lets nothing more begin until resume");
   add_verb(app, r, "resume", "lets a paused saga go on");
   add_verb(app, r, "abandon", "gives a saga up as it is; what it did stays");
-  CLI::App* out = app.add_subcommand("export", "all of a saga as one JSON object");
+  CLI::App* out =
+      app.add_subcommand("export", "all of a saga as one JSON object; it stays here, and goes on unless it is paused");
   out->add_option("id", r.id, "the saga")->required();
   out->add_option("file", r.file, "where to; left out: to standard output");
-  app.add_subcommand("import", "brings an exported saga into this database, where it goes on")
+  app.add_subcommand("import", "brings an exported saga into this database, where it goes on unless it was paused")
       ->add_option("file", r.file, "what export wrote")
       ->required();
   app.add_subcommand("check", "not here: comparing journals with code needs the code, see below");
   app.footer(
+      "To move a saga, so that no two of it act: pause, export, import there, abandon here, resume there.\n"
       "Whatever is decided here is carried out by the workers (saga::engine) that run on the database.\n"
       "Verbs that need the code of the sagas are not in this tool. To check journals against a new build, call\n"
       "saga::engine::check() in your own program; to replay exported histories, saga::replay_histories().");

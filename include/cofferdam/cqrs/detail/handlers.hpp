@@ -1,13 +1,18 @@
 // Handlers of messages, found by the message's type: a number for each type, a virtual call, nothing else.
 #pragma once
 
+#include <cofferdam/core/outcome.hpp>
 #include <cofferdam/core/task.hpp>
+#include <cofferdam/core/timer_service.hpp>
+#include <cofferdam/resilience/pipeline.hpp>
 
 #include <nlohmann/json.hpp>
 
 #include <atomic>
 #include <cstddef>
+#include <exception>
 #include <functional>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <typeinfo>
@@ -77,6 +82,50 @@ template <class Message, class Context>
 [[nodiscard]] handler_for<Message, Context>& typed_handler(any_handler& handler) noexcept {
   return static_cast<handler_for<Message, Context>&>(handler);
 }
+
+template <class T> awaitable<T> valued(awaitable<outcome<T>> attempted) {
+  auto result = co_await std::move(attempted);
+  if constexpr (std::is_void_v<T>) {
+    result.value();
+  } else {
+    co_return std::move(result).value();
+  }
+}
+
+/// What the handler yields, or why it does not.
+template <class Message, class Context>
+awaitable<outcome<typename Message::result>> run_under(std::optional<pipeline>& policies,
+                                                       handler_for<Message, Context>& handler, const Message& message,
+                                                       Context* context) {
+  const auto work = [&handler, &message, context] { return handler.run(message, context); };
+  if (policies) co_return co_await policies->try_run(work);
+  failure why;
+  try {
+    if constexpr (std::is_void_v<typename Message::result>) {
+      co_await work();
+      co_return outcome<void>();
+    } else {
+      co_return co_await work();
+    }
+  } catch (const std::exception& e) {
+    why = failure::current(e);
+  } catch (...) {
+    why = failure::current();
+  }
+  co_return why;
+}
+
+/// Since it was made.
+class stopwatch {
+ public:
+  explicit stopwatch(const net::any_io_executor& executor) : timers_(&timers_of(executor)), began_(timers_->now()) {}
+  [[nodiscard]] duration elapsed() const { return timers_->now() - began_; }
+  [[nodiscard]] std::chrono::system_clock::time_point date() const { return timers_->date(); }
+
+ private:
+  const timer_service* timers_;
+  time_point began_;
+};
 
 template <class C, class Result>
 inline constexpr bool is_encodable =

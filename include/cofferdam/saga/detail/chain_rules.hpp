@@ -60,31 +60,62 @@ template <class... L> consteval bool has_double_name() {
   return false;
 }
 
-/// Whether a link is, or has in it, a step of a kind.
-template <step_kind Kind, class L> struct has_kind : std::false_type {};
-template <step_kind Kind, class L>
-  requires(L::is_step)
-struct has_kind<Kind, L> : std::bool_constant<L::role == Kind> {};
-template <step_kind Kind, fixed_string Name, class... L>
-struct has_kind<Kind, all_link<Name, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
-template <step_kind Kind, class Condition, class... L>
-struct has_kind<Kind, when_link<Condition, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
-
-template <step_kind Kind, fixed_string Name, class... L>
-struct has_kind<Kind, any_link<Name, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
-template <step_kind Kind, fixed_string Name, class Condition, class... L>
-struct has_kind<Kind, repeat_link<Name, Condition, L...>> : std::bool_constant<(has_kind<Kind, L>::value || ...)> {};
+/// The kinds of the steps of a link and those in it, in their order.
+template <class L> struct kinds_of {
+  static constexpr std::array<step_kind, L::is_step ? 1 : 0> value = [] {
+    std::array<step_kind, L::is_step ? 1 : 0> made{};
+    if constexpr (L::is_step) made[0] = L::role;
+    return made;
+  }();
+};
+template <class... L> consteval auto joined_kinds() {
+  constexpr std::size_t n = (kinds_of<L>::value.size() + ... + 0);
+  std::array<step_kind, n> made{};
+  std::size_t i = 0;
+  const auto add = [&](const auto& kinds) {
+    for (const auto each : kinds) made[i++] = each;
+  };
+  (add(kinds_of<L>::value), ...);
+  return made;
+}
+template <fixed_string Name, class... L> struct kinds_of<all_link<Name, L...>> {
+  static constexpr auto value = joined_kinds<L...>();
+};
+template <fixed_string Name, class... L> struct kinds_of<any_link<Name, L...>> {
+  static constexpr auto value = joined_kinds<L...>();
+};
+template <class Condition, class... L> struct kinds_of<when_link<Condition, L...>> {
+  static constexpr auto value = joined_kinds<L...>();
+};
+template <fixed_string Name, class Condition, class... L> struct kinds_of<repeat_link<Name, Condition, L...>> {
+  static constexpr auto value = joined_kinds<L...>();
+};
 /// A child saga may fail, and is undone with its parent.
-template <step_kind Kind, fixed_string Name, class Child, class Input>
-struct has_kind<Kind, call_link<Name, Child, Input>> : std::bool_constant<Kind == step_kind::compensatable> {};
+template <fixed_string Name, class Child, class Input> struct kinds_of<call_link<Name, Child, Input>> {
+  static constexpr std::array<step_kind, 1> value{step_kind::compensatable};
+};
+
+template <class... L> consteval std::size_t pivots_in() {
+  std::size_t n = 0;
+  for (const auto each : joined_kinds<L...>()) n += each == step_kind::pivot ? 1 : 0;
+  return n;
+}
+/// Whether something that may have to be undone comes after a pivot.
+template <class... L> consteval bool goes_back_after_pivot() {
+  bool has_pivot = false;
+  for (const auto each : joined_kinds<L...>()) {
+    if (has_pivot && each == step_kind::compensatable) return true;
+    has_pivot = has_pivot || each == step_kind::pivot;
+  }
+  return false;
+}
 
 /// Whether a link is, or has in it, a repeat with a pivot.
 template <class L> struct repeats_pivot : std::false_type {};
 template <class Condition, class... L>
 struct repeats_pivot<when_link<Condition, L...>> : std::bool_constant<(repeats_pivot<L>::value || ...)> {};
 template <fixed_string Name, class Condition, class... L>
-struct repeats_pivot<repeat_link<Name, Condition, L...>>
-    : std::bool_constant<(has_kind<step_kind::pivot, L>::value || ...)> {};
+struct repeats_pivot<repeat_link<Name, Condition, L...>> : std::bool_constant<(pivots_in<L...>() > 0)> {};
 
 template <class List> struct results_of;
 template <class... Slots> struct results_of<slot_list<Slots...>> {
