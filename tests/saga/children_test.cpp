@@ -18,20 +18,20 @@ namespace families {
 
 using events = std::vector<std::string>;
 
-struct diary {
+struct chronicle {
   events lines;
   std::string hangs, refuses;  // which action
 };
 
 awaitable<std::string> act(saga::step_context& context, std::string what) {
-  auto& d = context.get<diary>();
+  auto& d = context.get<chronicle>();
   d.lines.push_back("do " + what);
   if (d.hangs == what) co_await sleep_for(1h);
   if (d.refuses == what) throw saga::refused("no");
   co_return what + "!";
 }
 awaitable<void> unact(saga::step_context& context, std::optional<std::string> result, std::string what) {
-  context.get<diary>().lines.push_back("undo " + what + (result ? "" : "?"));
+  context.get<chronicle>().lines.push_back("undo " + what + (result ? "" : "?"));
   co_return;
 }
 constexpr auto do_it = saga::step<"do", &act, &unact>;
@@ -72,7 +72,7 @@ saga::task<std::string> crowded(saga::scope& s, std::string what) {
   co_return std::get<5>(all);
 }
 
-void define(saga::engine& e, diary& d) {
+void define(saga::engine& e, chronicle& d) {
   e.provide(d);
   e.define("child", child, do_it);
   e.define("parent", parent, do_it);
@@ -96,12 +96,12 @@ awaitable<bool> comes_to(database& db, std::string id, std::string state) {
 
 }  // namespace families
 
+using families::chronicle;
 using families::define;
-using families::diary;
 using families::events;
 
 DATABASE_TEST("a child has an id of its own, and its parent goes on with its result") {
-  diary d;
+  chronicle d;
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
   const auto executor = co_await net::this_coro::executor;
@@ -114,7 +114,7 @@ DATABASE_TEST("a child has an id of its own, and its parent goes on with its res
 }
 
 DATABASE_TEST("a child that goes back is a refused step to its parent, whose parent hears of it in the same way") {
-  diary d;
+  chronicle d;
   d.refuses = "child2";
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
@@ -130,7 +130,7 @@ DATABASE_TEST("a child that goes back is a refused step to its parent, whose par
 }
 
 DATABASE_TEST("a saga that goes back undoes children and theirs that have completed, in its order") {
-  diary d;
+  chronicle d;
   d.refuses = "last";
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
@@ -148,7 +148,7 @@ DATABASE_TEST("a saga that goes back undoes children and theirs that have comple
 }
 
 DATABASE_TEST("a saga that is cancelled while its child works cancels the child, and waits until it is back") {
-  diary d;
+  chronicle d;
   d.hangs = "child2";
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
@@ -169,7 +169,7 @@ DATABASE_TEST("a saga that is cancelled while its child works cancels the child,
 }
 
 DATABASE_TEST("a child past its pivot stops the saga that goes back, for an operator") {
-  diary d;
+  chronicle d;
   d.refuses = "last";
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
@@ -188,7 +188,7 @@ DATABASE_TEST("a child past its pivot stops the saga that goes back, for an oper
 }
 
 DATABASE_TEST("a child has its parent's deadline") {
-  diary d;
+  chronicle d;
   d.hangs = "child2";
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
@@ -202,7 +202,7 @@ DATABASE_TEST("a child has its parent's deadline") {
 }
 
 DATABASE_TEST("a saga that is cancelled before its child is written down leaves nothing in memory") {
-  diary d;
+  chronicle d;
   saga::engine engine = co_await saga::engine::open(db);
   define(engine, d);
   bool is_there = false;
