@@ -6,7 +6,7 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
 
-constexpr std::string_view form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+constexpr std::string_view id_form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
 constexpr std::string_view digits = "0123456789abcdef";
 
 int value_of(char digit) noexcept {
@@ -19,13 +19,13 @@ int value_of(char digit) noexcept {
 
 event_id event_id::parse(std::string_view text) {
   const auto wrong = [text] {
-    return std::invalid_argument("'" + std::string(text) + "' is no event id like " + std::string(form));
+    return std::invalid_argument("'" + std::string(text) + "' is no event id like " + std::string(id_form));
   };
-  if (text.size() != form.size()) throw wrong();
+  if (text.size() != id_form.size()) throw wrong();
   bytes_type bytes{};
   std::size_t n = 0;
-  for (std::size_t i = 0; i < form.size(); ++i) {
-    if (form[i] == '-') {
+  for (std::size_t i = 0; i < id_form.size(); ++i) {
+    if (id_form[i] == '-') {
       if (text[i] != '-') throw wrong();
       continue;
     }
@@ -52,7 +52,7 @@ event_id event_id::make(std::chrono::system_clock::time_point at, random_source&
 }
 
 std::string event_id::to_string() const {
-  std::string text(form);
+  std::string text(id_form);
   std::size_t n = 0;
   for (char& c : text) {
     if (c == '-') continue;
