@@ -1,5 +1,6 @@
-#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/blue_green.hpp>
+
+#include "follower.hpp"
 
 #include <algorithm>
 #include <stdexcept>
@@ -60,16 +61,7 @@ awaitable<std::uint64_t> blue_green_projection::position() {
 }
 
 awaitable<bool> blue_green_projection::wait_for(std::uint64_t wanted, duration limit) {
-  const auto executor = co_await net::this_coro::executor;
-  auto& timers = timers_of(executor);
-  const time_point until = saturating_add(timers.now(), limit);
-  for (;;) {
-    const std::uint64_t seen = store_->storage().changes();
-    const std::uint64_t done = co_await position();
-    if (done >= wanted) co_return true;
-    if (timers.now() >= until) co_return false;
-    (void)co_await store_->storage().wait_for_change(seen, until - timers.now());
-  }
+  return detail::wait_for_position(*this, store_->storage(), wanted, limit);
 }
 
 /// Table and position, empty, where they are not there yet; the view too if it is the first version.

@@ -1,7 +1,6 @@
 #include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/core/sleep.hpp>
-#include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/event_subscription.hpp>
 #include <cofferdam/eventsourcing/projection.hpp>
 
@@ -226,16 +225,7 @@ awaitable<std::size_t> projection::discard(std::string stream) {
 }
 
 awaitable<bool> projection::wait_for(std::uint64_t wanted, duration limit) {
-  const auto executor = co_await net::this_coro::executor;
-  auto& timers = timers_of(executor);
-  const time_point until = saturating_add(timers.now(), limit);
-  for (;;) {
-    const std::uint64_t seen = store_->storage().changes();
-    const std::uint64_t done = co_await position();
-    if (done >= wanted) co_return true;
-    if (timers.now() >= until) co_return false;
-    (void)co_await store_->storage().wait_for_change(seen, until - timers.now());
-  }
+  return detail::wait_for_position(*this, store_->storage(), wanted, limit);
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

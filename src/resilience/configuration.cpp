@@ -284,6 +284,14 @@ struct configuration::state {
     return std::move(plan.news);
   }
 
+  void publish_refused(const std::string& source, const std::exception& why) {
+    const auto* known = dynamic_cast<const configuration_error*>(&why);
+    configuration_event event;
+    event.source = source;
+    event.problems = known != nullptr ? known->problems() : std::vector<std::string>{why.what()};
+    events.publish(std::move(event));
+  }
+
   /// Unchanged budgets go on with their balance.
   [[nodiscard]] std::map<std::string, std::shared_ptr<retry_budget>> budgets_for(const document_spec& next) const {
     std::map<std::string, std::shared_ptr<retry_budget>> result;
@@ -408,19 +416,14 @@ std::vector<std::string> configuration::warnings() const {
 }
 
 void configuration::reload(const json& document, const std::string& source) {
-  configuration_event event;
-  event.source = source;
   try {
     state_->apply(document, source);
-  } catch (const configuration_error& e) {
-    event.problems = e.problems();
-    state_->events.publish(std::move(event));
-    throw;
   } catch (const std::exception& e) {
-    event.problems = {e.what()};
-    state_->events.publish(std::move(event));
+    state_->publish_refused(source, e);
     throw;
   }
+  configuration_event event;
+  event.source = source;
   event.accepted = true;
   event.warnings = warnings();
   state_->events.publish(std::move(event));
@@ -431,10 +434,7 @@ void configuration::reload_file(const std::string& path) {
   try {
     document = parse_file(path);
   } catch (const configuration_error& e) {
-    configuration_event event;
-    event.source = path;
-    event.problems = e.problems();
-    state_->events.publish(std::move(event));
+    state_->publish_refused(path, e);
     throw;
   }
   reload(document, path);

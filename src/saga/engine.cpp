@@ -286,8 +286,10 @@ awaitable<std::size_t> take_up_left(std::shared_ptr<engine_state> engine) {
   try {
     const rows own = co_await engine->db->query(own_sagas(*engine));
     for (const row r : own) {
-      if (!engine->has_room()) engine->leave_behind();
-      if (!engine->has_room()) break;
+      if (!engine->has_room()) {
+        engine->leave_behind();
+        break;
+      }
       const bool is_taken = co_await claim(engine, r);
       if (is_taken) ++taken;
     }

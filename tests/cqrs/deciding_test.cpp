@@ -81,6 +81,12 @@ struct bank {
     const auto first = [amount](const account&) { return events{deposited{amount}}; };
     (void)co_await accounts.decide(std::move(id), first);
   }
+  /// Withdrawals with a key happen once.
+  awaitable<void> serve(command_bus& commands, database& db) {
+    commands.handle<withdraw>([this](const withdraw& c, command_context& context) { return pay(c, context); });
+    co_await commands.once(db);
+    commands.build();
+  }
 
   event_codec events_codec;
   repository<account> accounts;
@@ -97,9 +103,7 @@ DATABASE_TEST("a command with a key that decides on an aggregate happens once, a
   deciding::bank bank(store);
   co_await bank.open("ada", 100);
   command_bus commands;
-  commands.handle<withdraw>([&](const withdraw& c, command_context& context) { return bank.pay(c, context); });
-  co_await commands.once(db);
-  commands.build();
+  co_await bank.serve(commands, db);
 
   batch made;
   made.execute("create table balances(account text primary key, amount bigint not null)");
@@ -160,9 +164,7 @@ DATABASE_TEST("a decision that fails, or decides nothing, is answered alike when
   deciding::bank bank(store);
   co_await bank.open("ada", 100);
   command_bus commands;
-  commands.handle<withdraw>([&](const withdraw& c, command_context& context) { return bank.pay(c, context); });
-  co_await commands.once(db);
-  commands.build();
+  co_await bank.serve(commands, db);
   const withdraw too_much{"ada", 101}, nothing{"ada", 0}, all{"ada", 100};
   for (int i = 0; i < 2; ++i) {
     command_context context;
@@ -196,9 +198,7 @@ DATABASE_TEST("a process that dies about a decision's commit has made it once or
   });
   bank.at = &shaky;
   command_bus commands;
-  commands.handle<withdraw>([&](const withdraw& c, command_context& context) { return bank.pay(c, context); });
-  co_await commands.once(db);
-  commands.build();
+  co_await bank.serve(commands, db);
   const withdraw sixty{"ada", 60};
   std::vector<std::string> answers;
   for (int i = 0; i < 3; ++i) {
@@ -218,9 +218,7 @@ DATABASE_TEST("commands that decide on one aggregate at once follow each other, 
   deciding::bank bank(store, {.max_attempts = 50});
   co_await bank.open("ada", 100);
   command_bus commands;
-  commands.handle<withdraw>([&](const withdraw& c, command_context& context) { return bank.pay(c, context); });
-  co_await commands.once(db);
-  commands.build();
+  co_await bank.serve(commands, db);
   const withdraw ten{"ada", 10};
   int next = 0;
   std::vector<std::vector<std::int64_t>> answers(5);
