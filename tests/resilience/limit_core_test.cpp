@@ -3,7 +3,14 @@
 
 #include <cofferdam/resilience/detail/limit_core.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <random>
 #include <string>
+#include <utility>
+#include <vector>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -197,6 +204,121 @@ TEST_CASE("too few calls measure no baseline", "[adaptive_limiter]") {
   CHECK(limit.core.baseline() == 10ms);
   CHECK(limit.core.baselines() == 1);
   CHECK(limit.core.limit() == 102);
+}
+
+namespace {
+
+/// The rules of an adaptive limit in plain words: everything of a window is kept, and looked at when it ends.
+class naive_limit {
+ public:
+  explicit naive_limit(const adaptive_limiter_options& options)
+      : o_(options), exact_(static_cast<double>(options.initial_limit)) {}
+
+  void call(std::optional<duration> latency, std::size_t in_flight, time_point now) {
+    if (!began_) began_ = now;
+    if (latency) latencies_.push_back(*latency);
+    if (!latency) ++drops_, ++all_drops;
+    crowd_ = std::max(crowd_, in_flight);
+    if (now < *began_ + o_.window || (latencies_.size() < o_.minimum_samples && drops_ == 0)) return;
+    judge();
+    latencies_.clear();
+    drops_ = crowd_ = 0;
+    began_ = now;
+  }
+  [[nodiscard]] std::size_t limit() const {
+    return measuring_ ? std::max(o_.min_limit, bounded(exact_) / 4) : bounded(exact_);
+  }
+
+  double baseline = 0, recent = 0;
+  std::uint64_t all_drops = 0, adjustments = 0, baselines = 0;
+
+ private:
+  [[nodiscard]] std::size_t bounded(double limit) const {
+    return std::clamp(static_cast<std::size_t>(limit), o_.min_limit, o_.max_limit);
+  }
+  void judge() {
+    if (!latencies_.empty()) {
+      if (latencies_.size() > 500) latencies_.resize(500);
+      std::ranges::sort(latencies_);
+      recent = static_cast<double>(std::max<std::int64_t>(latencies_[latencies_.size() / 2].count(), 1));
+    }
+    if (std::exchange(unsettled_, false)) return;
+    if (std::exchange(measuring_, false)) {
+      unsettled_ = true;
+      if (latencies_.size() >= o_.minimum_samples) baseline = std::min(recent, 2 * baseline), ++baselines;
+      return;
+    }
+    const auto before = bounded(exact_);
+    const auto least = static_cast<double>(o_.min_limit), most = static_cast<double>(o_.max_limit);
+    const bool crowded = 2 * crowd_ >= bounded(exact_);
+    const bool by_gradient = o_.algorithm == limit_algorithm::gradient;
+    if (drops_ > 0) {
+      exact_ = std::max(least, exact_ * o_.backoff);
+    } else if (!by_gradient) {
+      exact_ += crowded ? 1 : 0;
+    } else {
+      if (baseline == 0 || recent < baseline) baseline = recent, ++baselines;
+      const double gradient = std::clamp(o_.tolerance * baseline / recent, 0.5, 1.0);
+      if (gradient < 1 || crowded) {
+        exact_ = std::max(least, exact_ * 0.8 + (exact_ * gradient + std::sqrt(exact_)) * 0.2);
+      }
+    }
+    exact_ = std::min(most, exact_);
+    if (bounded(exact_) != before) ++adjustments;
+    if (by_gradient && o_.rebaseline_after > 0 && ++windows_ % o_.rebaseline_after == 0) {
+      measuring_ = unsettled_ = true;
+    }
+  }
+
+  adaptive_limiter_options o_;
+  double exact_;
+  std::optional<time_point> began_;
+  std::vector<duration> latencies_;
+  std::uint64_t drops_ = 0, windows_ = 0;
+  std::size_t crowd_ = 0;
+  bool measuring_ = false;
+  bool unsettled_ = false;  // a window in which there are calls of before the limit changed
+};
+
+}  // namespace
+
+TEST_CASE("a limit agrees with a naive one over 100000 random calls", "[adaptive_limiter][model]") {
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    INFO("seed " << seed);
+    std::mt19937 random(seed);
+    adaptive_limiter_options options{.initial_limit = 10 + random() % 40,
+                                     .min_limit = 1 + random() % 10,
+                                     .max_limit = 50 + random() % 200,
+                                     .minimum_samples = 1 + random() % 30,
+                                     .rebaseline_after = random() % 10};
+    if (seed % 3 == 2) options.algorithm = limit_algorithm::aimd;
+    detail::limit_core core(options);
+    naive_limit naive(options);
+    time_point now{};
+    std::size_t lowest = options.max_limit, highest = 0;
+    for (int i = 0; i < 10'000; ++i) {
+      now += std::chrono::milliseconds(random() % 60);
+      const bool busy = i / 1'000 % 2 == 0;  // by turns crowded and slow, and neither
+      const std::size_t in_flight = 1 + random() % (busy ? 100 : 10);
+      if (random() % 300 == 0) {
+        (void)core.drop(in_flight, now);
+        naive.call(std::nullopt, in_flight, now);
+      } else {
+        const duration latency = std::chrono::microseconds(random() % (busy && i % 2'000 > 500 ? 50'000 : 10'000));
+        (void)core.measure(latency, in_flight, now);
+        naive.call(latency, in_flight, now);
+      }
+      REQUIRE(core.limit() == naive.limit());
+      REQUIRE(core.recent() == duration(static_cast<std::int64_t>(naive.recent)));
+      REQUIRE(core.baseline() == duration(static_cast<std::int64_t>(naive.baseline)));
+      REQUIRE(core.drops() == naive.all_drops);
+      REQUIRE(core.adjustments() == naive.adjustments);
+      REQUIRE(core.baselines() == naive.baselines);
+      lowest = std::min(lowest, core.limit());
+      highest = std::max(highest, core.limit());
+    }
+    CHECK(highest > lowest + 5);
+  }
 }
 
 TEST_CASE("limits that cannot work are refused", "[adaptive_limiter]") {

@@ -135,7 +135,7 @@ TEST_CASE("a reservation goes back unless somebody stands behind it", "[rate_lim
   CHECK(core.take(1, at(0s), 10s).wait == 2s);
 }
 
-TEST_CASE("random calls, reservations and returns never exceed the limit", "[rate_limiter]") {
+TEST_CASE("random calls, reservations and returns never exceed the limit", "[rate_limiter][model]") {
   const auto algorithm = GENERATE(rate_algorithm::token_bucket, rate_algorithm::smooth, rate_algorithm::fixed_window,
                                   rate_algorithm::sliding_window);
   const unsigned seed = GENERATE(1U, 2U, 3U);
@@ -181,7 +181,50 @@ TEST_CASE("random calls, reservations and returns never exceed the limit", "[rat
   }
 }
 
-TEST_CASE("a sliding window decides as a plain list of grants does", "[rate_limiter]") {
+TEST_CASE("a token bucket decides as a plain count of tokens does, over 100000 random calls", "[rate_limiter][model]") {
+  std::mt19937_64 random(11);
+  auto options = options_of(rate_algorithm::token_bucket, 10, 1us);
+  options.burst = 7;
+  detail::rate_core core(options);
+  std::int64_t now = 0, credit = 7 * 100;  // a token is worth 100 ns
+  for (int i = 0; i < 100'000; ++i) {
+    const auto passed = static_cast<std::int64_t>(random() % 700);
+    now += passed;
+    credit = std::min<std::int64_t>(credit + passed, 7 * 100);
+    const std::size_t weight = 1 + random() % 7;
+    const auto cost = static_cast<std::int64_t>(weight) * 100;
+    const auto given = core.take(weight, at(duration(now)), 0s);
+    REQUIRE(given.given == (credit >= cost));
+    REQUIRE(given.wait == duration(std::max<std::int64_t>(cost - credit, 0)));
+    if (given.given) credit -= cost;
+    REQUIRE(core.available(at(duration(now))) == static_cast<std::size_t>(credit / 100));
+  }
+}
+
+TEST_CASE("pacing and fixed windows decide as plain arithmetic does, over 100000 random calls",
+          "[rate_limiter][model]") {
+  std::mt19937_64 random(12);
+  detail::rate_core paced(options_of(rate_algorithm::smooth, 10, 1us));
+  detail::rate_core windows(options_of(rate_algorithm::fixed_window, 10, 1us));
+  std::int64_t now = 0, free_at = 0, cycle = 0;
+  std::size_t left = 10;
+  for (int i = 0; i < 100'000; ++i) {
+    now += static_cast<std::int64_t>(random() % 400);
+    if (now / 1000 > cycle) cycle = now / 1000, left = 10;
+    const std::size_t weight = 1 + random() % 4;
+    const auto of_pace = paced.take(weight, at(duration(now)), 0s);
+    REQUIRE(of_pace.given == (free_at <= now));
+    REQUIRE(of_pace.wait == duration(std::max<std::int64_t>(free_at - now, 0)));
+    if (of_pace.given) free_at = now + static_cast<std::int64_t>(weight) * 100;
+    const auto of_window = windows.take(weight, at(duration(now)), 0s);
+    REQUIRE(of_window.given == (left >= weight));
+    REQUIRE(of_window.wait == duration(of_window.given ? 0 : (cycle + 1) * 1000 - now));
+    if (of_window.given) left -= weight;
+    REQUIRE(windows.available(at(duration(now))) == left);
+  }
+}
+
+TEST_CASE("a sliding window decides as a plain list of grants does", "[rate_limiter][model]") {
   std::mt19937_64 random(7);
   detail::rate_core core(options_of(rate_algorithm::sliding_window, 5, 1us));
   std::deque<std::int64_t> grants;

@@ -4,9 +4,14 @@
 #include <cofferdam/core/error.hpp>
 #include <cofferdam/resilience/retry_budget.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 using namespace cofferdam;
@@ -123,6 +128,84 @@ TEST_CASE("every bad option of a budget is named", "[retry][budget]") {
   CHECK(validate(retry_budget_options{.ratio = -0.1, .max_tokens = 0.5, .min_retries_per_second = -1}).size() == 3);
   CHECK(validate(retry_budget_options{.ratio = 1.1, .max_tokens = 1e10, .min_retries_per_second = 1e7}).size() == 3);
   CHECK_THROWS_AS(retry_budget({.ratio = 2}), invalid_options_error);
+}
+
+/// What a budget is, without any thought of threads, rounding or overflow.
+struct naive_budget {
+  retry_budget_options options;
+  double balance;
+  std::uint64_t allowed = 0, denied = 0;
+  time_point earned_until{};
+
+  void add(double tokens) { balance = std::clamp(balance + tokens, 0.0, options.max_tokens); }
+  void on_first_attempt() {
+    if (options.kind == budget_kind::per_call) add(options.ratio);
+  }
+  void on_success() {
+    if (options.kind != budget_kind::per_call) add(options.ratio);
+  }
+  void on_failure() {
+    if (options.kind == budget_kind::throttle) add(-1);
+  }
+  void earn_by_time(time_point now) {
+    add(std::chrono::duration<double>(now - std::exchange(earned_until, now)).count() * options.min_retries_per_second);
+  }
+  void count(bool allows) {
+    ++(allows ? allowed : denied);
+    if (allows && options.kind != budget_kind::throttle) balance -= 1;
+  }
+};
+
+TEST_CASE("a budget agrees with a naive one over 100000 random operations", "[retry][budget][model]") {
+  std::mt19937 random(5);
+  for (const auto kind : {budget_kind::per_success, budget_kind::per_call, budget_kind::throttle}) {
+    for (const double by_time : {0.0, 3.0}) {
+      CAPTURE(static_cast<int>(kind), by_time);
+      const retry_budget_options options{
+          .kind = kind, .ratio = 0.125, .max_tokens = 20, .min_retries_per_second = by_time};
+      retry_budget budget(options);
+      naive_budget naive{options, options.max_tokens};
+      const double threshold = kind == budget_kind::throttle ? options.max_tokens / 2 : 1;
+      constexpr double rounding = 0.01;  // it counts in thousandths
+      time_point now{};
+      CHECK(budget.try_withdraw(now));  // time begins to earn with the first who asks
+      naive.count(true);
+      int close_calls = 0;
+      for (int i = 0; i < 20'000; ++i) {
+        now += std::chrono::microseconds(random() % 40'000);
+        switch (random() % 8) {
+          case 0:
+          case 1:
+            budget.on_first_attempt(), naive.on_first_attempt();
+            break;
+          case 2:
+          case 3:
+            budget.on_success(), naive.on_success();
+            break;
+          case 4:  // good times and bad times
+            if (i / 500 % 2 == 0) budget.on_failure(), naive.on_failure();
+            break;
+          default: {
+            naive.earn_by_time(now);
+            const bool allows = budget.try_withdraw(now);
+            if (std::abs(naive.balance - threshold) > rounding) {
+              REQUIRE(allows == (naive.balance > threshold));
+            } else {
+              ++close_calls;
+            }
+            naive.count(allows);
+          }
+        }
+        const auto stats = budget.stats();
+        REQUIRE(stats.balance == Approx(naive.balance).margin(rounding));
+        REQUIRE(stats.withdrawals == naive.allowed);
+        REQUIRE(stats.denials == naive.denied);
+      }
+      CHECK(naive.allowed > 500);
+      CHECK(naive.denied > 500);
+      CHECK(close_calls < 8'000);
+    }
+  }
 }
 
 TEST_CASE("threads neither lose nor invent tokens", "[retry][budget][concurrent]") {
