@@ -26,9 +26,13 @@ TESTS = {  # which tests are to notice; of a header, one
                                         "resilience/circuit_breaker_test"],
     "src/resilience/latency_histogram.cpp": ["resilience/latency_histogram_test"],
     "src/resilience/limit_core.cpp": ["resilience/limit_core_test"],
+    "src/resilience/moving_percentile.cpp": ["resilience/latency_histogram_test"],
     "src/resilience/rate_core.cpp": ["resilience/rate_limiter_test"],
     "src/resilience/retry_budget.cpp": ["resilience/retry_budget_test"],
+    "include/cofferdam/resilience/detail/batch_answers.hpp": ["resilience/batcher_test"],
     "include/cofferdam/resilience/detail/cache_table.hpp": ["resilience/cache_table_test"],
+    "include/cofferdam/resilience/detail/flight_watch.hpp": ["resilience/flight_watch_test"],
+    "include/cofferdam/resilience/detail/wait_line.hpp": ["resilience/wait_line_test"],
 }
 
 Mutant = collections.namedtuple("Mutant", "file number before after")  # `number` of the line, its two texts

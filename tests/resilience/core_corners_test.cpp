@@ -6,7 +6,6 @@
 #include <cofferdam/core/backoff.hpp>
 #include <cofferdam/core/random.hpp>
 #include <cofferdam/resilience/detail/circuit_core.hpp>
-#include <cofferdam/resilience/detail/moving_percentile.hpp>
 #include <cofferdam/resilience/detail/rate_core.hpp>
 
 #include <memory>
@@ -353,33 +352,6 @@ TEST_CASE("a backoff of a kind nobody knows is constant, a jitter none", "[retry
   const backoff_options options{
       .kind = static_cast<backoff_kind>(99), .base = 7ms, .jitter = static_cast<jitter_kind>(99)};
   CHECK(backoff_delay(options, 5, state, random) == 7ms);
-}
-
-TEST_CASE("a watch of calls in flight rounds its slices up, and takes calls from long ago for slow", "[circuit]") {
-  detail::flight_watch watch(15ns);
-  watch.enter(present);
-  CHECK(watch.slow(present + 15ns) == 0);
-  watch.enter(present - 1s);
-  CHECK(watch.slow(present + 15ns) == 1);
-  watch.leave(present - 1s);
-  CHECK(watch.slow(present + 15ns) == 0);
-  CHECK(watch.slow(present + 30ns) == 1);
-  watch.leave(present);
-  CHECK(watch.slow(present + 30ns) == 0);
-}
-
-TEST_CASE("a moving percentile remembers this period and the last, and looks again when there is reason to",
-          "[timeout][latency]") {
-  detail::moving_percentile median(0.5, 2, 10s);
-  CHECK(median.value(present) == 0s);
-  median.record(100ms, present);
-  median.record(100ms, present);
-  CHECK(median.value(present) == 0s);        // looked a moment ago
-  CHECK(median.value(present + 1s) > 90ms);  // in a while it is looked at again
-  CHECK(median.value(present + 1s) < 110ms);
-  for (int i = 0; i < 10; ++i) median.record(1ms, present + 11s);
-  CHECK(median.value(present + 12s) < 2ms);
-  CHECK(median.value(present + 1h) == 0s);
 }
 
 TEST_CASE("a paced rate is unused when its next call may come at once", "[rate_limiter]") {

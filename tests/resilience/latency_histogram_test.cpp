@@ -2,6 +2,7 @@
 #include "catch.hpp"
 
 #include <cofferdam/resilience/detail/latency_histogram.hpp>
+#include <cofferdam/resilience/detail/moving_percentile.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -196,4 +197,19 @@ TEST_CASE("four threads: a histogram loses no latency", "[circuit][latency][conc
   CHECK(stats.mean == 2500us);
   CHECK(stats.max == 4ms);
   CHECK(about(stats.p75, 3ms));
+}
+
+TEST_CASE("a moving percentile remembers this period and the last, and looks again when there is reason to",
+          "[timeout][latency]") {
+  constexpr time_point now(1h);
+  detail::moving_percentile median(0.5, 2, 10s);
+  CHECK(median.value(now) == 0s);
+  median.record(100ms, now);
+  median.record(100ms, now);
+  CHECK(median.value(now) == 0s);        // looked a moment ago
+  CHECK(median.value(now + 1s) > 90ms);  // in a while it is looked at again
+  CHECK(median.value(now + 1s) < 110ms);
+  for (int i = 0; i < 10; ++i) median.record(1ms, now + 11s);
+  CHECK(median.value(now + 12s) < 2ms);
+  CHECK(median.value(now + 1h) == 0s);
 }
