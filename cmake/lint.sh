@@ -50,4 +50,9 @@ $(sed -n 's/^|.*| "\(.*\)" |$/\1/p' docs/*.md | sort -u | while read -r name; do
   grep -rqF "(\"$name\"" tests || printf '%s\n' "$name"
 done)
 END
+
+# A planted bug that does not fit the sources any more tests nothing; see tests/planted/.
+offences 'does not apply any more' <<END
+$(for patch in tests/planted/*.patch; do git apply --check "$patch" 2>/dev/null || printf '%s\n' "$patch"; done)
+END
 exit $found
