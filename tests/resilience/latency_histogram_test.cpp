@@ -199,17 +199,27 @@ TEST_CASE("four threads: a histogram loses no latency", "[circuit][latency][conc
   CHECK(about(stats.p75, 3ms));
 }
 
-TEST_CASE("a moving percentile remembers this period and the last, and looks again when there is reason to",
+TEST_CASE("a moving percentile is looked at again in a 64th of its window, in a 1024th while nothing is known",
           "[timeout][latency]") {
   constexpr time_point now(1h);
-  detail::moving_percentile median(0.5, 2, 10s);
+  constexpr duration window = 10s;
+  detail::moving_percentile median(0.5, 2, window);
   CHECK(median.value(now) == 0s);
-  median.record(100ms, now);
-  median.record(100ms, now);
-  CHECK(median.value(now) == 0s);        // looked a moment ago
-  CHECK(median.value(now + 1s) > 90ms);  // in a while it is looked at again
-  CHECK(median.value(now + 1s) < 110ms);
-  for (int i = 0; i < 10; ++i) median.record(1ms, now + 11s);
-  CHECK(median.value(now + 12s) < 2ms);
-  CHECK(median.value(now + 1h) == 0s);
+  for (int i = 0; i < 2; ++i) median.record(100ms, now);
+  CHECK(median.value(now + window / 1024 - 1ns) == 0s);
+  const time_point known = now + window / 1024;
+  CHECK(about(median.value(known), 100ms));
+  for (int i = 0; i < 10; ++i) median.record(1ms, known);
+  CHECK(about(median.value(known + window / 64 - 1ns), 100ms));
+  CHECK(about(median.value(known + window / 64), 1ms));
+}
+
+TEST_CASE("a moving percentile remembers this window and the last, whether anybody asks or not", "[timeout][latency]") {
+  constexpr time_point now(1h);  // a window begins
+  detail::moving_percentile median(0.5, 2, 10s);
+  for (int i = 0; i < 10; ++i) median.record(100ms, now);
+  for (int i = 0; i < 3; ++i) median.record(1ms, now + 10s);
+  CHECK(about(median.value(now + 10s), 100ms));  // ten of thirteen
+  CHECK(about(median.value(now + 20s), 1ms));
+  CHECK(median.value(now + 30s) == 0s);
 }
