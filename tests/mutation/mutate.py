@@ -29,7 +29,7 @@ TESTS = {  # which tests are to notice; of a header, one
     "src/resilience/moving_percentile.cpp": ["resilience/latency_histogram_test"],
     "src/resilience/rate_core.cpp": ["resilience/rate_limiter_test"],
     "src/resilience/retry_budget.cpp": ["resilience/retry_budget_test"],
-    "include/cofferdam/resilience/detail/batch_answers.hpp": ["resilience/batcher_test"],
+    "include/cofferdam/resilience/detail/batch_answers.hpp": ["resilience/batch_answers_test"],
     "include/cofferdam/resilience/detail/cache_table.hpp": ["resilience/cache_table_test"],
     "include/cofferdam/resilience/detail/flight_watch.hpp": ["resilience/flight_watch_test"],
     "include/cofferdam/resilience/detail/wait_line.hpp": ["resilience/wait_line_test"],
