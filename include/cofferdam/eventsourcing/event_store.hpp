@@ -204,8 +204,8 @@ class event_store {
   /// From now on what was sealed is opened before anybody sees it: by reads, and so by repositories, subscriptions,
   /// projections and consumer groups on this object. Setting up; refers to the vault, which must outlive it.
   /// Fields whose key was forgotten are null, and `recorded_event::forgotten` names them. Of an event that cannot be
-  /// opened (`recorded_event::unopened`) decoding and handling fail with `event_undecodable`. Files, archives and what
-  /// an `event_log` publishes stay sealed.
+  /// opened (`recorded_event::unopened`) decoding and handling fail with `event_undecodable`. Files,
+  /// archives, the tail of a conflict and what an `event_log` publishes stay sealed.
   event_store& unseal_with(event_vault& vault);
   /// One page of one stream, from version `options.from` on.
   [[nodiscard]] awaitable<slice> read_stream(std::string stream, read_options options = {});
