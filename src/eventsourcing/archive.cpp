@@ -115,6 +115,7 @@ awaitable<archive_result> event_archive::move_out(std::string file, std::uint64_
   new_file out(file);
   read_options reading;
   reading.from = 1;
+  reading.as_stored = true;
   for (slice page; !page.is_end && reading.from <= position; reading.from = page.scanned_to + 1) {
     page = co_await store_->read_all(reading);
     for (const recorded_event& e : page.events) {

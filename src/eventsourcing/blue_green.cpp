@@ -67,11 +67,6 @@ awaitable<bool> blue_green_projection::wait_for(std::uint64_t wanted, duration l
 /// Table and position, empty, where they are not there yet; the view too if it is the first version.
 awaitable<void> blue_green_projection::begin() {
   if (!create_) throw std::logic_error("the table of '" + name_ + "' cannot be made: call create() first");
-  std::vector<migration> schema;
-  schema.push_back({1,
-                    "blue-green projections",
-                    {"create table cofferdam_blue_green(name text not null primary key, active bigint not null)"}});
-  co_await store_->storage().migrate("blue-green projections", std::move(schema));
   const std::uint32_t now = co_await active();
   if (now > version_) {
     throw storage_error(errc::schema_mismatch, "version " + std::to_string(now) + " of '" + name_ +

@@ -336,6 +336,7 @@ awaitable<void> consumer_group::member::carry_chains(flights& page, journey& j) 
 awaitable<void> consumer_group::member::carry_one(flight& f) {
   failure why;
   try {
+    f.event.require_opened();
     co_await s_->handle(f.event, f.effects);
   } catch (const std::exception& e) {
     why = failure::current(e);
@@ -556,6 +557,7 @@ awaitable<std::size_t> consumer_group::replay(std::string key) {
                      "delete from cofferdam_group_parked where consumer = $1 and position = $2", state_->name,
                      *position);
     const recorded_event e = co_await detail::require_parked(*state_->store, *position, state_->name);
+    e.require_opened();
     co_await state_->handle(e, b);
     co_await state_->db().commit(std::move(b));
   }

@@ -24,6 +24,11 @@ event_codec& event_codec::rename(std::string old_type, std::string type) {
   return *this;
 }
 
+event_codec& event_codec::forgotten(std::string type, std::string field, nlohmann::json stand_in) {
+  stand_ins_.insert_or_assign(std::make_pair(std::move(type), std::move(field)), std::move(stand_in));
+  return *this;
+}
+
 const event_codec::entry& event_codec::entry_of(std::type_index which) const {
   const auto found = types_.find(which);
   if (found == types_.end()) {
@@ -46,6 +51,10 @@ const std::string& event_codec::present_name(const std::string& type) const {
 nlohmann::json event_codec::present_data(const recorded_event& e, const std::string& type) const {
   nlohmann::json data = nlohmann::json::parse(e.data, nullptr, false);
   if (data.is_discarded()) raise(e, "its data is no JSON");
+  for (const std::string& field : e.forgotten) {
+    const auto stand_in = stand_ins_.find({type, field});
+    if (stand_in != stand_ins_.end()) data[field] = stand_in->second;
+  }
   const std::uint32_t wanted = schemas_.at(type);
   if (e.schema > wanted) {
     raise(e, "it has schema " + std::to_string(e.schema) + ", this program knows up to " + std::to_string(wanted));
@@ -65,9 +74,13 @@ nlohmann::json event_codec::present_data(const recorded_event& e, const std::str
 }
 
 void event_codec::raise(const recorded_event& e, const std::string& why) {
-  throw storage_error(errc::event_undecodable, "'" + e.type + "', version " + std::to_string(e.version) + " of '" +
-                                                   e.stream + "' (position " + std::to_string(e.position) +
-                                                   "): " + why);
+  std::string message = "'" + e.type + "', version " + std::to_string(e.version) + " of '" + e.stream + "' (position " +
+                        std::to_string(e.position) + "): " + why;
+  if (!e.forgotten.empty()) {
+    message += "; its field '" + e.forgotten.front() + "' was forgotten: say forgotten(\"" + e.type + "\", \"" +
+               e.forgotten.front() + "\", ...) what stands in for it";
+  }
+  throw storage_error(errc::event_undecodable, message);
 }
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

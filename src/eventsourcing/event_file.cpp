@@ -140,6 +140,7 @@ awaitable<std::size_t> export_events(event_store& store, std::ostream& out, std:
   read_options options;
   if (after == std::numeric_limits<std::uint64_t>::max()) co_return written;
   options.from = after + 1;
+  options.as_stored = true;
   for (slice page; !page.is_end; options.from = page.scanned_to + 1) {
     page = co_await store.read_all(options);
     for (const auto& e : page.events) out << detail::to_line(e) << '\n';

@@ -53,7 +53,20 @@ std::vector<migration> event_schema() {
         "not null, reason text not null, primary key(projection, stream, position)) without rowid"}});
   history.push_back(
       {3, "removed streams", {"alter table cofferdam_streams add column removed_to integer not null default 0"}});
+  history.push_back(earlier_removals());
   return history;
+}
+
+migration earlier_removals() {
+  // What was removed before there was `removed_to` has nothing to read, and no snapshot. Where such a stream was
+  // written again since, nothing tells it from a truncated one.
+  return {4,
+          "earlier removals, blue-green projections",
+          {"update cofferdam_streams set removed_to = first_version - 1 where first_version > 1 and removed_to = 0 and "
+           "not exists(select 1 from cofferdam_events e where e.stream = cofferdam_streams.id and e.version >= "
+           "cofferdam_streams.first_version) and not exists(select 1 from cofferdam_snapshots s where s.stream = "
+           "cofferdam_streams.name)",
+           "create table if not exists cofferdam_blue_green(name text not null primary key, active bigint not null)"}};
 }
 
 std::int64_t digest_of(const event& e) noexcept {

@@ -19,6 +19,8 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> event_schema();
+/// Its last step, which is the same on both drivers.
+[[nodiscard]] migration earlier_removals();
 
 /// RFC 3629, without NUL: SQL text ends there.
 [[nodiscard]] bool is_text(std::string_view text) noexcept;

@@ -1,5 +1,6 @@
 #include <cofferdam/core/timer_service.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
+#include <cofferdam/eventsourcing/event_vault.hpp>
 
 #include "append_operation.hpp"
 #include "end_operation.hpp"
@@ -105,6 +106,7 @@ struct event_store::state {
     inline_handler apply;
   };
   std::vector<inline_projection> inline_projections;
+  event_vault* vault = nullptr;
 };
 
 event_store::event_store(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
@@ -224,9 +226,15 @@ awaitable<appended> event_store::append(std::string stream, expected e, std::vec
 
 // ----------------------------------------------------------------------------------------------------------- reading
 
+event_store& event_store::unseal_with(event_vault& vault) {
+  state_->vault = &vault;
+  return *this;
+}
+
 awaitable<slice> event_store::read_stream(std::string stream, read_options options) {
   const auto page = std::make_shared<detail::read_stream_operation>(std::move(stream), options);
   co_await state_->db.read(page);
+  if (state_->vault != nullptr && !options.as_stored) (void)co_await state_->vault->try_open(page->result.events);
   co_return std::move(page->result);
 }
 
@@ -236,12 +244,14 @@ awaitable<slice> event_store::read_all(event_query query, read_options options) 
   co_await state_->db.read(page);
   // Types and tags are looked for where the events lie; the rest is seen here.
   if (query.has_prefixes()) std::erase_if(page->result.events, [&query](const auto& e) { return !query.matches(e); });
+  if (state_->vault != nullptr && !options.as_stored) (void)co_await state_->vault->try_open(page->result.events);
   co_return std::move(page->result);
 }
 
 awaitable<std::optional<recorded_event>> event_store::read_event(event_id id) {
   const auto one = std::make_shared<detail::read_event_operation>(id);
   co_await state_->db.read(one);
+  if (state_->vault != nullptr && one->result) (void)co_await state_->vault->try_open({&*one->result, 1});
   co_return std::move(one->result);
 }
 

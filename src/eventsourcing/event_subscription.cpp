@@ -33,6 +33,7 @@ void event_subscription::pass_first() noexcept {
 
 awaitable<recorded_event> event_subscription::next() {
   co_await wait_for_page();
+  page_.front().require_opened();
   recorded_event first = std::move(page_.front());
   pass_first();
   co_return first;

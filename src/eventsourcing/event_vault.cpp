@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <stdexcept>
+#include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI {
 namespace {
@@ -48,9 +50,66 @@ event with_data(const event& e, std::string data) {
                                                    std::to_string(e.position) + "): " + why);
 }
 
+/// The event's data where there is something to open, else null.
+nlohmann::json sealed_data(const recorded_event& e) {
+  if (e.data.find(box_field) == std::string::npos) return nullptr;  // most events are not worth parsing
+  nlohmann::json data = nlohmann::json::parse(e.data, nullptr, false);
+  const bool has_sealed = data.is_object() && std::ranges::any_of(data, is_sealed);
+  return has_sealed ? data : nullptr;
+}
+
+key_store::found_key key_in(const row& r) {
+  key_store::found_key found;
+  found.is_forgotten = !r[2].is_null();
+  if (!found.is_forgotten) found.key = detail::from_base64(r.get<std::string>(1));
+  return found;
+}
+
+struct sealed_event {
+  recorded_event* event;
+  nlohmann::json data;
+};
+
+void open_fields(sealed_event& sealed, const std::map<std::string, key_store::found_key>& keys) {
+  recorded_event& e = *sealed.event;
+  e.was_sealed = true;
+  std::vector<std::string> forgotten;
+  for (auto at = sealed.data.begin(); at != sealed.data.end(); ++at) {
+    const std::string& name = at.key();
+    nlohmann::json& field = at.value();
+    if (!is_sealed(field)) continue;
+    const auto subject = field.at(subject_field).get<std::string>();
+    const auto known = keys.find(subject);
+    if (known != keys.end() && known->second.is_forgotten) {
+      forgotten.push_back(name);
+      field = nullptr;
+      continue;
+    }
+    if (known == keys.end() || known->second.key.empty()) {
+      undecodable(e, name, "there is no key for '" + subject + "', and none was forgotten");
+    }
+    const auto text = detail::open_text(known->second.key, detail::from_base64(field.at(box_field).get<std::string>()),
+                                        place_of(e.id.to_string(), e.type, name, subject));
+    if (!text) undecodable(e, name, "it was not sealed for '" + subject + "' in this place, or was changed since");
+    field = nlohmann::json::parse(*text, nullptr, false);
+  }
+  e.data = sealed.data.dump();
+  e.forgotten = std::move(forgotten);
+  e.unopened = nullptr;
+}
+
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------------------- key store
+
+awaitable<std::map<std::string, key_store::found_key>> key_store::find_all(std::vector<std::string> subjects) {
+  std::map<std::string, found_key> all;
+  for (std::string& subject : subjects) {
+    found_key found = co_await find(subject);
+    all.emplace(std::move(subject), std::move(found));
+  }
+  co_return all;
+}
 
 awaitable<std::unique_ptr<database_key_store>> database_key_store::open(database& db) {
   const auto executor = co_await net::this_coro::executor;
@@ -65,13 +124,19 @@ awaitable<std::unique_ptr<database_key_store>> database_key_store::open(database
 }
 
 awaitable<key_store::found_key> database_key_store::find(std::string subject) {
-  const rows found = co_await db_->query("select key, forgotten_at from cofferdam_subject_keys where subject = $1",
-                                         std::move(subject));
-  found_key result;
-  if (found.empty()) co_return result;
-  result.is_forgotten = !found.front()[1].is_null();
-  if (!result.is_forgotten) result.key = detail::from_base64(found.front().get<std::string>(0));
-  co_return result;
+  const rows found = co_await db_->query(
+      "select subject, key, forgotten_at from cofferdam_subject_keys where subject = $1", std::move(subject));
+  co_return found.empty() ? found_key() : key_in(found.front());
+}
+
+awaitable<std::map<std::string, key_store::found_key>> database_key_store::find_all(std::vector<std::string> subjects) {
+  std::string sql = "select subject, key, forgotten_at from cofferdam_subject_keys where subject in ";
+  sql += db_->has_one_writer() ? "(select value from json_each($1))" : "(select json_array_elements_text($1::json))";
+  std::string names = nlohmann::json(subjects).dump();
+  const rows found = co_await db_->query(std::move(sql), std::move(names));
+  std::map<std::string, found_key> all;
+  for (const row r : found) all.emplace(r.get<std::string>(0), key_in(r));
+  co_return all;
 }
 
 awaitable<key_store::found_key> database_key_store::keep(std::string subject, std::string proposed) {
@@ -130,56 +195,44 @@ awaitable<void> event_vault::seal(event& e, std::string subject, std::vector<std
     *field = {{subject_field, subject}, {box_field, detail::to_base64(box)}};
   }
   e = with_data(e, data.dump());
+  e.is_sealed_ = true;
 }
 
-awaitable<std::size_t> event_vault::open(std::vector<recorded_event>& events) {
-  std::map<std::string, key_store::found_key> keys;
-  std::size_t forgotten = 0;
+awaitable<std::size_t> event_vault::try_open(std::span<recorded_event> events) {
+  std::vector<sealed_event> sealed;
+  std::set<std::string> subjects;
   for (recorded_event& e : events) {
-    if (e.data.find(box_field) == std::string::npos) continue;  // most events are not worth parsing
-    nlohmann::json data = nlohmann::json::parse(e.data, nullptr, false);
-    if (!data.is_object()) continue;
-    const std::string id = e.id.to_string();
-    bool has_changed = false;
-    for (auto at = data.begin(); at != data.end(); ++at) {
-      const std::string& name = at.key();
-      nlohmann::json& field = at.value();
-      if (!is_sealed(field)) continue;
-      const auto subject = field.at(subject_field).get<std::string>();
-      if (!keys.contains(subject)) {
-        key_store::found_key found = co_await keys_->find(subject);
-        keys.emplace(subject, std::move(found));
-      }
-      const key_store::found_key& known = keys.at(subject);
-      has_changed = true;
-      if (known.is_forgotten) {
-        ++forgotten;
-        field = nullptr;
-        continue;
-      }
-      if (known.key.empty()) undecodable(e, name, "there is no key for '" + subject + "', and none was forgotten");
-      const auto text = detail::open_text(known.key, detail::from_base64(field.at(box_field).get<std::string>()),
-                                          place_of(id, e.type, name, subject));
-      if (!text) undecodable(e, name, "it was not sealed for '" + subject + "' in this place, or was changed since");
-      field = nlohmann::json::parse(*text, nullptr, false);
+    nlohmann::json data = sealed_data(e);
+    if (data.is_null()) continue;
+    for (const nlohmann::json& field : data) {
+      if (is_sealed(field)) subjects.insert(field.at(subject_field).get<std::string>());
     }
-    if (has_changed) e.data = data.dump();
+    sealed.push_back({&e, std::move(data)});
+  }
+  std::size_t forgotten = 0;
+  if (sealed.empty()) co_return forgotten;
+  std::vector<std::string> names(subjects.begin(), subjects.end());
+  const auto keys = co_await keys_->find_all(std::move(names));
+  for (sealed_event& one : sealed) {
+    try {
+      open_fields(one, keys);
+    } catch (const storage_error&) {
+      one.event->unopened = std::current_exception();
+    }
+    forgotten += one.event->forgotten.size();
   }
   co_return forgotten;
 }
 
+awaitable<std::size_t> event_vault::open(std::vector<recorded_event>& events) {
+  const std::size_t forgotten = co_await try_open(events);
+  for (const recorded_event& e : events) e.require_opened();
+  co_return forgotten;
+}
+
 awaitable<std::size_t> event_vault::open(recorded_event& e) {
-  std::vector<recorded_event> one;
-  one.push_back(std::move(e));
-  failure why;
-  std::size_t forgotten = 0;
-  try {
-    forgotten = co_await open(one);
-  } catch (const std::exception& error) {
-    why = failure::current(error);
-  }
-  e = std::move(one.front());
-  if (why) why.raise();
+  const std::size_t forgotten = co_await try_open({&e, 1});
+  e.require_opened();
   co_return forgotten;
 }
 

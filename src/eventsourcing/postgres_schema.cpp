@@ -244,6 +244,7 @@ std::vector<migration> postgres_event_schema() {
         "reason text not null, primary key(projection, stream, position))"}});
   history.push_back(
       {3, "removed streams", {"alter table cofferdam_streams add column removed_to bigint not null default 0"}});
+  history.push_back(earlier_removals());
   return history;
 }
 

@@ -120,6 +120,7 @@ awaitable<void> projection::apply_all(std::uint64_t from, std::span<const record
       continue;
     }
     try {
+      e.require_opened();
       handler_(b, e);
     } catch (const std::exception& error) {
       why = failure::current(error);
@@ -211,6 +212,7 @@ awaitable<std::size_t> projection::replay(std::string stream) {
     b.require_change("it is still put aside",
                      "delete from cofferdam_parked where projection = $1 and stream = $2 and position = $3", name_,
                      stream, *position);
+    e.require_opened();
     handler_(b, e);
     co_await store_->storage().commit(std::move(b));
   }

@@ -28,6 +28,7 @@ awaitable<message_source::page> event_log::read(std::size_t /*part*/, std::uint6
   read_options options;
   options.from = after + 1;
   options.limit = limit;
+  options.as_stored = true;
   const slice read = co_await store_->read_all(query_, options);
   page found;
   found.read_to = std::max(after, read.scanned_to);
@@ -43,6 +44,7 @@ awaitable<std::optional<message>> event_log::find(std::uint64_t number) {
   read_options one;
   one.from = number;
   one.limit = 1;
+  one.as_stored = true;
   const slice read = co_await store_->read_all(one);
   if (read.events.empty() || read.events[0].position != number) co_return std::nullopt;
   co_return message_of(read.events[0]);
@@ -54,6 +56,7 @@ awaitable<std::vector<message>> event_log::added(std::uint64_t after, std::chron
   std::vector<message> all;
   read_options options;
   options.limit = limit;
+  options.as_stored = true;
   for (bool is_end = false; all.empty() && !is_end;) {
     options.from = after + 1;
     const slice read = co_await store_->read_all(query_, options);
@@ -74,6 +77,7 @@ awaitable<message_source::backlog> event_log::waiting(std::string relay) {
   read_options one;
   one.from = (found.empty() ? 0 : found.front().get<std::uint64_t>(0)) + 1;
   one.limit = 1;
+  one.as_stored = true;
   const slice first = co_await store_->read_all(one);
   backlog all;
   if (first.events.empty()) co_return all;

@@ -364,3 +364,41 @@ DATABASE_TEST("an aggregate whose first events are gone is not added up from the
   error = co_await test::error_of(plain.load("ada"));
   CHECK(error.find("'account-ada' begins at version 9") != std::string::npos);
 }
+
+DATABASE_TEST(
+    "an aggregate that was removed when nobody wrote down how far begins anew, one that was truncated does not") {
+  event_store store = co_await event_store::open(db);
+  const event_codec codec = bank::codec();
+  repository<bank::account> kept(store, codec, "account-", {.snapshot_every = 2}), plain(store, codec, "account-");
+  const auto open = [](const bank::account&) { return bank::open_with(10); };
+  const auto deposit = [](const bank::account&) { return bank::events{bank::deposited{1, "EUR"}}; };
+  for (const char* name : {"removed", "short"}) co_await plain.decide(name, open);
+  co_await kept.decide("whole", open);
+  co_await store.remove("account-removed");
+  co_await store.truncate("account-short", 2);
+  co_await store.truncate("account-whole", 3);
+  // As a store of version 2 would have it.
+  batch back;
+  back.execute("alter table cofferdam_streams drop column removed_to");
+  back.execute("drop table if exists cofferdam_blue_green");
+  back.execute("delete from cofferdam_migrations where component = 'events' and version > 2");
+  co_await db.commit(std::move(back));
+
+  event_store again = co_await event_store::open(db);
+  repository<bank::account> later(again, codec, "account-"),
+      with_snapshot(again, codec, "account-", {.snapshot_every = 2});
+  auto removed = co_await later.load("removed");
+  CHECK(removed.version == 2);
+  CHECK_FALSE(removed.state.is_open);
+  removed = co_await later.decide("removed", open);
+  CHECK(removed.state.balance == 10);
+  removed = co_await later.load("removed");
+  CHECK(removed.version == 4);
+  CHECK(removed.state.balance == 10);
+  std::string error = co_await test::error_of(later.load("short"));
+  CHECK(error.find("'account-short' begins at version 2") != std::string::npos);
+  error = co_await test::error_of(later.load("whole"));
+  CHECK(error.find("'account-whole' begins at version 3") != std::string::npos);
+  const auto whole = co_await with_snapshot.decide("whole", deposit);
+  CHECK(whole.state.balance == 11);
+}

@@ -202,19 +202,21 @@ void kill_in_a_loop(const std::string& url, int rounds, const std::function<void
 
 }  // namespace crash
 
-TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole and once, and so do its tables") {
+TEST_CASE("an event store killed at any moment keeps what it acknowledged, whole and once, and so do its tables",
+          "[torture]") {
   const test::temporary_directory directory;
   crash::kill_in_a_loop("sqlite:" + directory.file("events.db"),
                         static_cast<int>(test::count_from("COFFERDAM_KILLS", 40)), [](int) {});
 }
 
-TEST_CASE("so does one on PostgreSQL, whose server falls over as well") {
+TEST_CASE("so does one on PostgreSQL, whose server falls over as well", "[torture]") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();
-  crash::kill_in_a_loop(server->url(), static_cast<int>(test::count_from("COFFERDAM_KILLS", 15)), [server](int round) {
-    if (round % 3 != 2) return;
-    server->stop(round % 2 == 0 ? SIGQUIT : SIGKILL);
-    server->start();
-  });
+  crash::kill_in_a_loop(server->url(), static_cast<int>(test::count_from("COFFERDAM_POSTGRES_KILLS", 15)),
+                        [server](int round) {
+                          if (round % 3 != 2) return;
+                          server->stop(round % 2 == 0 ? SIGQUIT : SIGKILL);
+                          server->start();
+                        });
 }

@@ -2,14 +2,23 @@
 #include "error_of.hpp"
 
 #include <cofferdam/core/random.hpp>
+#include <cofferdam/eventsourcing/consumer_group.hpp>
 #include <cofferdam/eventsourcing/event_file.hpp>
 #include <cofferdam/eventsourcing/event_store.hpp>
 #include <cofferdam/eventsourcing/event_vault.hpp>
+#include <cofferdam/eventsourcing/live_projection.hpp>
+#include <cofferdam/eventsourcing/projection.hpp>
+#include <cofferdam/eventsourcing/repository.hpp>
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <map>
+#include <set>
 #include <sstream>
 #include <string>
+#include <variant>
+#include <vector>
 
 using namespace cofferdam;
 using namespace std::chrono_literals;
@@ -19,6 +28,103 @@ namespace sealed {
 event registered(const std::string& name) {
   nlohmann::json data{{"name", name}, {"age", 36}, {"plan", "basic"}};
   return event("registered", data.dump());
+}
+
+struct joined {
+  std::string name, plan;
+};
+struct upgraded {
+  std::string plan;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(joined, name, plan)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(upgraded, plan)
+
+struct customer {
+  using event = std::variant<joined, upgraded>;
+  std::string name, plan;
+  void apply(const joined& e) { name = e.name, plan = e.plan; }
+  void apply(const upgraded& e) { plan = e.plan; }
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(customer, name, plan)
+
+event_codec codec() {
+  event_codec made;
+  made.add<joined>("joined").add<upgraded>("upgraded");
+  return made;
+}
+
+/// Keys of another one, and how often they were asked for.
+class counting_keys final : public key_store {
+ public:
+  explicit counting_keys(key_store& under) : under_(&under) {}
+  awaitable<found_key> find(std::string subject) override { return ++finds, under_->find(std::move(subject)); }
+  awaitable<std::map<std::string, found_key>> find_all(std::vector<std::string> subjects) override {
+    return ++looks, under_->find_all(std::move(subjects));
+  }
+  awaitable<found_key> keep(std::string subject, std::string key) override {
+    return under_->keep(std::move(subject), std::move(key));
+  }
+  awaitable<bool> forget(std::string subject, batch with) override {
+    return under_->forget(std::move(subject), std::move(with));
+  }
+  int finds = 0, looks = 0;
+
+ private:
+  key_store* under_;
+};
+
+/// One that has nothing but the two functions it must have.
+class plain_keys final : public key_store {
+ public:
+  awaitable<found_key> find(std::string subject) override {
+    const auto found = keys.find(subject);
+    co_return found == keys.end() ? found_key() : found->second;
+  }
+  awaitable<found_key> keep(std::string subject, std::string key) override {
+    co_return keys.try_emplace(std::move(subject), found_key{std::move(key), false}).first->second;
+  }
+  awaitable<bool> forget(std::string subject, batch /*with*/) override {
+    keys[subject] = {"", true};
+    co_return true;
+  }
+  std::map<std::string, found_key> keys;
+};
+
+/// `joined` of everybody in `names`, in streams of their own, the name sealed.
+awaitable<void> join(event_store& store, event_vault& vault, std::vector<std::string> names) {
+  const event_codec types = codec();
+  const std::vector<std::string> personal{"name"};
+  for (const std::string& name : names) {
+    event e = types.encode(joined{name, "basic"});
+    co_await vault.seal(e, "customer:" + name, personal);
+    co_await store.append("customer-" + name, expected::none(), e);
+  }
+}
+
+/// An event that looks sealed and is not: what somebody typed in, or what a store of other keys has.
+event look_alike() {
+  const nlohmann::json data{{"name", {{"sealed", "customer:nobody"}, {"box", "AAAA"}}}, {"plan", "basic"}};
+  return event("joined", data.dump());
+}
+
+void list_name(batch& b, const recorded_event& e) {
+  const auto name = nlohmann::json::parse(e.data).at("name");
+  const bool is_forgotten = std::ranges::find(e.forgotten, "name") != e.forgotten.end();
+  b.execute("insert into names(stream, name) values($1, $2)", e.stream,
+            is_forgotten ? std::string("(forgotten)") : name.get<std::string>());
+}
+
+awaitable<void> run(database& db, std::string sql) {
+  batch b;
+  b.execute(std::move(sql));
+  co_await db.commit(std::move(b));
+}
+
+awaitable<std::vector<std::string>> names_of(database& db) {
+  const rows found = co_await db.query("select name from names order by stream");
+  std::vector<std::string> all;
+  for (const row r : found) all.push_back(r.get<std::string>(0));
+  co_return all;
 }
 
 }  // namespace sealed
@@ -157,6 +263,173 @@ ASYNC_TEST("sealed events are exported and imported as they are") {
   slice page = co_await copy.read_stream("s");
   (void)co_await vault.open(page.events);
   CHECK(nlohmann::json::parse(page.events[0].data).at("name") == "Ada");
+}
+
+DATABASE_TEST("a store with a vault opens what its projections, aggregates and consumers see, by one query a page") {
+  event_store store = co_await event_store::open(db);
+  const auto tables = co_await database_key_store::open(db);
+  sealed::counting_keys keys(*tables);
+  event_vault vault(keys);
+  const std::vector<std::string> three{"ada", "bob", "cy"};
+  co_await sealed::join(store, vault, three);
+  (void)co_await vault.forget("customer:bob");
+  co_await sealed::run(db, "create table names(stream text primary key, name text)");
+  store.unseal_with(vault);
+  keys.finds = 0;
+
+  projection names(store, "names");
+  names.apply(sealed::list_name);
+  const std::size_t applied = co_await names.catch_up();
+  CHECK(applied == 3);
+  const auto listed = co_await sealed::names_of(db);
+  CHECK(listed == std::vector<std::string>{"ada", "(forgotten)", "cy"});
+  CHECK(keys.looks == 1);
+  CHECK(keys.finds == 0);
+
+  // The same in memory.
+  live_projection<std::vector<std::string>> live(store);
+  live.apply([](auto& state, const recorded_event& e) { state.push_back(e.forgotten.empty() ? e.stream : "gone"); });
+  (void)co_await live.catch_up();
+  CHECK(live.state() == std::vector<std::string>{"customer-ada", "gone", "customer-cy"});
+
+  event_subscription all(store, {});
+  const recorded_event first = co_await all.next();
+  CHECK(nlohmann::json::parse(first.data).at("name") == "ada");
+
+  consumer_group mails(store, "mails");
+  std::set<std::string> sent;
+  mails.handle([&sent](const recorded_event& e, batch&) -> awaitable<void> {
+    sent.insert(nlohmann::json::parse(e.data).at("name").dump());
+    co_return;
+  });
+  (void)co_await mails.run_due();
+  CHECK(sent == std::set<std::string>{"\"ada\"", "null", "\"cy\""});
+
+  // By id, and backward; what is stored stays sealed, and so do files.
+  const auto by_id = co_await store.read_event(first.id);
+  CHECK(by_id.value().data == first.data);
+  CHECK(by_id->was_sealed);
+  const slice stored = co_await store.read_all({.as_stored = true});
+  CHECK(stored.events[0].data.find(R"("name":"ada")") == std::string::npos);
+  std::stringstream file;
+  (void)co_await export_events(store, file);
+  CHECK(file.str().find("basic") != std::string::npos);
+  CHECK(file.str().find(R"(\"name\":\"ada)") == std::string::npos);
+}
+
+DATABASE_TEST("an aggregate seals what it decides, reads it, and reads a stand-in once it was forgotten") {
+  event_store store = co_await event_store::open(db);
+  const auto keys = co_await database_key_store::open(db);
+  event_vault vault(*keys);
+  store.unseal_with(vault);
+  event_codec codec = sealed::codec();
+  const std::vector<std::string> personal{"name"};
+  repository<sealed::customer> customers(store, codec, "customer-", {.snapshot_every = 2});
+  customers.seal([&](event& e, const sealed::customer::event& from) -> awaitable<void> {
+    if (std::holds_alternative<sealed::joined>(from)) co_await vault.seal(e, "ada", personal);
+  });
+  const auto join = [](const sealed::customer&) {
+    return std::vector<sealed::customer::event>{sealed::joined{"Ada", "basic"}, sealed::upgraded{"plus"}};
+  };
+  const auto upgrade = [](const sealed::customer&) {
+    return std::vector<sealed::customer::event>{sealed::upgraded{"gold"}, sealed::upgraded{"platinum"}};
+  };
+  const auto joined = co_await customers.decide("1", join);
+  CHECK(joined.state.name == "Ada");
+  const auto commit = [&db](batch b, const auto&) { return db.commit(std::move(b)); };
+  const auto upgraded = co_await customers.decide("1", upgrade, commit);
+  CHECK(upgraded.state.plan == "platinum");
+  const auto loaded = co_await customers.load("1");
+  CHECK(loaded.state.name == "Ada");
+  const slice stored = co_await store.read_all({.as_stored = true});
+  CHECK(stored.events[0].data.find("Ada") == std::string::npos);
+  // A snapshot would remember what shall be forgotten.
+  const rows snapshots = co_await db.query("select count(*) from cofferdam_snapshots");
+  CHECK(snapshots.front().get<int>(0) == 0);
+
+  (void)co_await vault.forget("ada");
+  const std::string error = co_await test::error_of(customers.load("1"));
+  CHECK(error.find("its field 'name' was forgotten: say forgotten(\"joined\", \"name\", ...)") != std::string::npos);
+  codec.forgotten("joined", "name", "(forgotten)");
+  const auto after = co_await customers.load("1");
+  CHECK(after.state.name == "(forgotten)");
+  CHECK(after.state.plan == "platinum");
+}
+
+DATABASE_TEST("an event that cannot be opened fails where it is handled, and only there") {
+  event_store store = co_await event_store::open(db);
+  const auto keys = co_await database_key_store::open(db);
+  event_vault vault(*keys);
+  const std::vector<std::string> first{"ada"}, last{"zoe"};
+  co_await sealed::join(store, vault, first);
+  co_await store.append("customer-liar", expected::none(), sealed::look_alike());
+  co_await sealed::join(store, vault, last);
+  co_await sealed::run(db, "create table names(stream text primary key, name text)");
+  store.unseal_with(vault);
+
+  const slice all = co_await store.read_all();
+  CHECK(!all.events[0].unopened);
+  CHECK(all.events[1].unopened);
+  CHECK(all.events[1].data == sealed::look_alike().data());
+
+  projection stops(store, "stops");
+  stops.apply(sealed::list_name);
+  std::string error = co_await test::error_of(stops.catch_up());
+  CHECK(error.find("version 1 of 'customer-liar'") != std::string::npos);
+  CHECK(error.find("there is no key for 'customer:nobody'") != std::string::npos);
+  co_await sealed::run(db, "delete from names");
+
+  projection parks(store, "parks", {.parks_failures = true});
+  parks.apply(sealed::list_name);
+  (void)co_await parks.catch_up();
+  const auto listed = co_await sealed::names_of(db);
+  CHECK(listed == std::vector<std::string>{"ada", "zoe"});
+  const auto parked = co_await parks.parked();
+  CHECK(parked.size() == 1);
+  CHECK(parked.at(0).reason.find("no key for 'customer:nobody'") != std::string::npos);
+  error = co_await test::error_of(parks.replay("customer-liar"));
+  CHECK(error.find("no key for 'customer:nobody'") != std::string::npos);
+
+  consumer_group mails(store, "mails", {.max_attempts = 1});
+  int sent = 0;
+  mails.handle([&sent](const recorded_event&, batch&) -> awaitable<void> {
+    ++sent;
+    co_return;
+  });
+  (void)co_await mails.run_due();
+  CHECK(sent == 2);
+  const auto aside = co_await mails.parked();
+  CHECK(aside.size() == 1);
+
+  const event_codec codec = sealed::codec();
+  repository<sealed::customer> customers(store, codec, "customer-");
+  error = co_await test::error_of(customers.load("liar"));
+  CHECK(error.find("no key for 'customer:nobody'") != std::string::npos);
+
+  event_subscription news(store, {}, all.events[0].position);
+  error = co_await test::error_of(news.next());
+  CHECK(error.find("no key for 'customer:nobody'") != std::string::npos);
+  CHECK(news.position() == all.events[0].position);
+
+  // Another key than it was sealed with opens nothing.
+  const auto made = co_await keys->keep("customer:nobody", std::string(32, 'k'));
+  CHECK(made.key.size() == 32);
+  error = co_await test::error_of(customers.load("liar"));
+  CHECK(error.find("was not sealed for 'customer:nobody'") != std::string::npos);
+}
+
+ASYNC_TEST("a key store needs to know only how to find one key") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  sealed::plain_keys keys;
+  event_vault vault(keys);
+  store.unseal_with(vault);
+  const std::vector<std::string> both{"ada", "bob"};
+  co_await sealed::join(store, vault, both);
+  (void)co_await vault.forget("customer:ada");
+  const slice all = co_await store.read_all();
+  CHECK(all.events[0].forgotten == std::vector<std::string>{"name"});
+  CHECK(nlohmann::json::parse(all.events[1].data).at("name") == "bob");
 }
 
 #else

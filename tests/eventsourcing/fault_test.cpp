@@ -127,7 +127,7 @@ std::uint64_t every() { return test::count_from("COFFERDAM_FAULT_STEP", 29); }
 
 }  // namespace faulty
 
-TEST_CASE("whatever call to the disk fails, nothing acknowledged is lost, and the database goes on") {
+TEST_CASE("whatever call to the disk fails, nothing acknowledged is lost, and the database goes on", "[torture]") {
   std::map<std::string, int> errors;
   using call = fault_vfs::call;
   const std::uint64_t syncs =

@@ -201,6 +201,23 @@ ASYNC_TEST("a blue-green projection says what it lacks") {
   CHECK(error.find("call create() first") != std::string::npos);
 }
 
+DATABASE_TEST("who asks for a blue-green table before anybody has begun it is told that nothing is to be seen") {
+  event_store store = co_await event_store::open(db);
+  co_await store.append("a", expected::any(), green::amount_of(1));
+  blue_green_projection balances(store, "balances", 1);
+  auto version = co_await balances.active();
+  CHECK(version == 0);
+  auto position = co_await balances.position();
+  CHECK(position == 0);
+  const duration limit = time.shortened(5s);
+  bool is_there = co_await balances.wait_for(1, limit);
+  CHECK_FALSE(is_there);
+  balances.create(green::create).apply(green::apply);
+  (void)co_await balances.catch_up();
+  is_there = co_await balances.wait_for(1, limit);
+  CHECK(is_there);
+}
+
 DATABASE_TEST("an inline projection's rows are there with the events, or neither is") {
   event_store store = co_await event_store::open(db);
   batch table;
@@ -257,9 +274,13 @@ DATABASE_TEST("an inline projection's rows are there with the events, or neither
 DATABASE_TEST("a live projection is a state in memory that shows what was committed") {
   event_store store = co_await event_store::open(db);
   const auto executor = co_await net::this_coro::executor;
+  batch past;
   for (int i = 1; i <= 1'200; ++i) {
-    co_await store.append(i % 2 == 0 ? "a" : "b", expected::any(), green::amount_of(i % 3));
+    append_request request(i % 2 == 0 ? "a" : "b", expected::any());
+    request.add(green::amount_of(i % 3));
+    (void)store.append(past, std::move(request));
   }
+  co_await db.commit(std::move(past));
   using sums = std::map<std::string, int>;
   live_projection<sums> live(store);
   const std::string unset = co_await test::error_of(live.catch_up());

@@ -128,7 +128,7 @@ awaitable<void> race(std::string url, int rounds) {
 
 }  // namespace torture
 
-TEST_CASE("many writers and one reader: every event is read once, in the order of positions", "[concurrent]") {
+TEST_CASE("many writers and one reader: every event is read once, in the order of positions", "[concurrent][torture]") {
   SECTION("SQLite") {
     const test::temporary_directory directory;
     test::run_in_real_time(torture::write_and_read, "sqlite:" + directory.file("torture.db"), 40, std::string());
@@ -143,7 +143,7 @@ TEST_CASE("many writers and one reader: every event is read once, in the order o
   }
 }
 
-TEST_CASE("of writers that each want to be the only one, one wins, and log and conditions agree") {
+TEST_CASE("of writers that each want to be the only one, one wins, and log and conditions agree", "[torture]") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();

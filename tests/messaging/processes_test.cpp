@@ -209,7 +209,8 @@ TEST_CASE("role: shop", "[.role]") { processes::play(processes::sell); }
 TEST_CASE("role: carrier", "[.role]") { processes::play(processes::carry); }
 TEST_CASE("role: warehouse", "[.role]") { processes::play(processes::store); }
 
-TEST_CASE("shop, carrier, warehouse, broker and database killed in any order lose, repeat and reorder nothing") {
+TEST_CASE("shop, carrier, warehouse, broker and database killed in any order lose, repeat and reorder nothing",
+          "[torture]") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr || !test::nats_process::is_here()) return;
   server->clear();

@@ -101,7 +101,7 @@ ASYNC_TEST("a relay killed at any point while it parks a key parks it once") {
   CHECK(runs > 50);
 }
 
-ASYNC_TEST("relays killed at any two points, one after the other, lose nothing") {
+ASYNC_TEST("relays killed at any two points, one after the other, lose nothing", "[torture]") {
   const std::size_t step = test::count_from("COFFERDAM_TEST_CRASH_STEP", 37);  // 1: every pair
   const auto runs = co_await relay_points::explore("", step);
   CHECK(runs > 200);

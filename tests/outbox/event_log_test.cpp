@@ -2,6 +2,7 @@
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
+#include <cofferdam/eventsourcing/event_vault.hpp>
 #include <cofferdam/outbox/event_log.hpp>
 #include <cofferdam/outbox/relay.hpp>
 
@@ -97,3 +98,25 @@ ASYNC_TEST("an event that a broker refuses parks its stream, and can be replayed
   const auto again = co_await carrier.republish({}, timers_of(executor).date() + 1s);
   CHECK(again == 6);
 }
+
+#ifdef COFFERDAM_TEST_SODIUM
+
+ASYNC_TEST("what is sealed in the store is published sealed") {
+  database db = co_await database::open("sqlite::memory:");
+  event_store store = co_await event_store::open(db);
+  const auto keys = co_await database_key_store::open(db);
+  event_vault vault(*keys);
+  store.unseal_with(vault);
+  event e("placed", R"({"name": "Ada"})");
+  co_await vault.seal(e, "ada");
+  (void)co_await store.append("s", expected::any(), e);
+  const slice read = co_await store.read_all();
+  CHECK(read.events[0].data == R"({"name":"Ada"})");
+  event_log log = co_await event_log::open(store, event_logs::made_of);
+  event_logs::listener broker;
+  relay carrier(log, broker);
+  (void)co_await carrier.run_due();
+  CHECK(broker.last.payload() == e.data());
+}
+
+#endif

@@ -235,12 +235,12 @@ TEST_CASE("a relay that stands still past its lease and then goes on publishes n
   test::run_in_real_time(outbox_kill::finish, url, far, acknowledged);
 }
 
-TEST_CASE("messages on SQLite whose writer and relay are killed arrive all, once and in order") {
+TEST_CASE("messages on SQLite whose writer and relay are killed arrive all, once and in order", "[torture]") {
   const test::temporary_directory directory;
   outbox_kill::kill_in_a_loop("sqlite:" + directory.file("outbox.db"), test::count_from("COFFERDAM_TEST_KILLS", 60));
 }
 
-TEST_CASE("messages on PostgreSQL whose writer and relay are killed arrive all, once and in order") {
+TEST_CASE("messages on PostgreSQL whose writer and relay are killed arrive all, once and in order", "[torture]") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();

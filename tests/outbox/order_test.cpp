@@ -101,7 +101,7 @@ awaitable<void> run(std::string url, std::size_t batches) {
 
 }  // namespace torture
 
-TEST_CASE("no message is missed and every key keeps its order however many write at once on PostgreSQL") {
+TEST_CASE("no message is missed and every key keeps its order however many write at once on PostgreSQL", "[torture]") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();

@@ -163,20 +163,20 @@ using dying_twice::completes;
 using dying_twice::die_twice;
 using dying_twice::goes_back;
 
-ASYNC_TEST("steps, a wait and a pivot, killed at any two points, end well") {
+ASYNC_TEST("steps, a wait and a pivot, killed at any two points, end well", "[torture]") {
   co_await die_twice(dying_twice::plain, 0, completes);
   co_await die_twice(dying_twice::plain, 1, goes_back);
   co_await die_twice(dying_twice::plain, 2, goes_back);
 }
 
-ASYNC_TEST("a race killed at any two points is decided once, and its losers are undone") {
+ASYNC_TEST("a race killed at any two points is decided once, and its losers are undone", "[torture]") {
   co_await die_twice(dying_twice::racing, 0, completes);
   co_await die_twice(dying_twice::racing, 1, completes);
   co_await die_twice(dying_twice::racing, 2, goes_back);
   co_await die_twice(dying_twice::racing_in_vain, 0, completes);
 }
 
-ASYNC_TEST("a saga and its child, killed at any two points, end in the same way") {
+ASYNC_TEST("a saga and its child, killed at any two points, end in the same way", "[torture]") {
   const endings both_go_back{{"t-1", {"compensated"}}, {"t-1/child#1", {"compensated"}}};
   co_await die_twice(dying_twice::calling, 0, completes);
   co_await die_twice(dying_twice::calling, 1, both_go_back);
@@ -185,19 +185,20 @@ ASYNC_TEST("a saga and its child, killed at any two points, end in the same way"
   co_await die_twice(dying_twice::racing_calls, 1, goes_back);  // the race may be over before the child is there
 }
 
-ASYNC_TEST("a saga that goes back to its save point, killed at any two points, tries as often as it should") {
+ASYNC_TEST("a saga that goes back to its save point, killed at any two points, tries as often as it should",
+           "[torture]") {
   for (const int refused : {0, 1, 2}) {
     co_await die_twice(dying_twice::trying, refused, refused == 0 ? completes : goes_back);
   }
 }
 
-ASYNC_TEST("a chain that repeats, killed at any two points, ends well") {
+ASYNC_TEST("a chain that repeats, killed at any two points, ends well", "[torture]") {
   for (const int refused : {0, 1, 2}) {
     co_await die_twice(dying_twice::repeating, refused, refused == 0 ? completes : goes_back);
   }
 }
 
-ASYNC_TEST("sagas that want the same lock, killed at any two points, both end, and the lock is free") {
+ASYNC_TEST("sagas that want the same lock, killed at any two points, both end, and the lock is free", "[torture]") {
   const auto begin = [](saga::engine& e, world&) -> awaitable<void> {
     const transfer refused{100, 1}, fine{10, 0};
     (void)co_await e.start("t-1", dying_twice::locking, refused);
@@ -207,13 +208,14 @@ ASYNC_TEST("sagas that want the same lock, killed at any two points, both end, a
   co_await die_twice(begin, expected);
 }
 
-ASYNC_TEST("branches killed at any two points end well, also when they are undone side by side") {
+ASYNC_TEST("branches killed at any two points end well, also when they are undone side by side", "[torture]") {
   for (const int refused : {0, 1, 2}) {
     co_await die_twice(dying_twice::branching, refused, refused == 0 ? completes : goes_back);
   }
 }
 
-ASYNC_TEST("a saga whose deadline passes, killed at any two points, goes back unless it is past its pivot") {
+ASYNC_TEST("a saga whose deadline passes, killed at any two points, goes back unless it is past its pivot",
+           "[torture]") {
   const auto late = [](saga::engine& e, world&) -> awaitable<void> {
     const transfer t{100, 0};
     const saga::start_options within{.deadline = 30min};
@@ -230,7 +232,7 @@ ASYNC_TEST("a saga whose deadline passes, killed at any two points, goes back un
   co_await die_twice(tight, either);
 }
 
-ASYNC_TEST("a saga that is cancelled, killed at any two points, goes back") {
+ASYNC_TEST("a saga that is cancelled, killed at any two points, goes back", "[torture]") {
   const auto begin = [](saga::engine& e, world&) -> awaitable<void> {
     const transfer t{100, 0};
     (void)co_await e.start("t-1", dying_twice::waiting, t);
@@ -239,7 +241,7 @@ ASYNC_TEST("a saga that is cancelled, killed at any two points, goes back") {
   co_await die_twice(begin, goes_back);
 }
 
-ASYNC_TEST("a saga and a service with a barrier, killed at any two points, agree") {
+ASYNC_TEST("a saga and a service with a barrier, killed at any two points, agree", "[torture]") {
   for (const int refused : {0, 1, 2}) {
     co_await die_twice(dying_twice::booking, refused, refused == 0 ? completes : goes_back);
   }

@@ -130,7 +130,7 @@ ASYNC_TEST("the order of the example, in both spellings, survives any two deaths
   }
 }
 
-ASYNC_TEST("the journeys of the example survive any death, and any two where they go back, else some") {
+ASYNC_TEST("the journeys of the example survive any death, and any two where they go back, else some", "[torture]") {
   const auto some = static_cast<std::size_t>(test::count_from("COFFERDAM_CRASH_PAIRS", 20));
   co_await shown::explore_journey(journeys::journey, true, false, true, some);
   co_await shown::explore_journey(journeys::journey, false, false, false, 1);

@@ -225,13 +225,13 @@ void kill_in_a_loop(const std::string& url, int rounds) {
 
 }  // namespace killing
 
-TEST_CASE("sagas on SQLite whose workers are killed all end, and money sums to zero") {
+TEST_CASE("sagas on SQLite whose workers are killed all end, and money sums to zero", "[torture]") {
   const test::temporary_directory directory;
   killing::kill_in_a_loop("sqlite:" + directory.file("sagas.db"),
                           static_cast<int>(test::count_from("COFFERDAM_SAGA_KILLS", 30)));
 }
 
-TEST_CASE("sagas on PostgreSQL whose workers are killed all end, and money sums to zero") {
+TEST_CASE("sagas on PostgreSQL whose workers are killed all end, and money sums to zero", "[torture]") {
   test::postgres_server* server = test::postgres_server::shared();
   if (server == nullptr) return;
   server->clear();

@@ -753,7 +753,7 @@ awaitable<void> simulate(std::uint64_t seed, std::size_t count, tally* seen) {
 
 }  // namespace randomly
 
-TEST_CASE("random sagas end as a plain interpreter says, whatever goes wrong") {
+TEST_CASE("random sagas end as a plain interpreter says, whatever goes wrong", "[torture]") {
   const std::uint64_t count = test::count_from("COFFERDAM_SAGA_RANDOM", 200);
   const std::uint64_t first = test::count_from("COFFERDAM_SAGA_SEED", 1);
   constexpr std::size_t at_once = 20;

@@ -1,10 +1,12 @@
 // DATABASE_TEST: a test case whose body is a coroutine that is given an empty database, once for each kind: `db`. On
-// SQLite time is virtual; on PostgreSQL it is real, and `time.shortened` makes long waits of it short ones.
+// SQLite in memory time is virtual; with a file, which has threads, and on PostgreSQL it is real, and `time.shortened`
+// makes long waits of it short ones.
 #pragma once
 
 #include "async_test.hpp"
 #include "postgres_server.hpp"
 #include "real_time.hpp"
+#include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/timer_service.hpp>
@@ -54,6 +56,10 @@ inline void on_every_database(const database_body& body) {
     net::io_context context(1);
     virtual_time time(context);
     time.run(open_and_run, std::string("sqlite::memory:"), std::cref(body), true);
+  }
+  SECTION("SQLite in a file") {
+    const temporary_directory directory;
+    run_in_real_time(open_and_run, "sqlite:" + directory.file("test.db"), std::cref(body), false);
   }
   if (postgres_server* server = postgres_server::shared()) {
     SECTION("PostgreSQL") {

@@ -44,7 +44,7 @@ class blue_green_projection {
 
   /// The version that readers see, 0 before the first.
   [[nodiscard]] awaitable<std::uint32_t> active();
-  /// As far as readers see.
+  /// As far as readers see, 0 before the first version.
   [[nodiscard]] awaitable<std::uint64_t> position();
   /// Waits until readers see the event at `position` applied, whichever version shows it. False when the time is over
   /// first.

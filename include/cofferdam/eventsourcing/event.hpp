@@ -8,6 +8,7 @@
 #include <chrono>
 #include <compare>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <span>
 #include <string>
@@ -72,14 +73,18 @@ class event {
   [[nodiscard]] const std::string& causation() const noexcept { return causation_; }
   [[nodiscard]] const std::string& metadata() const noexcept { return metadata_; }
   [[nodiscard]] const std::optional<std::chrono::system_clock::time_point>& at() const noexcept { return at_; }
+  /// Whether `event_vault` sealed some of it.
+  [[nodiscard]] bool is_sealed() const noexcept { return is_sealed_; }
 
  private:
+  friend class event_vault;
   std::string type_, data_;
   std::optional<event_id> id_;
   std::uint32_t schema_ = 1;
   std::vector<std::string> tags_;
   std::string correlation_, causation_, metadata_;
   std::optional<std::chrono::system_clock::time_point> at_;
+  bool is_sealed_ = false;
 };
 
 /// An event as it stands in the store, for ever.
@@ -94,6 +99,16 @@ struct recorded_event {
   std::string data;
   std::vector<std::string> tags;
   std::string correlation, causation, metadata;
+
+  // Where a store or an `event_vault` opened what was sealed:
+  bool was_sealed = false;             ///< some of its fields
+  std::vector<std::string> forgotten;  ///< fields whose key was forgotten: null in `data`
+  std::exception_ptr unopened;         ///< why it is sealed still: no key that fits, and none forgotten
+
+  /// Throws `unopened`, if it is.
+  void require_opened() const {
+    if (unopened) std::rethrow_exception(unopened);
+  }
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

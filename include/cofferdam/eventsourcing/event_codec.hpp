@@ -54,6 +54,10 @@ class event_codec {
   /// Events that were stored as `old_type` are read as `type`.
   event_codec& rename(std::string old_type, std::string type);
 
+  /// What stands in for a field of a person who was forgotten (`event_vault`), in any form of the data; null unless
+  /// said.
+  event_codec& forgotten(std::string type, std::string field, nlohmann::json stand_in);
+
   /// Errors: std::invalid_argument for a type that was not added.
   template <class T> [[nodiscard]] event encode(const T& value) const {
     const entry& known = entry_of(typeid(T));
@@ -107,6 +111,7 @@ class event_codec {
   template <class... Ts>
   std::optional<std::variant<Ts...>> decode_as(const recorded_event& e, const std::variant<Ts...>* /*tag*/) const {
     std::optional<std::variant<Ts...>> found;
+    e.require_opened();
     const std::string& type = present_name(e.type);
     (void)((is_stored_as(typeid(Ts), type) && (decode_into<Ts>(found, e, type), true)) || ...);
     return found;
@@ -134,6 +139,7 @@ class event_codec {
   std::map<std::string, std::uint32_t> schemas_;
   std::map<std::pair<std::string, std::uint32_t>, upcaster> upcasters_;
   std::map<std::string, std::string> renamed_;
+  std::map<std::pair<std::string, std::string>, nlohmann::json> stand_ins_;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI

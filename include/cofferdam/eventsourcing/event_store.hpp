@@ -17,6 +17,7 @@
 namespace cofferdam::inline COFFERDAM_ABI {
 
 struct import_result;
+class event_vault;
 
 /// What a stream must look like for an append to happen.
 class expected {
@@ -145,6 +146,7 @@ struct read_options {
   std::size_t limit = 1'000;  ///< events in one page
   std::size_t max_bytes = 16 * 1024 * 1024;  ///< a page ends early when its data is larger
   direction order = direction::forward;
+  bool as_stored = false;  ///< sealed fields stay so: see `event_store::unseal_with`
 };
 
 /// One page.
@@ -199,6 +201,12 @@ class event_store {
   event_store& project_inline(event_query query, inline_handler h);
 
   // --- reading
+  /// From now on what was sealed is opened before anybody sees it: by reads, and so by repositories, subscriptions,
+  /// projections and consumer groups on this object. Setting up; refers to the vault, which must outlive it.
+  /// Fields whose key was forgotten are null, and `recorded_event::forgotten` names them. Of an event that cannot be
+  /// opened (`recorded_event::unopened`) decoding and handling fail with `event_undecodable`. Files,
+  /// archives, the tail of a conflict and what an `event_log` publishes stay sealed.
+  event_store& unseal_with(event_vault& vault);
   /// One page of one stream, from version `options.from` on.
   [[nodiscard]] awaitable<slice> read_stream(std::string stream, read_options options = {});
   /// One page of the whole store, from position `options.from` on, in the order of commits: an event that is visible is

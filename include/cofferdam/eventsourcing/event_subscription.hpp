@@ -58,6 +58,7 @@ class event_subscription {
     for (;;) {
       co_await wait_for_page();
       const recorded_event& first = page_.front();
+      first.require_opened();
       if constexpr (std::is_void_v<std::invoke_result_t<Handler&, const recorded_event&>>) {
         std::invoke(handler, first);
       } else {

@@ -6,8 +6,7 @@
 //     const std::vector<std::string> personal{"name", "address"};
 //     co_await vault.seal(registered, "customer:7", personal);
 //     co_await store.append("customer-7", expected::none(), registered);
-//     slice page = co_await store.read_stream("customer-7");
-//     co_await vault.open(page.events);
+//     store.unseal_with(vault);  // for reads, repositories, projections, whoever reads by it
 //     co_await vault.forget("customer:7");
 #pragma once
 
@@ -16,7 +15,9 @@
 #include <cofferdam/storage/database.hpp>
 
 #include <cstddef>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,8 @@ class key_store {
     bool is_forgotten = false;
   };
   [[nodiscard]] virtual awaitable<found_key> find(std::string subject) = 0;
+  /// Those of many subjects, by their names; who has none may be left out. One after the other unless said otherwise.
+  [[nodiscard]] virtual awaitable<std::map<std::string, found_key>> find_all(std::vector<std::string> subjects);
   /// Keeps `proposed` unless the subject has a key, or had one. Returns what there is then.
   [[nodiscard]] virtual awaitable<found_key> keep(std::string subject, std::string proposed) = 0;
   /// Removes the key for ever. `with` happens together with it, or not at all, where they share a database. False when
@@ -50,6 +53,8 @@ class database_key_store final : public key_store {
   [[nodiscard]] static awaitable<std::unique_ptr<database_key_store>> open(database& db);
 
   [[nodiscard]] awaitable<found_key> find(std::string subject) override;
+  /// By one query.
+  [[nodiscard]] awaitable<std::map<std::string, found_key>> find_all(std::vector<std::string> subjects) override;
   [[nodiscard]] awaitable<found_key> keep(std::string subject, std::string proposed) override;
   [[nodiscard]] awaitable<bool> forget(std::string subject, batch with) override;
 
@@ -77,13 +82,15 @@ class event_vault {
   /// Errors: `storage_error` (`event_rejected` when the data is no JSON object, or the subject was forgotten).
   [[nodiscard]] awaitable<void> seal(event& e, std::string subject, std::vector<std::string> fields = {});
 
-  /// Decrypts what was sealed. A field whose key was forgotten becomes null, in metadata nothing changes. Returns how
-  /// many fields those were.
+  /// Decrypts what was sealed. A field whose key was forgotten becomes null, and `recorded_event::forgotten` names it.
+  /// Returns how many fields those were.
   /// Errors: `storage_error` (`event_undecodable` naming event and field when it was tampered with, or its key is
   /// missing without having been forgotten).
   [[nodiscard]] awaitable<std::size_t> open(recorded_event& e);
-  /// As `open`, each; asks once for each subject's key.
+  /// As `open`, each; asks once for all keys.
   [[nodiscard]] awaitable<std::size_t> open(std::vector<recorded_event>& events);
+  /// As `open`; an event that cannot be opened says why (`recorded_event::unopened`) and stays as it is.
+  [[nodiscard]] awaitable<std::size_t> try_open(std::span<recorded_event> events);
 
   /// From now on nothing that was sealed for the subject can be read, by anybody. False when nothing was.
   /// @param with  an event that tells projections to forget too, say: see `key_store::forget`.

@@ -38,6 +38,7 @@ template <std::movable State> class live_projection {
     require_handler();
     for (std::size_t applied = 0;;) {
       while (!page_.empty()) {
+        page_.front().require_opened();
         handler_(state_, page_.front());
         page_.pop_front();
         ++applied;

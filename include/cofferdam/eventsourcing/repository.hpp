@@ -79,6 +79,7 @@ template <aggregate A> class repository {
     A state;
     std::uint64_t version = 0;   ///< 0: no events
     std::uint64_t position = 0;  ///< of the newest event, for who waits for a projection; 0 where it was moved out
+    bool has_sealed = false;     ///< some of it can be forgotten, so no snapshot is kept of it
   };
 
   repository(event_store& store, const event_codec& codec, std::string prefix, repository_options options = {})
@@ -87,6 +88,11 @@ template <aggregate A> class repository {
   /// Adds to every event that a decision makes: tags, correlation, a metadata.
   repository& decorate(std::function<void(event&, const event_type&)> change) {
     decorate_ = std::move(change);
+    return *this;
+  }
+  /// As that by a coroutine, and after it: to seal what can be forgotten (`event_vault`), say.
+  repository& seal(std::function<awaitable<void>(event&, const event_type&)> change) {
+    seal_ = std::move(change);
     return *this;
   }
 
@@ -142,7 +148,9 @@ template <aggregate A> class repository {
     for (std::uint32_t attempt = 1;; ++attempt) {
       const std::vector<event_type> decided = decide(std::as_const(present.state));
       if (decided.empty()) co_return present;
-      auto request = request_for(id, present, decided);
+      std::vector<event> made = encode(decided);
+      if (seal_) present.has_sealed |= co_await seal_each(made, decided);
+      auto request = request_for(id, present, std::move(made));
       const auto done = co_await store_->try_append(std::move(request));
       if (done) {
         const std::uint64_t before = present.version;
@@ -165,7 +173,9 @@ template <aggregate A> class repository {
       batch b;
       std::shared_ptr<const appended> done;
       if (!decided.empty()) {
-        auto request = request_for(id, present, decided);
+        std::vector<event> made = encode(decided);
+        if (seal_) next.has_sealed |= co_await seal_each(made, decided);
+        auto request = request_for(id, present, std::move(made));
         done = store_->append(b, std::move(request));
       }
       bool is_late = false;
@@ -183,10 +193,27 @@ template <aggregate A> class repository {
     }
   }
 
+  [[nodiscard]] std::vector<event> encode(const std::vector<event_type>& decided) const {
+    std::vector<event> made;
+    for (const auto& e : decided) {
+      made.push_back(codec_->encode_variant(e));
+      if (decorate_) decorate_(made.back(), e);
+    }
+    return made;
+  }
+  /// Returns whether there was something to seal.
+  awaitable<bool> seal_each(std::vector<event>& made, const std::vector<event_type>& decided) const {
+    bool has_sealed = false;
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      co_await seal_(made[i], decided[i]);
+      has_sealed |= made[i].is_sealed();
+    }
+    co_return has_sealed;
+  }
   [[nodiscard]] append_request request_for(const std::string& id, const loaded& present,
-                                           const std::vector<event_type>& decided) const {
+                                           std::vector<event> made) const {
     append_request request(prefix_ + id, expected::version(present.version));
-    for (const auto& e : decided) request.add(encode(e));
+    request.add(std::move(made));
     return request;
   }
   /// What was decided has happened.
@@ -197,11 +224,6 @@ template <aggregate A> class repository {
     co_return;
   }
 
-  [[nodiscard]] event encode(const event_type& e) const {
-    event made = codec_->encode_variant(e);
-    if (decorate_) decorate_(made, e);
-    return made;
-  }
   static void apply(A& state, const event_type& e) {
     std::visit([&state](const auto& alternative) { state.apply(alternative); }, e);
   }
@@ -223,6 +245,7 @@ template <aggregate A> class repository {
       }
       for (const auto& e : page.events) {
         present.position = e.position;
+        present.has_sealed |= e.was_sealed;
         if (e.version <= present.version) continue;
         const auto decoded = codec_->decode<event_type>(e);
         if (decoded) apply(present.state, *decoded);
@@ -246,7 +269,7 @@ template <aggregate A> class repository {
 
   awaitable<void> snapshot(std::string stream, std::uint64_t before, const loaded& present) {
     const std::uint64_t every = options_.snapshot_every;
-    if (every == 0 || before / every == present.version / every) co_return;
+    if (every == 0 || present.has_sealed || before / every == present.version / every) co_return;
     std::string data = nlohmann::json(present.state).dump();
     co_await detail::save_snapshot(store_->storage(), std::move(stream), options_.snapshot_schema, present.version,
                                    std::move(data));
@@ -257,6 +280,7 @@ template <aggregate A> class repository {
   std::string prefix_;
   repository_options options_;
   std::function<void(event&, const event_type&)> decorate_;
+  std::function<awaitable<void>(event&, const event_type&)> seal_;
 };
 
 }  // namespace cofferdam::inline COFFERDAM_ABI
