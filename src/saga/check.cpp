@@ -50,8 +50,13 @@ awaitable<std::optional<saga_drift>> instance::rehearse(rows journal, saga_state
     broken = e.what();
   }
   if (!root) co_return drift_at({}, "the input " + input_.dump(), "cannot read it: " + broken);
-  const auto body = root->start();
-  const bool has_ended = co_await drive(root->control(), body);
+  bool has_ended = false;
+  try {
+    const auto body = root->start();
+    has_ended = co_await drive(root->control(), body);
+  } catch (const std::exception& e) {  // as where it goes on: what it would do next cannot be written down
+    leave(leave_reason::stuck, e.what());
+  }
   if (drift_) {
     drift_->build = "does " + drift_->build;
     co_return drift_;

@@ -16,6 +16,15 @@ constexpr duration never_ends = duration::max();
 /// Once it may have been tried its outcome has to be known, whatever becomes of other branches.
 bool leaves_doubt(const step_work& work) { return work.kind() == step_kind::pivot && !work.is_transactional(); }
 
+entry intent_of(const step_work& work) {
+  nlohmann::json payload;
+  payload["arguments"] = work.arguments();
+  if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
+  if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
+  if (work.settings().undo_timeout > duration()) payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
+  return {entry_kind::intent, work.key(), std::string(work.name()), std::move(payload)};
+}
+
 /// While it lives a pivot counts as one that may have happened.
 class doubt_guard {
  public:
@@ -187,6 +196,15 @@ instance::begun instance::begin(step_work& work) {
     (void)diverges(work.key());
     return begun::leaves;
   }
+  entry intent = intent_of(work);
+  const std::size_t bytes = intent.text.size();
+  if (bytes > engine_->options.max_payload) {  // not in the journal: it fails again in every replay
+    work.fail(step_failed(work.key(), step_failed::reason::refused,
+                          "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
+                              std::to_string(engine_->options.max_payload),
+                          "payload_too_large"));
+    return begun::failed;
+  }
   if (diverges(work.key())) return begun::leaves;
   if (definition_->find(work.name()) == nullptr) {
     leave(leave_reason::stuck, "the step '" + std::string(work.name()) + "' is not among those '" + definition_->name +
@@ -194,20 +212,6 @@ instance::begun instance::begin(step_work& work) {
     return begun::leaves;
   }
   if (is_rehearsal_) return begun::leaves;
-  nlohmann::json payload;
-  payload["arguments"] = work.arguments();
-  if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
-  if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
-  if (work.settings().undo_timeout > duration()) payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
-  entry intent(entry_kind::intent, work.key(), std::string(work.name()), std::move(payload));
-  const std::size_t bytes = intent.text.size();
-  if (bytes > engine_->options.max_payload) {
-    work.fail(step_failed(work.key(), step_failed::reason::refused,
-                          "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
-                              std::to_string(engine_->options.max_payload),
-                          "payload_too_large"));
-    return begun::failed;
-  }
   add(std::move(intent));
   return begun::noted;
 }
