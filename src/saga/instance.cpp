@@ -175,7 +175,7 @@ awaitable<bool> instance::go_forward() {
     std::exception_ptr error = root->take();
     nlohmann::json output;
     if (!error && !unvisited_.empty()) {
-      leave_changed({}, unvisited_keys(unvisited_.begin()->first), "nothing more");
+      leave_changed({}, unvisited_keys(), "nothing more");
     } else if (!error) {
       try {
         output = definition_->output(*root);
