@@ -194,7 +194,9 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
   [[nodiscard]] duration until_deadline() const;
-  [[nodiscard]] duration until_turn(step_kind kind) const;
+  [[nodiscard]] bool is_retriable(step_kind kind) const noexcept;
+  [[nodiscard]] bool can_go_back(const step_work& work) const noexcept;
+  [[nodiscard]] duration until_turn(const step_work& work) const;
   [[nodiscard]] time_point attempt_ends_at(duration limit) const;
   awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
   awaitable<void> attempt_in_race(attempt_end& end, const fiber& by, duration limit,
