@@ -42,6 +42,19 @@ class doubt_guard {
   std::size_t* pivots_;
 };
 
+/// Keeps the caller's cancellation away until the saga asks what becomes of it.
+class postponing {
+ public:
+  explicit postponing(std::string& reason) noexcept : reason_(&reason) {}
+  net::cancellation_type operator()(net::cancellation_type type) const {
+    if (type != net::cancellation_type::none) *reason_ = "cancelled by the caller";
+    return net::cancellation_type::none;
+  }
+
+ private:
+  std::string* reason_;
+};
+
 }  // namespace
 
 entry failed_entry(const std::string& key, step_failed::reason why, const attempt_end& end) {
@@ -249,7 +262,7 @@ awaitable<bool> instance::run_step(step_work& work) {
   }
   // With a journal, a worker that takes the saga over would go on with a pivot that was cancelled.
   const doubt_guard shielded(pivots_in_doubt_, work.kind() == step_kind::pivot && !has_journal());
-  if (shielded) co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+  if (shielded) co_await net::this_coro::reset_cancellation_state(postponing(cancel_reason_));
   for (;;) {
     if (engine_->is_dead("before an action")) leave(leave_reason::lost);
     if (leaving_ != leave_reason::none || (can_go_back(work) && must_go_back())) co_return false;

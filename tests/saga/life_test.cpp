@@ -81,6 +81,16 @@ saga::task<std::string> with_limited_pivot(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, std::string("a"));
   co_return co_await s.run(limited_pivot, what);
 }
+saga::task<std::string> without_its_pivot(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, std::string("a"));
+  bool is_refused = false;
+  try {
+    (void)co_await s.run(limited_pivot, what);
+  } catch (const saga::step_failed&) {
+    is_refused = true;
+  }
+  co_return co_await s.run(b_step, std::string(is_refused ? "b" : "c"));
+}
 saga::task<std::string> only_pivot(saga::scope& s, std::string what) { co_return co_await s.run(the_pivot, what); }
 saga::task<std::string> only_b(saga::scope& s, std::string what) { co_return co_await s.run(b_step, what); }
 saga::task<std::string> pivot_beside_b(saga::scope& s, std::string what) {
@@ -151,6 +161,7 @@ void define_all(saga::engine& e, diary& d) {
   e.define("two", two, a_step, b_step);
   e.define("sleepy", sleepy, a_step, b_step);
   e.define("with_limited_pivot", with_limited_pivot, a_step, limited_pivot);
+  e.define("without_its_pivot", without_its_pivot, a_step, limited_pivot, b_step);
   e.define("grumpy", grumpy, a_step);
   e.define("ringing", ringing, ring_step, b_step);
   e.define("mumbling", mumbling, a_step, mumble_step);
@@ -740,6 +751,39 @@ ASYNC_TEST("without a journal a pivot is not cancelled: what came of it decides 
   co_await sleep_for(2h);
   CHECK(why == "the saga 's-2' went back: the step 'limited' was refused: no");
   CHECK(d.lines == lives::events{"do a", "do nothing", "undo a!"});
+}
+
+ASYNC_TEST("a saga that is cancelled during its pivot goes back once that is refused, with and without a journal") {
+  lives::diary d;
+  d.hangs_at = "nothing";
+  saga::engine here;
+  here.provide(d);
+  const auto executor = co_await net::this_coro::executor;
+  std::string why;
+  const auto run = [&]() -> awaitable<void> {
+    why = co_await test::error_of(here.execute("s-1", lives::without_its_pivot, std::string("nothing")));
+  };
+  const auto job = spawn(executor, run);
+  co_await sleep_for(1s);
+  job.cancel();
+  co_await sleep_for(2h);
+  CHECK(why == "the saga 's-1' went back: cancelled by the caller");
+  CHECK(d.lines == lives::events{"do a", "do nothing", "undo a!"});
+
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  d = lives::diary();
+  define_all(engine, d);
+  d.hangs_at = "nothing";
+  auto started = co_await engine.start("s-2", lives::without_its_pivot, std::string("nothing"));
+  co_await sleep_for(1s);
+  co_await engine.cancel("s-2", "changed my mind");
+  d.hangs_at.clear();
+  co_await sleep_for(1s);
+  (void)co_await engine.run_due();
+  const auto cancelled = co_await test::error_of(started.result());
+  CHECK(cancelled == "the saga 's-2' went back: changed my mind");
+  CHECK(d.lines == lives::events{"do a", "do nothing", "do nothing", "undo a!"});
 }
 
 ASYNC_TEST("an engine that ends hands its sagas back between two steps") {
