@@ -262,6 +262,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::exception_ptr cause_;
   std::uint64_t noted_ = 0, durable_ = 0;  // entries
   receipt received_;                       // of the last commit
+  std::string refusal_;                    // why the database took what the user wrote last for wrong
 
   // control
   bool is_rehearsal_ = false;

@@ -11,7 +11,7 @@ namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 namespace {
 
 /// What a batch that moves a saga on requires.
-constexpr const char* ownership = "a saga is ours";
+constexpr const char* ownership = "cofferdam: a saga is ours";
 
 /// "prepare#1/label#2" belongs to the step "label".
 bool is_key_of(std::string_view key, std::string_view step) noexcept {
@@ -480,8 +480,11 @@ awaitable<instance::written> instance::commit_again(const std::function<batch()>
         if (!there) co_return written::lost;
         if (*there > 0) co_return written::yes;
       }
-      if (code == errc::condition_failed) co_return written::lost;
-      if (is_refusal) co_return written::refused;
+      if (code == errc::condition_failed && why.message().ends_with(ownership)) co_return written::lost;
+      if (is_refusal) {
+        refusal_ = as_utf8(why.message());
+        co_return written::refused;
+      }
     } else if (!storage_error::is_retryable(code)) {
       if (!birth_) report_birth(std::nullopt, why);
       co_return written::lost;
@@ -585,6 +588,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   add_entries(b, entries, at);
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);
+  if (how != written::yes) publish(saga_event::kind::lost);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
   is_let_go_ = true;
   report_birth(true);

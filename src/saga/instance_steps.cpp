@@ -397,7 +397,7 @@ awaitable<void> instance::commit_together(attempt_end& end, step_work& work, bat
   const written how = co_await flush_with(outcome, std::move(own));
   if (how == written::refused) {
     if (is_pivot) has_pivoted_ = false;
-    end = {attempt_end::kind::unsure, "the database refuses what it wrote", {}, {}};
+    end = {attempt_end::kind::unsure, "the database refuses what it wrote: " + refusal_, {}, {}};
   }
 }
 
