@@ -83,6 +83,7 @@ std::string label_of(const link& each) {
   if (each.what == link::kind::pause) return "wait";
   const char* role = each.role == step_kind::pivot       ? " (pivot)"
                      : each.role == step_kind::retriable ? " (retriable)"
+                     : each.role == step_kind::read_only ? " (read-only)"
                                                          : "";
   if (each.what == link::kind::lock) return "lock";
   if (each.what == link::kind::call) {

@@ -50,8 +50,13 @@ awaitable<std::optional<saga_drift>> instance::rehearse(rows journal, saga_state
     broken = e.what();
   }
   if (!root) co_return drift_at({}, "the input " + input_.dump(), "cannot read it: " + broken);
-  const auto body = root->start();
-  const bool has_ended = co_await drive(root->control(), body);
+  bool has_ended = false;
+  try {
+    const auto body = root->start();
+    has_ended = co_await drive(root->control(), body);
+  } catch (const std::exception& e) {  // as where it goes on: what it would do next cannot be written down
+    leave(leave_reason::stuck, e.what());
+  }
   if (drift_) {
     drift_->build = "does " + drift_->build;
     co_return drift_;
@@ -60,7 +65,7 @@ awaitable<std::optional<saga_drift>> instance::rehearse(rows journal, saga_state
   const bool is_completed = found == saga_state::completed;
   if (!has_ended && !is_completed) {
     if (unvisited_.empty()) co_return std::nullopt;
-    co_return drift_at({}, unvisited_keys(unvisited_.begin()->first), "does not come to it");
+    co_return drift_at({}, unvisited_keys(), "does not come to it");
   }
   if (!has_ended) co_return drift_at({}, "its end", "goes on");
   const std::exception_ptr error = root->take();
@@ -71,7 +76,7 @@ awaitable<std::optional<saga_drift>> instance::rehearse(rows journal, saga_state
     co_return std::nullopt;
   }
   if (!unvisited_.empty()) {
-    co_return drift_at({}, unvisited_keys(unvisited_.begin()->first), "ends before that");
+    co_return drift_at({}, unvisited_keys(), "ends before that");
   }
   if (is_completed && output) {
     const nlohmann::json now = definition_->output(*root);

@@ -145,7 +145,8 @@ bool instance::is_pivot(const record& r) const {
 
 bool instance::is_pivot_in_doubt() const {
   const auto may_have_happened = [this](const record& r) {
-    return r.ended == record::outcome::open && !r.is_undone && is_pivot(r);
+    // What is written together with its outcome has not happened without it.
+    return r.ended == record::outcome::open && !r.is_undone && is_pivot(r) && definition_->find(r.step)->act;
   };
   return pivots_in_doubt_ > 0 || std::ranges::any_of(records_, may_have_happened);
 }
@@ -175,7 +176,7 @@ awaitable<bool> instance::go_forward() {
     std::exception_ptr error = root->take();
     nlohmann::json output;
     if (!error && !unvisited_.empty()) {
-      leave_changed({}, unvisited_keys(unvisited_.begin()->first), "nothing more");
+      leave_changed({}, unvisited_keys(), "nothing more");
     } else if (!error) {
       try {
         output = definition_->output(*root);

@@ -140,8 +140,9 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   void apply(entry& e);
   void visit(record& r);
   void visit_part(record& part);
-  [[nodiscard]] bool has_unvisited(std::string_view scope) const;
-  [[nodiscard]] std::string unvisited_keys(std::string_view scope) const;
+  [[nodiscard]] bool is_beside(std::string_view scope, std::string_view key) const;
+  [[nodiscard]] bool has_more_than(std::string_view key) const;
+  [[nodiscard]] std::string unvisited_keys(std::string_view key = {}) const;
   [[nodiscard]] bool diverges(const std::string& key);
   [[nodiscard]] bool is_changed(const branch_base& branch, bool is_part);
   [[nodiscard]] bool has_lost_race(const std::string& key) const;
@@ -193,7 +194,9 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<bool> undo(past_step& step);
   [[nodiscard]] duration limit_of(duration own) const;
   [[nodiscard]] duration until_deadline() const;
-  [[nodiscard]] duration until_turn(step_kind kind) const;
+  [[nodiscard]] bool is_retriable(step_kind kind) const noexcept;
+  [[nodiscard]] bool can_go_back(const step_work& work) const noexcept;
+  [[nodiscard]] duration until_turn(const step_work& work) const;
   [[nodiscard]] time_point attempt_ends_at(duration limit) const;
   awaitable<void> attempt_into(attempt_end& end, duration limit, std::function<awaitable<void>()> call);
   awaitable<void> attempt_in_race(attempt_end& end, const fiber& by, duration limit,
@@ -213,6 +216,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   bool succeed(step_work& work);
   bool fail(step_work& work, const attempt_end& end);
   struct running_branches;
+  class running_guard;
   awaitable<bool> run_side_by_side(const fiber& by, running_branches& all);
   awaitable<void> run_branch(running_branches& all, std::size_t i);
   void stop(branch_base& branch);
@@ -242,7 +246,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::list<record> records_;                                  // in the order of their intents
   std::unordered_map<std::string_view, record*> index_;        // by their keys
   std::map<std::string, std::size_t, std::less<>> unvisited_;  // steps and waits of a replay, by scope
-  std::vector<entry> buffer_;                                  // outcomes that go with the next commit
+  std::vector<const running_branches*> side_by_side_;
+  std::vector<entry> buffer_;  // outcomes that go with the next commit
   std::uint64_t seq_ = 0, epoch_ = 1;
   saga_state state_ = saga_state::running;
   bool is_inserted_ = false, is_to_load_ = false, is_writing_ = false, has_pivoted_ = false, has_aborted_ = false;
@@ -257,6 +262,7 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   std::exception_ptr cause_;
   std::uint64_t noted_ = 0, durable_ = 0;  // entries
   receipt received_;                       // of the last commit
+  std::string refusal_;                    // why the database took what the user wrote last for wrong
 
   // control
   bool is_rehearsal_ = false;

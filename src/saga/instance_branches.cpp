@@ -17,6 +17,32 @@ struct instance::running_branches {
   std::optional<std::size_t> winner{};
 };
 
+/// While it lives its branches are known to run.
+class instance::running_guard {
+ public:
+  running_guard(instance& of, const running_branches& all) : of_(of), all_(all) { of.side_by_side_.push_back(&all); }
+  running_guard(const running_guard&) = delete;
+  running_guard& operator=(const running_guard&) = delete;
+  ~running_guard() { std::erase(of_.side_by_side_, &all_); }
+
+ private:
+  instance& of_;
+  const running_branches& all_;
+};
+
+/// Whether what has these keys may come before or after each other: they are in branches that run side by side.
+/// @param scope  what is before the name in one of them.
+bool instance::is_beside(std::string_view scope, std::string_view key) const {
+  return std::ranges::any_of(side_by_side_, [&](const running_branches* all) {
+    const auto branch_of = [all](std::string_view what) {
+      return std::ranges::find_if(all->branches,
+                                  [what](const branch_base* each) { return what.starts_with(each->prefix()); });
+    };
+    const auto here = branch_of(key), there = branch_of(scope);
+    return here != there && here != all->branches.end() && there != all->branches.end();
+  });
+}
+
 /// Lets a branch begin nothing more. What it does at the moment goes on, but in a race, where it is cancelled.
 void instance::stop(branch_base& branch) {
   branch.control().was_stopped = true;
@@ -47,6 +73,7 @@ awaitable<bool> instance::run_side_by_side(const fiber& by, running_branches& al
     each->control().races = all.race != nullptr;
   }
   busy_ += all.branches.size() - 1;
+  const running_guard running(*this, all);
   const auto work = [this, &all]() { return run_branch(all, all.next++); };
   co_await cofferdam::detail::run_workers(all.branches.size(), work);
   co_return leaving_ == leave_reason::none&& all.ended == all.branches.size();

@@ -11,7 +11,7 @@ namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
 namespace {
 
 /// What a batch that moves a saga on requires.
-constexpr const char* ownership = "a saga is ours";
+constexpr const char* ownership = "cofferdam: a saga is ours";
 
 /// "prepare#1/label#2" belongs to the step "label".
 bool is_key_of(std::string_view key, std::string_view step) noexcept {
@@ -255,26 +255,28 @@ void instance::visit(record& r) {
   if (it != unvisited_.end() && --it->second == 0) unvisited_.erase(it);
 }
 
-/// Whether the journal has more of a scope, or of parts and branches within it: those that all succeeded have no record
-/// of their own.
-bool instance::has_unvisited(std::string_view scope) const {
-  const auto it = unvisited_.lower_bound(scope);
-  return it != unvisited_.end() && it->first.starts_with(scope);
+/// Whether the journal has more that is not just beside it. Of branches and parts it has only what is in them, so what
+/// is new in one of them, or is one, is compared with all there is.
+bool instance::has_more_than(std::string_view key) const {
+  return std::ranges::any_of(unvisited_, [&](const auto& each) { return !is_beside(each.first, key); });
 }
 
-std::string instance::unvisited_keys(std::string_view scope) const {
+/// What the journal has more, but for what is beside `key`. For messages: not all of it, where that is much.
+std::string instance::unvisited_keys(std::string_view key) const {
   std::string keys;
+  std::size_t left = 8;
   for (const record& r : records_) {
-    if (!r.is_visited && scope_of(r.key).starts_with(scope)) keys += (keys.empty() ? "'" : ", '") + r.key + "'";
+    if (r.is_visited || is_beside(scope_of(r.key), key)) continue;
+    if (left-- == 0) return keys + " and more";
+    keys += (keys.empty() ? "'" : ", '") + r.key + "'";
   }
   return keys;
 }
 
 /// True where the body does something new before it did what the journal says it did: the code has changed.
 bool instance::diverges(const std::string& key) {
-  if (!has_unvisited(scope_of(key))) return false;
-  leave_changed({}, unvisited_keys(scope_of(key)), "'" + key + "'",
-                ". Ask patched() for what was added, or compensate the saga");
+  if (!has_more_than(key)) return false;
+  leave_changed({}, unvisited_keys(key), "'" + key + "'", ". Ask patched() for what was added, or compensate the saga");
   return true;
 }
 
@@ -478,8 +480,11 @@ awaitable<instance::written> instance::commit_again(const std::function<batch()>
         if (!there) co_return written::lost;
         if (*there > 0) co_return written::yes;
       }
-      if (code == errc::condition_failed) co_return written::lost;
-      if (is_refusal) co_return written::refused;
+      if (code == errc::condition_failed && why.message().ends_with(ownership)) co_return written::lost;
+      if (is_refusal) {
+        refusal_ = as_utf8(why.message());
+        co_return written::refused;
+      }
     } else if (!storage_error::is_retryable(code)) {
       if (!birth_) report_birth(std::nullopt, why);
       co_return written::lost;
@@ -583,6 +588,7 @@ awaitable<void> instance::set_aside(saga_state state, std::string reason, std::o
   add_entries(b, entries, at);
   const std::function<batch()> again = [&b] { return b; };
   const written how = co_await commit(again, after);
+  if (how != written::yes) publish(saga_event::kind::lost);
   if (how != written::yes || engine_->is_dead("after a commit")) co_return;
   is_let_go_ = true;
   report_birth(true);

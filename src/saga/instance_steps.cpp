@@ -16,6 +16,15 @@ constexpr duration never_ends = duration::max();
 /// Once it may have been tried its outcome has to be known, whatever becomes of other branches.
 bool leaves_doubt(const step_work& work) { return work.kind() == step_kind::pivot && !work.is_transactional(); }
 
+entry intent_of(const step_work& work) {
+  nlohmann::json payload;
+  payload["arguments"] = work.arguments();
+  if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
+  if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
+  if (work.settings().undo_timeout > duration()) payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
+  return {entry_kind::intent, work.key(), std::string(work.name()), std::move(payload)};
+}
+
 /// While it lives a pivot counts as one that may have happened.
 class doubt_guard {
  public:
@@ -31,6 +40,19 @@ class doubt_guard {
 
  private:
   std::size_t* pivots_;
+};
+
+/// Keeps the caller's cancellation away until the saga asks what becomes of it.
+class postponing {
+ public:
+  explicit postponing(std::string& reason) noexcept : reason_(&reason) {}
+  net::cancellation_type operator()(net::cancellation_type type) const {
+    if (type != net::cancellation_type::none) *reason_ = "cancelled by the caller";
+    return net::cancellation_type::none;
+  }
+
+ private:
+  std::string* reason_;
 };
 
 }  // namespace
@@ -87,9 +109,19 @@ duration instance::until_deadline() const {
   return std::chrono::microseconds(std::max<std::int64_t>(deadline_ - now(), 0));
 }
 
+/// Tried until it succeeds.
+bool instance::is_retriable(step_kind kind) const noexcept {
+  return kind == step_kind::retriable || (kind == step_kind::read_only && has_pivoted_);
+}
+
+/// When it fails, or while it is tried.
+bool instance::can_go_back(const step_work& work) const noexcept {
+  return !leaves_doubt(work) && !is_retriable(work.kind());
+}
+
 /// How long a step may take, or rest: once the saga does not go back any more, its deadline ends nothing.
-duration instance::until_turn(step_kind kind) const {
-  if (deadline_ == for_ever || kind != step_kind::compensatable) return duration::max();
+duration instance::until_turn(const step_work& work) const {
+  if (deadline_ == for_ever || !can_go_back(work)) return duration::max();
   return has_aborted_ || has_pivoted_ || is_pivot_in_doubt() ? duration::max() : until_deadline();
 }
 
@@ -177,7 +209,7 @@ instance::begun instance::begin(step_work& work) {
                                    "wins: let it follow the race");
     return begun::leaves;
   }
-  if (has_pivoted_ && work.kind() != step_kind::retriable) {
+  if (has_pivoted_ && !is_retriable(work.kind())) {
     leave(leave_reason::stuck, "'" + work.key() + "' comes after the pivot, so it must be a retriable step");
     return begun::leaves;
   }
@@ -187,6 +219,15 @@ instance::begun instance::begin(step_work& work) {
     (void)diverges(work.key());
     return begun::leaves;
   }
+  entry intent = intent_of(work);
+  const std::size_t bytes = intent.text.size();
+  if (bytes > engine_->options.max_payload) {  // not in the journal: it fails again in every replay
+    work.fail(step_failed(work.key(), step_failed::reason::refused,
+                          "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
+                              std::to_string(engine_->options.max_payload),
+                          "payload_too_large"));
+    return begun::failed;
+  }
   if (diverges(work.key())) return begun::leaves;
   if (definition_->find(work.name()) == nullptr) {
     leave(leave_reason::stuck, "the step '" + std::string(work.name()) + "' is not among those '" + definition_->name +
@@ -194,20 +235,6 @@ instance::begun instance::begin(step_work& work) {
     return begun::leaves;
   }
   if (is_rehearsal_) return begun::leaves;
-  nlohmann::json payload;
-  payload["arguments"] = work.arguments();
-  if (work.kind() == step_kind::pivot) payload["pivot"] = true;  // for operators, who do not have the definition
-  if (work.settings().undo_attempts != 0) payload["undo"]["attempts"] = work.settings().undo_attempts;
-  if (work.settings().undo_timeout > duration()) payload["undo"]["timeout_ns"] = work.settings().undo_timeout.count();
-  entry intent(entry_kind::intent, work.key(), std::string(work.name()), std::move(payload));
-  const std::size_t bytes = intent.text.size();
-  if (bytes > engine_->options.max_payload) {
-    work.fail(step_failed(work.key(), step_failed::reason::refused,
-                          "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
-                              std::to_string(engine_->options.max_payload),
-                          "payload_too_large"));
-    return begun::failed;
-  }
   add(std::move(intent));
   return begun::noted;
 }
@@ -218,11 +245,11 @@ awaitable<bool> instance::run_step(step_work& work) {
   const begun how = begin(work);
   if (how == begun::failed) co_return true;
   if (how == begun::leaves) co_return false;
-  if (how == begun::noted) {
+  // What only looks is repeated when nobody knows of it; but a saga is to be known when it was started.
+  if (how == begun::noted && (work.kind() != step_kind::read_only || !is_inserted_)) {
     const written kept = co_await flush();
     if (kept != written::yes || leaving_ != leave_reason::none) co_return false;
   }
-  const bool can_go_back = work.kind() == step_kind::compensatable && !has_pivoted_;
   attempts_of_step tries;
   tries.stops = leaves_doubt(work) ? nullptr : &work.by();
   tries.is_in_doubt = tries.stops == nullptr && has_journal() && how == begun::yes;
@@ -235,17 +262,17 @@ awaitable<bool> instance::run_step(step_work& work) {
   }
   // With a journal, a worker that takes the saga over would go on with a pivot that was cancelled.
   const doubt_guard shielded(pivots_in_doubt_, work.kind() == step_kind::pivot && !has_journal());
-  if (shielded) co_await net::this_coro::reset_cancellation_state(net::disable_cancellation());
+  if (shielded) co_await net::this_coro::reset_cancellation_state(postponing(cancel_reason_));
   for (;;) {
     if (engine_->is_dead("before an action")) leave(leave_reason::lost);
-    if (leaving_ != leave_reason::none || (can_go_back && must_go_back())) co_return false;
+    if (leaving_ != leave_reason::none || (can_go_back(work) && must_go_back())) co_return false;
     if (work.by().is_stopped() && !tries.is_in_doubt) {  // what was begun is undone, if it is to be
       work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
       remember(work);
       co_return true;
     }
     duration limit = limit_of(work.settings().timeout);
-    const duration left = until_turn(work.kind());
+    const duration left = until_turn(work);
     if (left < never_ends) limit = std::max(std::min(limit > duration() ? limit : never_ends, left), duration(1));
     step_context context(*this, engine_->registry, work.key(), tries.n, false, attempt_ends_at(limit));
     const auto own = work.is_transactional() ? std::make_unique<batch>() : nullptr;
@@ -297,7 +324,7 @@ awaitable<instance::ended> instance::end_attempt(step_work& work, attempt_end& e
   }
   if (end.how == attempt_end::kind::ongoing) {
     if (!has_journal() || end.after < options.park_after) {
-      co_await rest(std::min(end.after, until_turn(work.kind())));
+      co_await rest(std::min(end.after, until_turn(work)));
       co_return ended::again;
     }
     const bool goes_on =
@@ -308,11 +335,10 @@ awaitable<instance::ended> instance::end_attempt(step_work& work, attempt_end& e
   if (end.how != attempt_end::kind::unsure && end.how != attempt_end::kind::impossible) co_return ended::failed;
   publish(saga_event::kind::attempt_failed, work.key(), tries.n, end.message);
   std::uint32_t most = work.settings().max_attempts;
-  if (most == 0 && work.kind() == step_kind::compensatable) most = options.max_attempts;
+  if (most == 0 && work.kind() != step_kind::pivot && can_go_back(work)) most = options.max_attempts;
   if (most != 0 && tries.n >= most) co_return ended::failed;
   if (tries.n == options.attention_after) publish(saga_event::kind::attention, work.key(), tries.n, end.message);
-  const duration delay =
-      std::min(backoff_delay(options.backoff, tries.n, tries.delays, random()), until_turn(work.kind()));
+  const duration delay = std::min(backoff_delay(options.backoff, tries.n, tries.delays, random()), until_turn(work));
   const bool goes_on = co_await back_off(entry_kind::attempted, work.key(), tries.n, end.message, delay, tries.stops);
   if (!goes_on) co_return ended::leaves;
   ++tries.n;
@@ -344,7 +370,7 @@ bool instance::succeed(step_work& work) {
 bool instance::fail(step_work& work, const attempt_end& end) {
   const auto why =
       end.how == attempt_end::kind::refused ? step_failed::reason::refused : step_failed::reason::exhausted;
-  if (why == step_failed::reason::refused && work.kind() == step_kind::retriable) {
+  if (why == step_failed::reason::refused && is_retriable(work.kind())) {
     leave(leave_reason::stuck, "the retriable step '" + work.key() + "' was refused: " + end.message);
     return false;
   }
@@ -371,7 +397,7 @@ awaitable<void> instance::commit_together(attempt_end& end, step_work& work, bat
   const written how = co_await flush_with(outcome, std::move(own));
   if (how == written::refused) {
     if (is_pivot) has_pivoted_ = false;
-    end = {attempt_end::kind::unsure, "the database refuses what it wrote", {}, {}};
+    end = {attempt_end::kind::unsure, "the database refuses what it wrote: " + refusal_, {}, {}};
   }
 }
 

@@ -139,7 +139,7 @@ bool instance::replay_mark(const std::string& key, bool& answer) {
     return true;
   }
   answer = false;
-  return has_unvisited(scope_of(key));
+  return has_more_than(key);
 }
 
 awaitable<bool> instance::run_mark(const std::string& key) {

@@ -1,5 +1,5 @@
 // What loses a race is undone.
-// EXPECT: the branches of a race are compensatable steps
+// EXPECT: the branches of a race are compensatable or read-only steps
 #include <cofferdam/saga/chain.hpp>
 
 using namespace cofferdam;

@@ -1,5 +1,5 @@
 // When one of several side by side fails, the others are undone.
-// EXPECT: the branches of an all are compensatable steps
+// EXPECT: the branches of an all are compensatable or read-only steps
 #include <cofferdam/saga/chain.hpp>
 
 using namespace cofferdam;

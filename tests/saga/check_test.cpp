@@ -33,6 +33,9 @@ constexpr auto a = saga::step<"a", &act, &unact>;
 constexpr auto b = saga::step<"b", &act, &unact>;
 constexpr auto c = saga::step<"c", &act, &unact>;
 
+awaitable<void> speak(saga::step_context&, std::string) { co_return; }
+constexpr auto say = saga::step<"say", &speak>;
+
 saga::task<int> side(saga::scope& s, int n) {
   const int first = co_await s.run(a, n);
   co_await s.sleep(1h);
@@ -124,6 +127,70 @@ saga::task<int> with_more_before_in_new_ones(saga::scope& s, int n) {
   co_return first + std::get<0>(pair) + std::get<1>(pair) + co_await s.run(b, n);
 }
 
+/// What is new is in branches, a race, a part or a round, which have no record of their own in the journal.
+saga::task<int> long_ago(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  const int nested = co_await s.nested<"part">(quick, 1);
+  const auto pair = co_await s.all(s.branch<"left">(quick, 2), s.branch<"right">(side, 3));
+  const int last = co_await s.run(b, n);
+  co_await s.sleep(1h);
+  co_return first + nested + std::get<0>(pair) + last;
+}
+saga::task<int> quick_c(saga::scope& s, int n) { co_return co_await s.run(c, n); }
+saga::task<int> quick_and_c(saga::scope& s, int n) {
+  const int first = co_await s.run(a, n);
+  co_return first + co_await s.run(c, n);
+}
+saga::task<bool> asks(saga::scope& s, int) { co_return co_await s.patched("more"); }
+template <int Place> saga::task<int> with_news(saga::scope& s, int n) {
+  int sum = co_await s.run(a, n);
+  if constexpr (Place == 0) {
+    const auto both = co_await s.all(s.branch<"x">(quick_c, 1), s.branch<"y">(quick_c, 2));
+    sum += std::get<0>(both);
+  }
+  if constexpr (Place == 1) {
+    const auto won = co_await s.any(s.branch<"x">(quick_c, 1), s.branch<"y">(quick_c, 2));
+    sum += static_cast<int>(won.index());
+  }
+  if constexpr (Place == 2) sum += co_await s.nested<"new">(quick_c, 1);
+  if constexpr (Place == 3) {
+    sum += co_await s.nested<"part">(quick_and_c, 1);
+  } else {
+    sum += co_await s.nested<"part">(quick, 1);
+  }
+  if constexpr (Place == 4) {
+    const auto pair = co_await s.all(s.branch<"left">(quick_and_c, 2), s.branch<"right">(side, 3));
+    sum += std::get<0>(pair);
+  } else if constexpr (Place == 5) {
+    const auto three =
+        co_await s.all(s.branch<"middle">(quick_c, 2), s.branch<"left">(quick, 2), s.branch<"right">(side, 3));
+    sum += std::get<0>(three);
+  } else {
+    const auto pair = co_await s.all(s.branch<"left">(quick, 2), s.branch<"right">(side, 3));
+    sum += std::get<0>(pair);
+  }
+  if constexpr (Place == 6) {
+    const bool is_new = co_await s.nested<"asks">(asks, n);
+    if (is_new) sum += co_await s.run(c, n);
+  }
+  sum += co_await s.run(b, n);
+  co_await s.sleep(1h);
+  co_return sum;
+}
+
+/// Goes on without what is too long to be written down.
+saga::task<int> with_a_long_argument(saga::scope& s, int n) {
+  bool is_too_long = false;
+  try {
+    (void)co_await s.run(say, std::string(200, 'x'));
+  } catch (const saga::step_failed& e) {
+    is_too_long = e.code() == "payload_too_large";
+  }
+  const int first = co_await s.run(a, n);
+  co_await s.sleep(1h);
+  co_return is_too_long ? first : 0;
+}
+
 /// One name for different things.
 saga::task<int> named_part(saga::scope& s, int n) { co_return co_await s.nested<"a">(side, n); }
 saga::task<int> named_step(saga::scope& s, int n) {
@@ -200,7 +267,9 @@ ASYNC_TEST("what a changed build would do is told with the saga, the place and b
   const auto branch = co_await dry::verdict(db, dry::with_another_branch);
   CHECK(branch == head + ": its journal has 'right#1/a#1', 'right#1/sleep#1', this build does 'right#1/c#1'");
   const auto shorter = co_await dry::verdict(db, dry::without_branches);
-  CHECK(shorter == head + ": its journal has 'left#1/a#1', 'left#1/sleep#1', this build ends before that");
+  CHECK(shorter == head +
+                       ": its journal has 'left#1/a#1', 'right#1/a#1', 'left#1/sleep#1', 'right#1/sleep#1', this build "
+                       "ends before that");
 }
 
 ASYNC_TEST("what is added before branches is noticed, though all that the journal has is in the branches") {
@@ -221,6 +290,50 @@ ASYNC_TEST("what is added before branches is noticed, though all that the journa
   const auto sum = co_await engine.find<int>("d-1").result();
   CHECK(sum == 20);
   CHECK(dry::performed == 3);  // what was to come, in both branches and behind them
+}
+
+ASYNC_TEST("branches, races and parts that are new before what the journal has are noticed, and their saga is parked") {
+  const std::string part = "'part#1/a#1', ", rest = "'left#1/a#1', 'right#1/a#1', 'right#1/sleep#1', 'right#1/b#1', ",
+                    last = "'b#1', 'sleep#1'";
+  struct {
+    dry::body build;
+    std::string journal, does;
+  } const news[] = {{dry::with_news<0>, part + rest + last, "x#1/c#1"},
+                    {dry::with_news<1>, part + rest + last, "x#1/c#1"},
+                    {dry::with_news<2>, part + rest + last, "new#1/c#1"},
+                    {dry::with_news<3>, rest + last, "part#1/c#1"},
+                    {dry::with_news<4>, last, "left#1/c#1"},
+                    {dry::with_news<5>, last, "middle#1/c#1"}};
+  for (const auto& each : news) {
+    database db = co_await database::open("sqlite::memory:");
+    co_await dry::begin(db, 7, dry::long_ago);
+    co_await sleep_for(1h);
+    saga::engine old = co_await saga::engine::open(db);
+    old.define("dry", dry::long_ago, dry::a, dry::b);
+    (void)co_await old.run_due();
+    dry::performed = 0;
+    const auto drift = co_await dry::verdict(db, each.build);
+    CHECK(drift == "the saga 'd-1' ('dry', version 1): its journal has " + each.journal + ", this build does '" +
+                       each.does + "'");
+    const auto patched = co_await dry::verdict(db, dry::with_news<6>);
+    CHECK(patched == "agrees");
+    co_await sleep_for(2h);
+    saga::engine engine = co_await saga::engine::open(db);
+    engine.define("dry", each.build, dry::a, dry::b, dry::c);
+    (void)co_await engine.run_due();
+    const rows found = co_await db.query("select state, reason from cofferdam_sagas where id = 'd-1'");
+    CHECK(found.front().get<int>(0) == static_cast<int>(saga::saga_state::stuck));
+    CHECK(found.front().get<std::optional<std::string>>(1).value_or("").starts_with(
+        "the body has changed: it now does '" + each.does + "', where the journal has " + each.journal));
+    CHECK(dry::performed == 0);
+  }
+}
+
+ASYNC_TEST("a branch that is new beside others on their way is no change of what they did") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await dry::begin(db, 7, dry::long_ago);  // its right branch waits
+  const auto drift = co_await dry::verdict(db, dry::with_news<5>);
+  CHECK(drift == "agrees");
 }
 
 ASYNC_TEST("a name that was a step's is not taken for a part, a branch, a child or a mark, nor the other way round") {
@@ -250,6 +363,25 @@ ASYNC_TEST("a name that was a step's is not taken for a part, a branch, a child 
   co_await dry::begin(db, 7, dry::named_part);
   const auto was_part = co_await dry::verdict(db, dry::named_step);
   CHECK(was_part == head + ": its journal has 'a#1/a#1', 'a#1/sleep#1', this build does 'a#1'");
+}
+
+ASYNC_TEST("arguments too long to be written fail their step again when its saga is replayed, which is no change") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine_options small;
+  small.max_payload = 100;
+  saga::engine engine = co_await saga::engine::open(db, small);
+  engine.define("long", dry::with_a_long_argument, dry::say, dry::a);
+  auto started = co_await engine.start("l-1", dry::with_a_long_argument, 7);
+  co_await sleep_for(1s);
+  const auto report = co_await engine.check();
+  CHECK(report.checked == 1);
+  CHECK(report.drifts.empty());
+  co_await sleep_for(1h);
+  (void)co_await engine.run_due();
+  saga::admin desk(db);
+  const auto shown = co_await desk.show("l-1");
+  CHECK(shown.info.reason == "");
+  CHECK(shown.info.state == saga::saga_state::completed);
 }
 
 ASYNC_TEST("races, child sagas and locks are compared, too") {

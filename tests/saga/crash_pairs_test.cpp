@@ -13,10 +13,13 @@ namespace dying_twice {
 using task = saga::task<int>;
 
 task plain(saga::scope& s, transfer t) {
+  const int amount = co_await s.run(look, t.amount);
   (void)co_await s.run(take, -t.amount, false);
+  const int same = co_await s.run(look, amount);
   (void)co_await s.run(lend, 0, t.refused == 1);
   (void)co_await s.wait_signal<int>("never", 1h);
-  const int given = co_await s.run(give, t.amount, t.refused == 2);
+  const int given = co_await s.run(give, same, t.refused == 2);
+  (void)co_await s.run(look, given);
   (void)co_await s.run(tell, 0, false);
   co_return given;
 }
@@ -124,7 +127,7 @@ awaitable<void> open_hotel(world& w) {
 }
 
 void define(saga::engine& e) {
-  e.define("plain", plain, take, lend, give, tell);
+  e.define("plain", plain, take, lend, give, tell, look);
   e.define("racing", racing, take, lend, give);
   e.define("racing in vain", racing_in_vain, take, lend, give);
   e.define("child", child, take, lend);
@@ -163,7 +166,7 @@ using dying_twice::completes;
 using dying_twice::die_twice;
 using dying_twice::goes_back;
 
-ASYNC_TEST("steps, a wait and a pivot, killed at any two points, end well", "[torture]") {
+ASYNC_TEST("steps, a wait, a pivot and looks between them, killed at any two points, end well", "[torture]") {
   co_await die_twice(dying_twice::plain, 0, completes);
   co_await die_twice(dying_twice::plain, 1, goes_back);
   co_await die_twice(dying_twice::plain, 2, goes_back);

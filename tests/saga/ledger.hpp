@@ -56,10 +56,16 @@ inline awaitable<void> move_back_known(saga::step_context& context, const int& a
   co_return;
 }
 
+inline awaitable<int> watch(saga::step_context&, int amount) {
+  co_await sleep_for(std::chrono::milliseconds(1));
+  co_return amount;
+}
+
 inline constexpr auto take = saga::step<"take", &move, &move_back>;
 inline constexpr auto lend = saga::step<"lend", &move, &move_back_known>;
 inline constexpr auto give = saga::pivot<"give", &move>;
 inline constexpr auto tell = saga::retriable<"tell", &move>;
+inline constexpr auto look = saga::read_only<"look", &watch>;
 
 inline saga::task<int> part(saga::scope& s, int amount, bool is_refused) {
   const int moved = co_await s.run(take, amount, false);

@@ -81,6 +81,16 @@ saga::task<std::string> with_limited_pivot(saga::scope& s, std::string what) {
   (void)co_await s.run(a_step, std::string("a"));
   co_return co_await s.run(limited_pivot, what);
 }
+saga::task<std::string> without_its_pivot(saga::scope& s, std::string what) {
+  (void)co_await s.run(a_step, std::string("a"));
+  bool is_refused = false;
+  try {
+    (void)co_await s.run(limited_pivot, what);
+  } catch (const saga::step_failed&) {
+    is_refused = true;
+  }
+  co_return co_await s.run(b_step, std::string(is_refused ? "b" : "c"));
+}
 saga::task<std::string> only_pivot(saga::scope& s, std::string what) { co_return co_await s.run(the_pivot, what); }
 saga::task<std::string> only_b(saga::scope& s, std::string what) { co_return co_await s.run(b_step, what); }
 saga::task<std::string> pivot_beside_b(saga::scope& s, std::string what) {
@@ -151,6 +161,7 @@ void define_all(saga::engine& e, diary& d) {
   e.define("two", two, a_step, b_step);
   e.define("sleepy", sleepy, a_step, b_step);
   e.define("with_limited_pivot", with_limited_pivot, a_step, limited_pivot);
+  e.define("without_its_pivot", without_its_pivot, a_step, limited_pivot, b_step);
   e.define("grumpy", grumpy, a_step);
   e.define("ringing", ringing, ring_step, b_step);
   e.define("mumbling", mumbling, a_step, mumble_step);
@@ -198,12 +209,11 @@ saga::task<int> hasty_saga(saga::scope& s, int turns) {
 }  // namespace lives
 
 using lives::define_all;
-using lives::diary;
 
 ASYNC_TEST("a saga that waits for a signal leaves the memory and comes back for it") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
   auto started = co_await engine.start("s-1", lives::approval, std::string("x"));
@@ -226,7 +236,7 @@ ASYNC_TEST("a saga that waits for a signal leaves the memory and comes back for 
 ASYNC_TEST("a signal that comes before it is asked for is kept, and one message counts once") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   auto started = co_await engine.start("s-1", lives::approval, std::string("x"));
   co_await engine.signal("s-1", "approved", true, "m-1");
@@ -246,7 +256,7 @@ ASYNC_TEST("a signal that comes before it is asked for is kept, and one message 
 ASYNC_TEST("a saga whose signal does not come in time goes back") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
   const auto worker = spawn(executor, [&engine] { return engine.run(); });
@@ -261,7 +271,7 @@ ASYNC_TEST("a saga whose signal does not come in time goes back") {
 ASYNC_TEST("a step that fails is tried again, and undone when no attempt succeeds") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   d.fails["b"] = 3;
   const auto result = co_await engine.execute("s-1", lives::two, std::string("b"));
@@ -300,7 +310,7 @@ TEST_CASE("an action may leave its heartbeat while the database is busy: the sag
 ASYNC_TEST("a step that was refused is not tried again, and not undone") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   const auto why = co_await test::error_of(engine.execute("s-1", lives::two, std::string("nothing")));
   CHECK(why == "the saga 's-1' went back: the step 'b' was refused: no");
@@ -310,7 +320,7 @@ ASYNC_TEST("a step that was refused is not tried again, and not undone") {
 ASYNC_TEST("what comes after the pivot is tried until it succeeds") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   d.fails["x"] = 50;
   int attention = 0;
@@ -329,7 +339,7 @@ ASYNC_TEST("what comes after the pivot is tried until it succeeds") {
 ASYNC_TEST("a saga that is cancelled while it waits, or acts, goes back; past its pivot it cannot") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   const auto executor = co_await net::this_coro::executor;
   const auto worker = spawn(executor, [&engine] { return engine.run(); });
@@ -365,7 +375,7 @@ ASYNC_TEST("a saga that is cancelled while it waits, or acts, goes back; past it
 ASYNC_TEST("an undo that fails is tried again; one that cannot work stops the saga for an operator") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   d.fails["undo"] = 3;
   const auto why = co_await test::error_of(engine.execute("s-1", lives::two, std::string("nothing")));
@@ -387,7 +397,7 @@ ASYNC_TEST("an undo that fails is tried again; one that cannot work stops the sa
 ASYNC_TEST("a step without arguments is undone from the journal, too") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   (void)co_await engine.start("s-1", lives::ringing, std::string("nothing"));
   co_await sleep_for(1min);
@@ -399,7 +409,7 @@ ASYNC_TEST("a step without arguments is undone from the journal, too") {
 ASYNC_TEST("texts that are not UTF-8 stop nothing; a result that is not stops a saga on its way back with its reason") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   d.fails["undo"] = 2;
   d.undo_says = "z\xfcgig";
@@ -422,14 +432,14 @@ ASYNC_TEST("texts that are not UTF-8 stop nothing; a result that is not stops a 
 
 ASYNC_TEST("a saga left by a dead worker is taken over when its lease is over, and its step repeated with its key") {
   database db = co_await database::open("sqlite::memory:");
-  diary d;
+  lives::diary d;
   d.hangs = true;
   saga::engine first = co_await saga::engine::open(db);
   define_all(first, d);
   (void)co_await first.start("s-1", lives::two, std::string("b"));
   saga::kill(first);  // it hangs in its action and will never commit again
   saga::engine second = co_await saga::engine::open(db);
-  diary other;
+  lives::diary other;
   define_all(second, other);
   const auto executor = co_await net::this_coro::executor;
   const auto worker = spawn(executor, [&second] { return second.run(); });
@@ -462,7 +472,7 @@ ASYNC_TEST("a worker that writes all the time keeps its sagas past its lease") {
 
 ASYNC_TEST("an owner that lost its saga cannot write to it") {
   database db = co_await database::open("sqlite::memory:");
-  diary d;
+  lives::diary d;
   saga::engine engine = co_await saga::engine::open(db);
   define_all(engine, d);
   d.fails["a"] = 1;  // so that it rests between two attempts
@@ -487,7 +497,7 @@ TEST_CASE("a saga that is started while a worker claims it is not left to nobody
   const std::string path = directory.file("sagas.db");
   const auto body = [&path]() -> awaitable<void> {
     database db = co_await database::open("sqlite:" + path);
-    diary d;
+    lives::diary d;
     saga::engine_options full;
     full.max_active = 0;
     saga::engine clerk = co_await saga::engine::open(db, full);
@@ -526,7 +536,7 @@ TEST_CASE("a full disk stops sagas, and they go on when it has room again: nobod
   const auto body = [&directory]() -> awaitable<void> {
     test::fault_vfs& disk = test::fault_vfs::instance();
     database db = co_await database::open("sqlite:" + directory.file("sagas.db") + "?vfs=faults");
-    diary d;
+    lives::diary d;
     d.hangs = true;
     saga::engine_options quick;
     quick.lease = 1s;
@@ -556,7 +566,7 @@ TEST_CASE("a full disk stops sagas, and they go on when it has room again: nobod
 
 ASYNC_TEST("a body that changed is noticed and the saga stops for an operator; patched() lets old ones pass") {
   database db = co_await database::open("sqlite::memory:");
-  diary d;
+  lives::diary d;
   {
     saga::engine engine = co_await saga::engine::open(db);
     define_all(engine, d);
@@ -597,7 +607,7 @@ ASYNC_TEST("a body that changed is noticed and the saga stops for an operator; p
 
 ASYNC_TEST("a saga of a version goes on with it while newer ones start") {
   database db = co_await database::open("sqlite::memory:");
-  diary d;
+  lives::diary d;
   saga::engine old = co_await saga::engine::open(db);
   define_all(old, d);
   (void)co_await old.start("s-1", lives::sleepy, std::string("x"));
@@ -613,7 +623,7 @@ ASYNC_TEST("a saga of a version goes on with it while newer ones start") {
 
 ASYNC_TEST("a step that was not given to define() is named, and the saga goes on when it is") {
   database db = co_await database::open("sqlite::memory:");
-  diary d;
+  lives::diary d;
   saga::engine engine = co_await saga::engine::open(db);
   engine.provide(d);
   engine.define("two", lives::two, lives::a_step);
@@ -628,7 +638,7 @@ ASYNC_TEST("a step that was not given to define() is named, and the saga goes on
 
 ASYNC_TEST("without a journal the caller's cancellation makes a saga go back, and undos are not cancelled") {
   saga::engine engine;
-  diary d;
+  lives::diary d;
   engine.provide(d);
   const auto executor = co_await net::this_coro::executor;
   std::string why;
@@ -646,7 +656,7 @@ ASYNC_TEST("without a journal the caller's cancellation makes a saga go back, an
 ASYNC_TEST("a pivot whose attempts are used up, and nobody knows what came of them, stops the saga for an operator") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   d.fails["x"] = 3;
   auto started = co_await engine.start("s-1", lives::with_limited_pivot, std::string("x"));
@@ -661,7 +671,7 @@ ASYNC_TEST("a pivot whose attempts are used up, and nobody knows what came of th
   const auto result = co_await started.result();
   CHECK(result == "x!");
 
-  d = diary();
+  d = lives::diary();
   d.fails["x"] = 3;
   saga::engine here;
   here.provide(d);
@@ -674,7 +684,7 @@ ASYNC_TEST("a pivot whose attempts are used up, and nobody knows what came of th
 ASYNC_TEST("an operator may say that a pivot nobody knows of has not happened, and make its saga go back") {
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  diary d;
+  lives::diary d;
   define_all(engine, d);
   d.fails["x"] = 99;
   auto started = co_await engine.start("s-1", lives::with_limited_pivot, std::string("x"));
@@ -692,7 +702,7 @@ ASYNC_TEST("an operator may say that a pivot nobody knows of has not happened, a
 }
 
 ASYNC_TEST("a pivot that has begun goes on to its outcome when another branch fails, with and without a journal") {
-  diary d;
+  lives::diary d;
   saga::engine here;
   here.provide(d);
   d.fails["x"] = 2;
@@ -702,7 +712,7 @@ ASYNC_TEST("a pivot that has begun goes on to its outcome when another branch fa
 
   database db = co_await database::open("sqlite::memory:");
   saga::engine engine = co_await saga::engine::open(db);
-  d = diary();
+  d = lives::diary();
   define_all(engine, d);
   d.fails["x"] = 2;
   (void)co_await engine.start("s-2", lives::pivot_beside_b, std::string("x"));
@@ -714,7 +724,7 @@ ASYNC_TEST("a pivot that has begun goes on to its outcome when another branch fa
 
 ASYNC_TEST("without a journal a pivot is not cancelled: what came of it decides where the saga goes") {
   saga::engine engine;
-  diary d;
+  lives::diary d;
   engine.provide(d);
   d.hangs_at = "pivot";
   const auto executor = co_await net::this_coro::executor;
@@ -729,7 +739,7 @@ ASYNC_TEST("without a journal a pivot is not cancelled: what came of it decides 
   CHECK(result == "x!");
   CHECK(d.lines == lives::events{"do a", "do pivot", "do x"});
 
-  d = diary();
+  d = lives::diary();
   d.hangs_at = "nothing";
   std::string why;
   const auto refuse = [&]() -> awaitable<void> {
@@ -743,9 +753,42 @@ ASYNC_TEST("without a journal a pivot is not cancelled: what came of it decides 
   CHECK(d.lines == lives::events{"do a", "do nothing", "undo a!"});
 }
 
+ASYNC_TEST("a saga that is cancelled during its pivot goes back once that is refused, with and without a journal") {
+  lives::diary d;
+  d.hangs_at = "nothing";
+  saga::engine here;
+  here.provide(d);
+  const auto executor = co_await net::this_coro::executor;
+  std::string why;
+  const auto run = [&]() -> awaitable<void> {
+    why = co_await test::error_of(here.execute("s-1", lives::without_its_pivot, std::string("nothing")));
+  };
+  const auto job = spawn(executor, run);
+  co_await sleep_for(1s);
+  job.cancel();
+  co_await sleep_for(2h);
+  CHECK(why == "the saga 's-1' went back: cancelled by the caller");
+  CHECK(d.lines == lives::events{"do a", "do nothing", "undo a!"});
+
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  d = lives::diary();
+  define_all(engine, d);
+  d.hangs_at = "nothing";
+  auto started = co_await engine.start("s-2", lives::without_its_pivot, std::string("nothing"));
+  co_await sleep_for(1s);
+  co_await engine.cancel("s-2", "changed my mind");
+  d.hangs_at.clear();
+  co_await sleep_for(1s);
+  (void)co_await engine.run_due();
+  const auto cancelled = co_await test::error_of(started.result());
+  CHECK(cancelled == "the saga 's-2' went back: changed my mind");
+  CHECK(d.lines == lives::events{"do a", "do nothing", "do nothing", "undo a!"});
+}
+
 ASYNC_TEST("an engine that ends hands its sagas back between two steps") {
   database db = co_await database::open("sqlite::memory:");
-  diary d;
+  lives::diary d;
   const auto executor = co_await net::this_coro::executor;
   saga::engine first = co_await saga::engine::open(db);
   define_all(first, d);

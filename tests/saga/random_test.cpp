@@ -101,6 +101,11 @@ awaitable<void> undo_known(saga::step_context& context, const int& amount, int g
   if (amount != given) throw saga::cannot_undo("the result is not the action's");
   return undo(context, given, std::move(plan));
 }
+awaitable<int> watch(saga::step_context& context, int, std::string plan) {
+  const int n = co_await begin_action(context, plan);
+  if (goes_wrong(plan, "lost", n) || goes_wrong(plan, "vanish", n)) throw std::runtime_error("the answer was lost");
+  co_return 0;
+}
 awaitable<int> act_together(saga::step_context& context, batch& b, int amount, std::string plan) {
   (void)co_await begin_action(context, plan);
   if (plan == "vanish") throw std::runtime_error("is away");  // nothing is written without its outcome
@@ -140,6 +145,7 @@ constexpr auto give = saga::step<"give", &act, &undo>;
 constexpr auto give_for_good = saga::pivot<"give for good", &act>;
 constexpr auto give_together = saga::pivot<"give together", &act_together>;
 constexpr auto tell = saga::retriable<"tell", &act>;
+constexpr auto look = saga::read_only<"look", &watch>;
 
 // --------------------------------------------------------------------------------------------------------- the program
 
@@ -192,6 +198,7 @@ saga::task<int> play_one(saga::scope& s, json op, int sum) {
   if (what == "give for good") co_return co_await play_step(s, give_for_good, op, -sum);
   if (what == "give together") co_return co_await play_step(s, give_together, op, -sum);
   if (what == "tell") co_return co_await play_step(s, tell, op, 0);
+  if (what == "look") co_return co_await play_step(s, look, op, 0);
   if (what == "fail") s.fail("so it is");
   if (what == "sleep") co_await s.sleep(std::chrono::milliseconds(amount));
   if (what == "signal") {
@@ -284,7 +291,9 @@ class author {
     const std::string end = ends[roll(3)];
     ops.push_back({{"do", end}, {"plan", plan(end != "give", false)}});
     if (end != "give") {
-      for (std::size_t n = roll(3); n > 0; --n) ops.push_back({{"do", "tell"}, {"plan", plan_of_success()}});
+      for (std::size_t n = roll(3); n > 0; --n) {
+        ops.push_back({{"do", happens(70) ? "tell" : "look"}, {"plan", plan_of_success()}});
+      }
     }
     return ops;
   }
@@ -309,8 +318,8 @@ class author {
   json one(std::size_t depth, std::size_t level) {
     const std::size_t kind = roll(depth < 2 ? 20 : 11);
     if (kind < 7) {
-      const char* names[] = {"blind", "maybe", "known", "together", "guest"};
-      const std::string name = names[roll(5)];
+      const char* names[] = {"blind", "maybe", "known", "together", "guest", "look"};
+      const std::string name = names[roll(6)];
       const bool is_caught = happens(20);
       return {{"do", name},
               {"amount", static_cast<int>(1 + roll(50))},
@@ -432,11 +441,11 @@ class interpreter {
     }
     const std::string key = id_ + '/' + key_of(scope, what);
     const std::string plan = op.at("plan");
-    const bool is_gift = what.starts_with("give");
-    const int amount = is_gift ? -sum : op.value("amount", 0);
-    ever[key] = amount;
+    const bool is_gift = what.starts_with("give"), has_effect = what != "look";
+    const int amount = !has_effect ? 0 : is_gift ? -sum : op.value("amount", 0);
+    if (has_effect) ever[key] = amount;
     if (plan != "refused" && plan != "dead" && plan != "vanish") {
-      effects[key] = amount;
+      if (has_effect) effects[key] = amount;
       return amount;
     }
     if (!op.value("caught", false)) throw gives_up();
@@ -559,7 +568,7 @@ class simulation {
     engine.provide(world_);
     engine.provide(*db_);
     engine.provide(*gate_);
-    engine.define("play", play, blind, maybe, known, together, guest, give, give_for_good, give_together, tell);
+    engine.define("play", play, blind, maybe, known, together, guest, give, give_for_good, give_together, tell, look);
     engine.define(rounds);
     const auto executor = co_await net::this_coro::executor;
     which = std::make_unique<mortal>(std::move(engine), executor, 20 + random_.roll(300));
@@ -628,7 +637,8 @@ class simulation {
             std::ranges::find_if(history.entries, [&](const auto& e) { return e.kind == "intent" && e.key == key; });
         const json& arguments = intent->payload.at("arguments");  // a chain's step has none
         const int amount = arguments.is_array() ? arguments.at(0).get<int>() : 3;
-        co_await desk.skip(info.id, key, amount, by);
+        co_await desk.skip(info.id, key, intent->step == "look" ? 0 : amount, by);
+        if (intent->step == "look") co_return;
         if (intent->step == "together" || intent->step == "give together" || intent->step == "guest") {
           batch b;
           b.execute("insert into effects(key, amount) values($1, $2)", info.id + '/' + key, amount);

@@ -53,7 +53,8 @@ class scope {
 
   [[nodiscard]] const std::string& saga_id() const noexcept;
 
-  /// Runs a step. What it will do is durable before it begins, and its outcome before the next one begins.
+  /// Runs a step. What it will do is durable before it begins, and its outcome before the next one begins; both but for
+  /// read-only steps, which may be repeated together with the one before.
   /// Errors: `step_failed`, the same at every replay. Not caught, it ends the body, and what was done is undone.
   template <fixed_string Name, step_kind Kind, auto Act, auto Undo, class... Args>
   auto run(const bound_step<Name, Kind, Act, Undo>& step, Args&&... args) {

@@ -6,6 +6,7 @@
 //     constexpr auto reserve_stock = saga::step<"stock.reserve", &reserve, &release>.max_attempts(5).timeout(2s);
 //     constexpr auto charge_card = saga::pivot<"card.charge", &charge>;
 //     constexpr auto send_parcel = saga::retriable<"parcel.send", &send>;
+//     constexpr auto ask_price = saga::read_only<"price.ask", &price>;
 #pragma once
 
 #include <cofferdam/core/task.hpp>
@@ -41,10 +42,11 @@ enum class step_kind : std::uint8_t {
   compensatable,  ///< can be undone
   pivot,          ///< once it succeeded there is no way back
   retriable,      ///< after the pivot: succeeds sooner or later
+  read_only,      ///< has no effect: needs no undo, and may be repeated
 };
 
 struct step_settings {
-  std::uint32_t max_attempts = 0;   ///< 0: 4 of a compensatable step, no limit for others
+  std::uint32_t max_attempts = 0;   ///< 0: 4 of a step after which the saga can go back, no limit for others
   duration timeout{};               ///< of one attempt; 0: the engine's `step_timeout`
   std::uint32_t undo_attempts = 0;  ///< 0: no limit
   duration undo_timeout{};          ///< of one attempt; 0: the engine's `step_timeout`
@@ -166,8 +168,13 @@ template <fixed_string Name, step_kind Kind, auto Act, auto Undo> class bound_st
 
   static_assert(detail::storable<result>, "saga: the result of an action needs to_json and from_json");
   static_assert(detail::all_storable<arguments>, "saga: the arguments of an action need to_json and from_json");
-  static_assert(Kind == step_kind::compensatable || undo_wants == detail::undo_kind::none,
+  static_assert(Kind == step_kind::compensatable || Kind == step_kind::read_only ||
+                    undo_wants == detail::undo_kind::none,
                 "saga: a pivot or retriable step is never undone");
+  static_assert(Kind != step_kind::read_only || undo_wants == detail::undo_kind::none,
+                "saga: a read-only step has no effect that could be undone");
+  static_assert(Kind != step_kind::read_only || !is_transactional,
+                "saga: a read-only step writes nothing, so it takes no batch");
 
   constexpr bound_step() = default;
 
@@ -289,5 +296,9 @@ inline constexpr typename detail::make_step<Name, step_kind::pivot, Functions...
 /// What follows the pivot: tried until it succeeds.
 template <fixed_string Name, auto... Functions>
 inline constexpr typename detail::make_step<Name, step_kind::retriable, Functions...>::type retriable{};
+/// Only looks: the journal has nothing of it before its result, which saves a commit, and a process that dies meanwhile
+/// leaves a step that is repeated. Before the pivot it fails as `step` does, after it it is tried as `retriable` is.
+template <fixed_string Name, auto... Functions>
+inline constexpr typename detail::make_step<Name, step_kind::read_only, Functions...>::type read_only{};
 
 }  // namespace cofferdam::inline COFFERDAM_ABI::saga

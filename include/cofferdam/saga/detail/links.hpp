@@ -306,7 +306,9 @@ struct action_link : step_link<action_link<Name, Kind, Act, Undo>, Name, Kind> {
   /// or `(const auto& s, const std::optional<R>& result)`, empty when nobody knows whether the action happened.
   template <class F> [[nodiscard]] constexpr auto undo(F) const {
     static_assert(std::is_empty_v<F>, "saga: an undo of a chain is a lambda without captures");
-    static_assert(Kind == step_kind::compensatable, "saga: a pivot or retriable step is never undone");
+    static_assert(Kind != step_kind::read_only, "saga: a read-only step has no effect that could be undone");
+    static_assert(Kind == step_kind::compensatable || Kind == step_kind::read_only,
+                  "saga: a pivot or retriable step is never undone");
     static_assert(std::same_as<Undo, std::nullptr_t>, "saga: this step has an undo already");
     return action_link<Name, Kind, Act, F>{{this->settings}};
   }
@@ -462,13 +464,17 @@ void add_each(const std::tuple<Links...>& links, std::vector<link>& to, bool is_
   }
 }
 
+template <class Link> consteval bool may_be_a_branch() {
+  if constexpr (Link::is_step) return Link::role == step_kind::compensatable || Link::role == step_kind::read_only;
+  return false;
+}
+
 template <fixed_string Name, class... Links> struct all_link {
   static constexpr std::string_view name = Name.view();
   static constexpr bool is_step = false;
   std::tuple<Links...> links;
   bool is_undone_in_parallel = false;
-  static_assert(((Links::is_step && Links::role == step_kind::compensatable) && ...),
-                "saga: the branches of an all are compensatable steps");
+  static_assert((may_be_a_branch<Links>() && ...), "saga: the branches of an all are compensatable or read-only steps");
 
   /// What the branches did is undone side by side, too; else last first.
   [[nodiscard]] constexpr all_link undo_in_parallel() const { return {links, true}; }
@@ -489,8 +495,8 @@ template <fixed_string Name, class... Links> struct any_link {
   static constexpr std::string_view name = Name.view();
   static constexpr bool is_step = false;
   std::tuple<Links...> links;
-  static_assert(((Links::is_step && Links::role == step_kind::compensatable) && ...),
-                "saga: the branches of a race are compensatable steps: those that lose are undone");
+  static_assert((may_be_a_branch<Links>() && ...),
+                "saga: the branches of a race are compensatable or read-only steps: those that lose are undone");
 
   template <class In, class List> using slots_after = typename slots_after_all<In, List, Links...>::type;
   template <class In, class List> void add_links(std::vector<link>& to, bool) const {
