@@ -2,6 +2,7 @@
 // a journal.
 #include "database_test.hpp"
 #include "error_of.hpp"
+#include "state_of.hpp"
 
 #include <cofferdam/core/sleep.hpp>
 #include <cofferdam/core/spawn.hpp>
@@ -82,13 +83,9 @@ void define(saga::engine& e, chronicle& d) {
   e.define("crowded", crowded, do_it);
 }
 
-awaitable<std::string> state_of(database& db, std::string id) {
-  const rows found = co_await db.query("select state from cofferdam_sagas where id = $1", std::move(id));
-  co_return found.empty() ? "none" : std::string(to_string(static_cast<saga::saga_state>(found.front().get<int>(0))));
-}
 awaitable<bool> comes_to(database& db, std::string id, std::string state) {
   const auto is_there = [&]() -> awaitable<bool> {
-    const auto present = co_await state_of(db, id);
+    const auto present = co_await test::state_of(db, id);
     co_return present == state;
   };
   co_return co_await test::eventually(is_there);
@@ -141,7 +138,7 @@ DATABASE_TEST("a saga that goes back undoes children and theirs that have comple
   CHECK(d.lines == events{"do before", "do child1", "do child2", "do inner", "do last", "undo inner", "undo child2",
                           "undo child1", "undo before"});
   for (const char* id : {"p/line#1", "p/line#1/part#1"}) {
-    const auto state = co_await families::state_of(db, id);
+    const auto state = co_await test::state_of(db, id);
     CHECK(state == "compensated");
   }
   co_await worker.stop();
@@ -163,7 +160,7 @@ DATABASE_TEST("a saga that is cancelled while its child works cancels the child,
   const auto why = co_await test::error_of(started.result());
   CHECK(why == "the saga 'p' went back: changed my mind");
   CHECK(d.lines == events{"do before", "do child1", "do child2", "undo child2?", "undo child1", "undo before"});
-  const auto called = co_await families::state_of(db, "p/part#1");
+  const auto called = co_await test::state_of(db, "p/part#1");
   CHECK(called == "compensated");
   co_await worker.stop();
 }
@@ -219,7 +216,7 @@ DATABASE_TEST("a saga that is cancelled before its child is written down leaves 
     const bool has_left = co_await test::eventually(is_empty);
     REQUIRE(has_left);
     (void)co_await engine.run_due();
-    const auto state = co_await families::state_of(db, id);
+    const auto state = co_await test::state_of(db, id);
     CHECK(state == "compensated");
   }
 }

@@ -2,6 +2,7 @@
 // journal.
 #include "async_test.hpp"
 #include "error_of.hpp"
+#include "state_of.hpp"
 
 #include <cofferdam/core/deadline.hpp>
 #include <cofferdam/core/sleep.hpp>
@@ -201,11 +202,6 @@ void define_all(saga::engine& e, diary& d) {
 }
 
 bool has(const diary& d, const std::string& line) { return std::ranges::find(d.lines, line) != d.lines.end(); }
-
-awaitable<std::string> state_of(database& db, std::string id) {
-  const rows found = co_await db.query("select state from cofferdam_sagas where id = $1", std::move(id));
-  co_return found.empty() ? "none" : std::string(to_string(static_cast<saga::saga_state>(found.front().get<int>(0))));
-}
 
 /// A body with and without a journal, and what became of it.
 template <class Check>
@@ -529,7 +525,7 @@ ASYNC_TEST("attempts are counted on by a worker that takes over, and a long rest
   auto started = co_await first.start("s-1", flows::two, std::string("x"));
   co_await sleep_for(1s);
   CHECK(first.active() == 0);
-  const auto state = co_await flows::state_of(db, "s-1");
+  const auto state = co_await test::state_of(db, "s-1");
   CHECK(state == "waiting");
   saga::engine second = co_await saga::engine::open(db, options);
   define_all(second, d);
@@ -564,7 +560,7 @@ ASYNC_TEST("attempts of an undo are counted on, too, and limited over all takeov
   auto started = co_await engine.start("s-1", flows::two, std::string("x"));
   co_await sleep_for(1s);
   CHECK(engine.active() == 0);
-  const auto state = co_await flows::state_of(db, "s-1");
+  const auto state = co_await test::state_of(db, "s-1");
   CHECK(state == "compensating");
   const auto worker = spawn(executor, [&engine] { return engine.run(); });
   const auto why = co_await test::error_of(started.result());

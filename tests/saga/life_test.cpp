@@ -3,6 +3,7 @@
 #include "error_of.hpp"
 #include "fault_vfs.hpp"
 #include "real_time.hpp"
+#include "state_of.hpp"
 #include "temporary_directory.hpp"
 
 #include <cofferdam/core/sleep.hpp>
@@ -168,11 +169,6 @@ void define_all(saga::engine& e, diary& d) {
   e.define("pivot_beside_b", pivot_beside_b, a_step, b_step, the_pivot);
 }
 
-awaitable<std::string> state_of(database& db, std::string id) {
-  const rows found = co_await db.query("select state from cofferdam_sagas where id = $1", std::move(id));
-  co_return found.empty() ? "none" : std::string(to_string(static_cast<saga::saga_state>(found.front().get<int>(0))));
-}
-
 /// A writer of the same file, whose lock nobody else gets past.
 class stranger {
  public:
@@ -219,7 +215,7 @@ ASYNC_TEST("a saga that waits for a signal leaves the memory and comes back for 
   auto started = co_await engine.start("s-1", lives::approval, std::string("x"));
   co_await sleep_for(1s);
   CHECK(engine.active() == 0);
-  const auto waiting = co_await lives::state_of(db, "s-1");
+  const auto waiting = co_await test::state_of(db, "s-1");
   CHECK(waiting == "waiting");
   {
     const auto worker = spawn(executor, [&engine] { return engine.run(); });
@@ -389,7 +385,7 @@ ASYNC_TEST("an undo that fails is tried again; one that cannot work stops the sa
   (void)co_await engine.start("s-2", lives::two, std::string("nothing"));
   co_await sleep_for(1s);
   CHECK(stuck == "'a#1' cannot be undone: too late");
-  const auto state = co_await lives::state_of(db, "s-2");
+  const auto state = co_await test::state_of(db, "s-2");
   CHECK(state == "stuck");
   CHECK(engine.active() == 0);
 }
@@ -401,7 +397,7 @@ ASYNC_TEST("a step without arguments is undone from the journal, too") {
   define_all(engine, d);
   (void)co_await engine.start("s-1", lives::ringing, std::string("nothing"));
   co_await sleep_for(1min);
-  const auto state = co_await lives::state_of(db, "s-1");
+  const auto state = co_await test::state_of(db, "s-1");
   CHECK(state == "compensated");
   CHECK(d.lines == lives::events{"do ring", "do nothing", "undo ring"});
 }
@@ -692,7 +688,7 @@ ASYNC_TEST("an operator may say that a pivot nobody knows of has not happened, a
   saga::admin desk(db);
   co_await desk.compensate("s-1", {"ada", "the customer gave up"});
   (void)co_await engine.run_due();
-  const auto still = co_await lives::state_of(db, "s-1");
+  const auto still = co_await test::state_of(db, "s-1");
   CHECK(still == "stuck");
   co_await desk.mark_undone("s-1", "limited#1", {"ada", "refund 7731"});
   (void)co_await engine.run_due();

@@ -44,7 +44,7 @@ enum class saga_state : std::uint8_t {
 }
 
 struct engine_options {
-  std::uint32_t max_attempts = 4;                    ///< of a compensatable step that does not say
+  std::uint32_t max_attempts = 4;                    ///< of a step that does not say, if its saga can go back
   duration step_timeout = std::chrono::seconds(30);  ///< of an attempt whose step does not say; 0: none
   backoff_options backoff{.cap = std::chrono::seconds(30)};
   backoff_options undo_backoff{.cap = std::chrono::minutes(5)};
@@ -147,8 +147,8 @@ template <class T> class handle {
 /// which must outlive it.
 ///
 /// Every saga runs on a strand of its own. A step's intent is durable before its action begins, in one commit with the
-/// outcome of the step before; a saga of N steps takes N + 1 commits. An owner that lost a saga cannot write to it:
-/// each commit checks its epoch.
+/// outcome of the step before; a saga of N steps takes N + 1 commits, fewer where some only read. An owner that lost a
+/// saga cannot write to it: each commit checks its epoch.
 class engine {
  public:
   /// Without a journal: what is not done when the process ends is lost. For sagas of one request, and for tests.
