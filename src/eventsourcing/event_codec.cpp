@@ -77,8 +77,7 @@ void event_codec::raise(const recorded_event& e, const std::string& why) {
   std::string message = "'" + e.type + "', version " + std::to_string(e.version) + " of '" + e.stream + "' (position " +
                         std::to_string(e.position) + "): " + why;
   if (!e.forgotten.empty()) {
-    message += "; its field '" + e.forgotten.front() + "' was forgotten: say forgotten(\"" + e.type + "\", \"" +
-               e.forgotten.front() + "\", ...) what stands in for it";
+    message += "; its field '" + e.forgotten.front() + "' was forgotten: say by forgotten() what stands in for it";
   }
   throw storage_error(errc::event_undecodable, message);
 }

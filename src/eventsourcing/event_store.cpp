@@ -203,8 +203,9 @@ awaitable<outcome<appended>> event_store::try_append(append_request request) {
 awaitable<bool> event_store::knows_one_of(const append_request& request) {
   for (const event& e : request.events()) {
     if (!e.id()) continue;
-    const auto known = co_await read_event(*e.id());
-    if (known) co_return true;
+    const auto known = std::make_shared<detail::read_event_operation>(*e.id());
+    co_await state_->db.read(known);
+    if (known->result) co_return true;
   }
   co_return false;
 }
@@ -232,26 +233,29 @@ event_store& event_store::unseal_with(event_vault& vault) {
 }
 
 awaitable<slice> event_store::read_stream(std::string stream, read_options options) {
+  event_vault* const vault = options.as_stored ? nullptr : state_->vault;
   const auto page = std::make_shared<detail::read_stream_operation>(std::move(stream), options);
   co_await state_->db.read(page);
-  if (state_->vault != nullptr && !options.as_stored) (void)co_await state_->vault->try_open(page->result.events);
+  if (vault != nullptr) (void)co_await vault->try_open(page->result.events);
   co_return std::move(page->result);
 }
 
 awaitable<slice> event_store::read_all(read_options options) { return read_all(event_query(), options); }
 awaitable<slice> event_store::read_all(event_query query, read_options options) {
+  event_vault* const vault = options.as_stored ? nullptr : state_->vault;
   const auto page = std::make_shared<detail::read_all_operation>(query, options);
   co_await state_->db.read(page);
   // Types and tags are looked for where the events lie; the rest is seen here.
   if (query.has_prefixes()) std::erase_if(page->result.events, [&query](const auto& e) { return !query.matches(e); });
-  if (state_->vault != nullptr && !options.as_stored) (void)co_await state_->vault->try_open(page->result.events);
+  if (vault != nullptr) (void)co_await vault->try_open(page->result.events);
   co_return std::move(page->result);
 }
 
 awaitable<std::optional<recorded_event>> event_store::read_event(event_id id) {
+  event_vault* const vault = state_->vault;
   const auto one = std::make_shared<detail::read_event_operation>(id);
   co_await state_->db.read(one);
-  if (state_->vault != nullptr && one->result) (void)co_await state_->vault->try_open({&*one->result, 1});
+  if (vault != nullptr && one->result) (void)co_await vault->try_open({&*one->result, 1});
   co_return std::move(one->result);
 }
 

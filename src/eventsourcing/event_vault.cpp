@@ -3,6 +3,7 @@
 #include <cofferdam/eventsourcing/event_vault.hpp>
 #include <cofferdam/storage/detail/stored.hpp>
 
+#include "event_rows.hpp"
 #include "subject_cipher.hpp"
 
 #include <nlohmann/json.hpp>
@@ -132,6 +133,7 @@ awaitable<key_store::found_key> database_key_store::find(std::string subject) {
 awaitable<std::map<std::string, key_store::found_key>> database_key_store::find_all(std::vector<std::string> subjects) {
   std::string sql = "select subject, key, forgotten_at from cofferdam_subject_keys where subject in ";
   sql += db_->has_one_writer() ? "(select value from json_each($1))" : "(select json_array_elements_text($1::json))";
+  std::erase_if(subjects, [](const std::string& s) { return !detail::is_text(s); });  // can have no key
   std::string names = nlohmann::json(subjects).dump();
   const rows found = co_await db_->query(std::move(sql), std::move(names));
   std::map<std::string, found_key> all;

@@ -414,8 +414,9 @@ DATABASE_TEST("a query that must know of a command waits for its table, or says 
     co_await sleep_for(time.shortened(1s));
     co_await table.catch_up();
   };
-  spawn(executor, follow_late);
+  const auto following = spawn(executor, follow_late);
   const int knows = co_await queries.ask(mine, {.at_least = context.token(), .limit = 5s});
   CHECK(knows == 1);
   if (time.is_virtual) CHECK(timers_of(executor).now() - began == 3s);
+  co_await following.join();
 }

@@ -88,7 +88,7 @@ DATABASE_TEST("a subscription gives what was and what comes, each once, in order
     co_await sleep_for(time.shortened(1h));
     co_await store.append("s", expected::any(), event("odd", "{}"));
   };
-  spawn(executor, append_later);
+  const auto appending = spawn(executor, append_later);
   const recorded_event late = co_await news.next();
   CHECK(late.position == 9);
   if (time.is_virtual) CHECK(timers_of(executor).now() - began == 2h);
@@ -96,6 +96,7 @@ DATABASE_TEST("a subscription gives what was and what comes, each once, in order
   event_subscription resumed(store, odd, 5);
   const recorded_event next = co_await resumed.next();
   CHECK(next.position == 7);
+  co_await appending.join();
 }
 
 DATABASE_TEST("a subscription's query joins types, tags and beginnings of streams, of what was and of what comes") {
