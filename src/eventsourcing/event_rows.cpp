@@ -51,22 +51,28 @@ std::vector<migration> event_schema() {
         "create table cofferdam_projections(name text primary key, position integer not null) without rowid",
         "create table cofferdam_parked(projection text not null, stream text not null, position integer "
         "not null, reason text not null, primary key(projection, stream, position)) without rowid"}});
-  history.push_back(
-      {3, "removed streams", {"alter table cofferdam_streams add column removed_to integer not null default 0"}});
-  history.push_back(earlier_removals());
+  history.push_back(removed_streams("integer"));
+  history.push_back(blue_green_tables());
   return history;
 }
 
-migration earlier_removals() {
-  // What was removed before there was `removed_to` has nothing to read, and no snapshot. Where such a stream was
-  // written again since, nothing tells it from a truncated one.
+migration removed_streams(const std::string& integer) {
+  // What was removed earlier has nothing to read, and no snapshot. Where such a stream was written again since, nothing
+  // tells it from a truncated one.
+  return {
+      3,
+      "removed streams",
+      {"alter table cofferdam_streams add column removed_to " + integer + " not null default 0",
+       "update cofferdam_streams set removed_to = first_version - 1 where first_version > 1 and not exists(select 1 "
+       "from cofferdam_events e where e.stream = cofferdam_streams.id and e.version >= "
+       "cofferdam_streams.first_version) and not exists(select 1 from cofferdam_snapshots s where s.stream = "
+       "cofferdam_streams.name)"}};
+}
+
+migration blue_green_tables() {
   return {4,
-          "earlier removals, blue-green projections",
-          {"update cofferdam_streams set removed_to = first_version - 1 where first_version > 1 and removed_to = 0 and "
-           "not exists(select 1 from cofferdam_events e where e.stream = cofferdam_streams.id and e.version >= "
-           "cofferdam_streams.first_version) and not exists(select 1 from cofferdam_snapshots s where s.stream = "
-           "cofferdam_streams.name)",
-           "create table if not exists cofferdam_blue_green(name text not null primary key, active bigint not null)"}};
+          "blue-green projections",
+          {"create table if not exists cofferdam_blue_green(name text not null primary key, active bigint not null)"}};
 }
 
 std::int64_t digest_of(const event& e) noexcept {

@@ -19,8 +19,9 @@
 namespace cofferdam::inline COFFERDAM_ABI::detail {
 
 [[nodiscard]] std::vector<migration> event_schema();
-/// Its last step, which is the same on both drivers.
-[[nodiscard]] migration earlier_removals();
+/// Steps that are the same on both drivers, but for the type of a number.
+[[nodiscard]] migration removed_streams(const std::string& integer);
+[[nodiscard]] migration blue_green_tables();
 
 /// RFC 3629, without NUL: SQL text ends there.
 [[nodiscard]] bool is_text(std::string_view text) noexcept;

@@ -31,9 +31,21 @@ void event_subscription::pass_first() noexcept {
   page_.pop_front();
 }
 
+void event_subscription::require_first_opened() {
+  const std::exception_ptr why = page_.front().unopened;
+  if (!why) return;
+  seek(given_to_);
+  std::rethrow_exception(why);
+}
+
+void event_subscription::seek(std::uint64_t after) noexcept {
+  page_.clear();
+  scanned_to_ = given_to_ = after;
+}
+
 awaitable<recorded_event> event_subscription::next() {
   co_await wait_for_page();
-  page_.front().require_opened();
+  require_first_opened();
   recorded_event first = std::move(page_.front());
   pass_first();
   co_return first;

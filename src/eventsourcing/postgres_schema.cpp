@@ -242,9 +242,8 @@ std::vector<migration> postgres_event_schema() {
         "create table cofferdam_projections(name text primary key, position bigint not null)",
         "create table cofferdam_parked(projection text not null, stream text not null, position bigint not null, "
         "reason text not null, primary key(projection, stream, position))"}});
-  history.push_back(
-      {3, "removed streams", {"alter table cofferdam_streams add column removed_to bigint not null default 0"}});
-  history.push_back(earlier_removals());
+  history.push_back(removed_streams("bigint"));
+  history.push_back(blue_green_tables());
   return history;
 }
 

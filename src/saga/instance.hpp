@@ -167,8 +167,8 @@ class instance final : public journal_view, public std::enable_shared_from_this<
   awaitable<void> end_beats();
   awaitable<written> write(entry* outcome, batch own);
   awaitable<written> blame(written how, bool has_own);
-  awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq);
-  awaitable<written> commit_again(const std::function<batch()>& make, std::uint64_t seq, failure why);
+  awaitable<written> commit(const std::function<batch()>& make, std::uint64_t seq, bool has_own = false);
+  awaitable<written> commit_again(const std::function<batch()>& make, std::uint64_t seq, bool has_own, failure why);
   [[nodiscard]] std::uint64_t seq_after(const std::vector<entry>& entries) const noexcept;
   void add_entries(batch& b, const std::vector<entry>& entries, std::int64_t at) const;
   awaitable<std::optional<std::int64_t>> count(statement question);

@@ -13,6 +13,14 @@ namespace {
 /// What a batch that moves a saga on requires.
 constexpr const char* ownership = "cofferdam: a saga is ours";
 
+/// Whether a batch failed for other reasons than what is in it.
+bool is_trouble(const failure& why) noexcept {
+  constexpr errc troubles[] = {errc::database_busy,    errc::database_overloaded, errc::database_unavailable,
+                               errc::outcome_unknown,  errc::database_full,       errc::database_io_error,
+                               errc::database_corrupt, errc::schema_mismatch,     errc::database_closed};
+  return why.is_cancellation() || std::ranges::any_of(troubles, [&](errc each) { return why.code() == each; });
+}
+
 /// "prepare#1/label#2" belongs to the step "label".
 bool is_key_of(std::string_view key, std::string_view step) noexcept {
   const auto mark = key.rfind('#');
@@ -391,7 +399,9 @@ awaitable<instance::written> instance::write(entry* outcome, batch own) {
   const bool has_own = !own.empty();
   bool has_beat = false;
   const auto state = static_cast<std::int64_t>(state_);
-  const int pivoted = has_pivoted_ ? 1 : 0;  // by now: other branches go on meanwhile
+  const bool passes_pivot =
+      outcome != nullptr && outcome->kind == entry_kind::succeeded && is_pivot(*find(outcome->key));
+  const int pivoted = has_pivoted_ || passes_pivot ? 1 : 0;  // by now: other branches go on meanwhile
   const auto make = [&] {
     batch b;
     if (is_inserted_) {
@@ -413,7 +423,7 @@ awaitable<instance::written> instance::write(entry* outcome, batch own) {
     return b;
   };
   const std::function<batch()> again = std::cref(make);
-  written how = co_await commit(again, after);
+  written how = co_await commit(again, after, has_own);
   if (has_beat && how == written::yes) engine_->beaten();
   if (how == written::yes && !is_inserted_) {
     is_inserted_ = true;
@@ -451,24 +461,25 @@ awaitable<instance::written> instance::blame(written how, bool has_own) {
   co_return written::lost;
 }
 
-awaitable<instance::written> instance::commit(const std::function<batch()>& make, std::uint64_t seq) {
+awaitable<instance::written> instance::commit(const std::function<batch()>& make, std::uint64_t seq, bool has_own) {
   batch b = make();
   auto done = co_await engine_->db->try_commit(std::move(b));
-  if (!done) co_return co_await commit_again(make, seq, done.why());
+  if (!done) co_return co_await commit_again(make, seq, has_own, done.why());
   received_ = *std::move(done);
   co_return written::yes;
 }
 
 /// After `why`: tries until the database says what has become of it. Made anew for every try, since copies cost more
 /// than that.
-awaitable<instance::written> instance::commit_again(const std::function<batch()>& make, std::uint64_t seq,
+awaitable<instance::written> instance::commit_again(const std::function<batch()>& make, std::uint64_t seq, bool has_own,
                                                     failure why) {
   bool may_be_there = false;
   duration pause = std::chrono::milliseconds(50);
   for (;;) {
     const auto code = why.code();
     const bool is_refusal = code == errc::condition_failed || code == errc::constraint_violated ||
-                            code == errc::invalid_statement || code == errc::type_mismatch;
+                            code == errc::invalid_statement || code == errc::type_mismatch ||
+                            (has_own && !is_trouble(why));
     if (is_refusal || code == errc::outcome_unknown) {
       const bool look = may_be_there || code == errc::outcome_unknown;
       may_be_there = true;

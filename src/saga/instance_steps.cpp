@@ -5,6 +5,7 @@
 #include "engine_state.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace cofferdam::inline COFFERDAM_ABI::saga::detail {
@@ -209,24 +210,26 @@ instance::begun instance::begin(step_work& work) {
                                    "wins: let it follow the race");
     return begun::leaves;
   }
-  if (has_pivoted_ && !is_retriable(work.kind())) {
+  const bool is_known = has_journal() && find(work.key()) != nullptr;
+  std::optional<entry> intent;
+  if (has_journal() && !is_known) intent = intent_of(work);
+  if (intent && intent->text.size() > engine_->options.max_payload) {
+    // It is not in the journal, so it fails again in every replay.
+    work.fail(step_failed(work.key(), step_failed::reason::refused,
+                          "its arguments have " + std::to_string(intent->text.size()) + " bytes; max_payload is " +
+                              std::to_string(engine_->options.max_payload),
+                          "payload_too_large"));
+    return begun::failed;
+  }
+  if (has_pivoted_ && !is_known && !is_retriable(work.kind())) {  // what is known began before it, in another branch
     leave(leave_reason::stuck, "'" + work.key() + "' comes after the pivot, so it must be a retriable step");
     return begun::leaves;
   }
   if (!has_journal()) return begun::yes;
-  if (find(work.key()) != nullptr) {
+  if (is_known) {
     if (!is_rehearsal_) return begun::yes;
     (void)diverges(work.key());
     return begun::leaves;
-  }
-  entry intent = intent_of(work);
-  const std::size_t bytes = intent.text.size();
-  if (bytes > engine_->options.max_payload) {  // not in the journal: it fails again in every replay
-    work.fail(step_failed(work.key(), step_failed::reason::refused,
-                          "its arguments have " + std::to_string(bytes) + " bytes; max_payload is " +
-                              std::to_string(engine_->options.max_payload),
-                          "payload_too_large"));
-    return begun::failed;
   }
   if (diverges(work.key())) return begun::leaves;
   if (definition_->find(work.name()) == nullptr) {
@@ -235,7 +238,7 @@ instance::begun instance::begin(step_work& work) {
     return begun::leaves;
   }
   if (is_rehearsal_) return begun::leaves;
-  add(std::move(intent));
+  add(*std::move(intent));
   return begun::noted;
 }
 
@@ -391,12 +394,10 @@ awaitable<void> instance::commit_together(attempt_end& end, step_work& work, bat
     end = {attempt_end::kind::fatal, "a transactional step needs an engine with a database", {}, {}};
     co_return;
   }
-  const bool is_pivot = work.kind() == step_kind::pivot;
-  has_pivoted_ = has_pivoted_ || is_pivot;
+  const doubt_guard in_doubt(pivots_in_doubt_, work.kind() == step_kind::pivot);
   entry outcome(entry_kind::succeeded, work.key(), {}, work.result());
   const written how = co_await flush_with(outcome, std::move(own));
   if (how == written::refused) {
-    if (is_pivot) has_pivoted_ = false;
     end = {attempt_end::kind::unsure, "the database refuses what it wrote: " + refusal_, {}, {}};
   }
 }

@@ -401,4 +401,15 @@ DATABASE_TEST(
   CHECK(error.find("'account-whole' begins at version 3") != std::string::npos);
   const auto whole = co_await with_snapshot.decide("whole", deposit);
   CHECK(whole.state.balance == 11);
+
+  // A store of version 3 says which streams were removed: none of those that were truncated to nothing.
+  co_await again.truncate("account-short", 3);
+  batch third;
+  third.execute("drop table cofferdam_blue_green");
+  third.execute("delete from cofferdam_migrations where component = 'events' and version > 3");
+  co_await db.commit(std::move(third));
+  event_store newest = co_await event_store::open(db);
+  repository<bank::account> last(newest, codec, "account-");
+  error = co_await test::error_of(last.load("short"));
+  CHECK(error.find("'account-short' begins at version 3") != std::string::npos);
 }

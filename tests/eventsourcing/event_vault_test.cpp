@@ -423,6 +423,27 @@ DATABASE_TEST("an event that cannot be opened fails where it is handled, and onl
   CHECK(made.key.size() == 32);
   error = co_await test::error_of(customers.load("liar"));
   CHECK(error.find("was not sealed for 'customer:nobody'") != std::string::npos);
+
+  // Who was stopped by it looks again, and goes on when there is nothing to open any more.
+  error = co_await test::error_of(news.next());
+  CHECK(error.find("was not sealed for 'customer:nobody'") != std::string::npos);
+  news.seek(all.events[1].position);
+  const recorded_event past = co_await news.next();
+  CHECK(past.position == all.events[2].position);
+  news.seek(all.events[0].position);
+  live_projection<int> seen(store);
+  seen.apply([](int& count, const recorded_event&) { ++count; });
+  error = co_await test::error_of(seen.catch_up());
+  CHECK(error.find("was not sealed for 'customer:nobody'") != std::string::npos);
+  CHECK(seen.state() == 1);
+  CHECK(seen.position() == all.events[0].position);
+  (void)co_await vault.forget("customer:nobody");
+  const recorded_event next = co_await news.next();
+  CHECK(next.stream == "customer-liar");
+  CHECK(next.forgotten.size() == 1);
+  error = co_await test::error_of(seen.catch_up());  // the odd one, after the last of the others
+  CHECK(error.find("'customer-odd'") != std::string::npos);
+  CHECK(seen.state() == 3);
 }
 
 ASYNC_TEST("a key store needs to know only how to find one key") {

@@ -42,6 +42,32 @@ TEST_CASE("a watch of calls in flight agrees with a list of them", "[circuit][mo
   CHECK(most > 10);
 }
 
+TEST_CASE("a watch of calls in flight notices them a tenth late, to the nanosecond", "[circuit]") {
+  const auto noticed_after = [](duration threshold, time_point started) {
+    duration later{};
+    for (;; later += 1ns) {
+      detail::flight_watch watch(threshold);
+      watch.enter(started);
+      if (watch.slow(started + later) == 1) return later;
+    }
+  };
+  constexpr time_point now(1h);  // a slice begins, if there are so many
+  CHECK(noticed_after(1000ns, now) == 1100ns);
+  CHECK(noticed_after(1000ns, now + 99ns) == 1001ns);
+  CHECK(noticed_after(5ns, now) == 11ns);  // no slice is shorter
+}
+
+TEST_CASE("a watch of calls in flight forgets them all at once", "[circuit]") {
+  constexpr time_point now(1h);
+  detail::flight_watch watch(1000ns);
+  watch.enter(now);
+  CHECK(watch.slow(now + 1100ns) == 1);
+  watch.enter(now + 1100ns);
+  watch.clear();
+  CHECK(watch.slow(now + 1100ns) == 0);
+  CHECK(watch.slow(now + 1s) == 0);
+}
+
 TEST_CASE("a watch of calls in flight rounds its slices up, and takes calls from long ago for slow", "[circuit]") {
   constexpr time_point now(1h);
   detail::flight_watch watch(15ns);

@@ -4,11 +4,13 @@
 #include "error_of.hpp"
 
 #include <cofferdam/core/sleep.hpp>
+#include <cofferdam/core/spawn.hpp>
 #include <cofferdam/saga/admin.hpp>
 #include <cofferdam/saga/engine.hpp>
 #include <cofferdam/storage/testing.hpp>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,6 +54,18 @@ awaitable<int> spend(saga::step_context& context, batch& b, int coins) {
   b.execute("insert into coins(n) values(0 - cast($1 as bigint))", coins);
   co_return coins;
 }
+/// What a feature of the library refuses, a conflict of versions say.
+class conflicting : public operation {
+ public:
+  void run(sqlite::connection&) override { throw storage_error(errc::version_conflict, "the stream is at version 7"); }
+};
+awaitable<void> append(saga::step_context& context, batch& b) {
+  context.get<notes>().lines.push_back("append");
+  b.add(std::make_shared<conflicting>());
+  co_return;
+}
+constexpr auto append_step = saga::step<"append", &append>;
+constexpr auto pay = saga::pivot<"pay", &act>;
 constexpr auto a_step = saga::step<"a", &act, &unact>;
 constexpr auto b_step = saga::step<"b", &act, &unact>;
 constexpr auto put_step = saga::step<"put", &put_down>;
@@ -84,6 +98,18 @@ saga::task<int> spending_for_good(saga::scope& s, int coins) { co_return co_awai
 saga::task<int> acting_and_spending_for_good(saga::scope& s, int coins) {
   (void)co_await s.run(a_step, std::string("a"));
   co_return co_await s.run(spend_for_good, coins);
+}
+
+saga::task<int> appending(saga::scope& s, int n) {
+  (void)co_await s.run(a_step, std::string("a"));
+  co_await s.run(append_step);
+  co_return n;
+}
+saga::task<int> paying(saga::scope& s, int) { co_return co_await s.run(pay, std::string("pay")); }
+saga::task<int> paying_and_spending(saga::scope& s, int coins) {
+  (void)co_await s.run(a_step, std::string("a"));
+  const auto both = co_await s.all(s.branch<"pay">(paying, coins), s.branch<"spend">(spending_for_good, coins));
+  co_return std::get<0>(both) + std::get<1>(both);
 }
 
 awaitable<void> make_purse(database& db) {
@@ -240,6 +266,42 @@ DATABASE_TEST(
   CHECK(left == 0);
   CHECK(lost == 0);
   CHECK(engine.active() == 0);
+}
+
+ASYNC_TEST("whatever the database refuses of what a step wrote is that step's failure") {
+  database db = co_await database::open("sqlite::memory:");
+  saga::engine engine = co_await saga::engine::open(db);
+  notes n;
+  engine.provide(n);
+  engine.provide(db);
+  engine.define("appending", fencing::appending, fencing::a_step, fencing::append_step);
+  const auto refused = co_await test::error_of(engine.execute("s-1", fencing::appending, 1));
+  CHECK(refused ==
+        "the saga 's-1' went back: the step 'append' failed: the database refuses what it wrote: the stream is not "
+        "as expected: the stream is at version 7");
+  CHECK(n.lines == fencing::events{"do a", "append", "append", "append", "append", "undo a"});
+}
+
+ASYNC_TEST("a pivot that is refused what it wrote does not take back another one that has happened") {
+  database db = co_await database::open("sqlite::memory:");
+  co_await fencing::make_purse(db);
+  saga::engine engine = co_await saga::engine::open(db);
+  notes n;
+  engine.provide(n);
+  engine.provide(db);
+  engine.define("both", fencing::paying_and_spending, fencing::a_step, fencing::pay, fencing::spend_for_good);
+  const auto executor = co_await net::this_coro::executor;
+  const auto run = [&engine] { return engine.run(); };
+  const auto worker = spawn(executor, run);
+  auto both = co_await engine.start("s-1", fencing::paying_and_spending, 5);
+  co_await sleep_for(30s);
+  (void)co_await test::error_of(engine.cancel("s-1", "too late"));
+  co_await fencing::put_in(db, 5);
+  const int sum = co_await both.result();
+  CHECK(sum == 6);
+  CHECK(std::ranges::count(n.lines, "undo a") == 0);
+  CHECK(std::ranges::count(n.lines, "spend") > 3);
+  co_await worker.stop();
 }
 
 ASYNC_TEST("a pivot that writes together with its outcome leaves no doubt: while it fails its saga can go back") {

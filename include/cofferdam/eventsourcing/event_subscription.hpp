@@ -35,7 +35,7 @@ class event_subscription {
   /// The next event that matches; waits for it as long as it takes.
   /// Errors: `storage_error`; it may be asked again. Cancellation: any type, `operation_aborted`; nothing is lost.
   [[nodiscard]] awaitable<recorded_event> next();
-  /// What is there already, up to a page; empty when everything was read.
+  /// What is there already, up to a page; empty when everything was read. Events that cannot be opened are among it.
   [[nodiscard]] awaitable<std::vector<recorded_event>> next_page();
   /// Gives `handler(const recorded_event&)`, a coroutine or a plain function, one event after the other, for ever.
   /// Errors: as `next`, and what the handler throws; `position()` is then before the event that it failed at.
@@ -47,6 +47,8 @@ class event_subscription {
     return give_each<std::decay_t<Handler>>(std::forward<Handler>(handler));
   }
 
+  /// Goes on after this position: back, or past an event that cannot be handled.
+  void seek(std::uint64_t after) noexcept;
   /// Everything up to here was given out, or does not match: where to begin another time.
   [[nodiscard]] std::uint64_t position() const noexcept;
 
@@ -54,11 +56,13 @@ class event_subscription {
   awaitable<void> read_page();
   awaitable<void> wait_for_page();
   void pass_first() noexcept;
+  /// What cannot be opened is read again the next time: its key may be there by then.
+  void require_first_opened();
   template <class Handler> awaitable<void> give_each(Handler handler) {
     for (;;) {
       co_await wait_for_page();
+      require_first_opened();
       const recorded_event& first = page_.front();
-      first.require_opened();
       if constexpr (std::is_void_v<std::invoke_result_t<Handler&, const recorded_event&>>) {
         std::invoke(handler, first);
       } else {

@@ -92,7 +92,7 @@ class event_vault {
   /// As `open`; an event that cannot be opened says why (`recorded_event::unopened`) and stays as it is.
   [[nodiscard]] awaitable<std::size_t> try_open(std::span<recorded_event> events);
 
-  /// From now on nothing that was sealed for the subject can be read, by anybody. False when nothing was.
+  /// From now on nothing that was sealed for the subject can be opened, by anybody. False when nothing was.
   /// @param with  an event that tells projections to forget too, say: see `key_store::forget`.
   [[nodiscard]] awaitable<bool> forget(std::string subject, batch with = {});
 

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <iterator>
 #include <stdexcept>
@@ -38,7 +39,11 @@ template <std::movable State> class live_projection {
     require_handler();
     for (std::size_t applied = 0;;) {
       while (!page_.empty()) {
-        page_.front().require_opened();
+        if (const std::exception_ptr why = page_.front().unopened) {
+          events_.seek(position());
+          page_.clear();
+          std::rethrow_exception(why);
+        }
         handler_(state_, page_.front());
         page_.pop_front();
         ++applied;
