@@ -199,7 +199,8 @@ awaitable<bool> instance::wait_for_turn_of(std::int64_t next_at, const fiber* by
 /// What is to be said before the first attempt. Notes the intent of a step that the journal does not know.
 instance::begun instance::begin(step_work& work) {
   if (leaving_ != leave_reason::none || must_go_back()) return begun::leaves;
-  const bool is_in_doubt = leaves_doubt(work) && has_journal() && find(work.key()) != nullptr;
+  const bool is_known = has_journal() && find(work.key()) != nullptr;
+  const bool is_in_doubt = is_known && leaves_doubt(work);
   if (work.by().is_stopped() && !is_in_doubt) {
     work.fail(step_failed(work.key(), step_failed::reason::stopped, {}, {}));
     return begun::failed;
@@ -210,7 +211,6 @@ instance::begun instance::begin(step_work& work) {
                                    "wins: let it follow the race");
     return begun::leaves;
   }
-  const bool is_known = has_journal() && find(work.key()) != nullptr;
   std::optional<entry> intent;
   if (has_journal() && !is_known) intent = intent_of(work);
   if (intent && intent->text.size() > engine_->options.max_payload) {

@@ -105,6 +105,20 @@ void define(saga::engine& e, market& m) {
   e.define(comparison);
 }
 
+/// What comes of "s-1" when its process dies and another one goes on.
+awaitable<int> taken_over(database& db, saga::engine& dying, market& m) {
+  saga::kill(dying);
+  saga::engine second = co_await saga::engine::open(db);
+  define(second, m);
+  const auto executor = co_await net::this_coro::executor;
+  const auto run = [&second] { return second.run(); };
+  const auto worker = spawn(executor, run);
+  const int result = co_await second.find<int>("s-1").result();
+  while (dying.active() > 0) co_await sleep_for(1s);
+  co_await worker.stop();
+  co_return result;
+}
+
 }  // namespace looking
 
 using looking::market;
@@ -136,18 +150,10 @@ ASYNC_TEST("a saga that begins with a read-only step is durable when it was star
   m.hangs = "tea";
   (void)co_await engine.start("s-1", looking::looking_first, std::string("tea"));
   CHECK(time.elapsed() < 1s);
-  saga::kill(engine);
-  saga::engine second = co_await saga::engine::open(db);
   market other;
-  looking::define(second, other);
-  const auto executor = co_await net::this_coro::executor;
-  const auto run = [&second] { return second.run(); };
-  const auto worker = spawn(executor, run);
-  const int bought = co_await second.find<int>("s-1").result();
+  const int bought = co_await looking::taken_over(db, engine, other);
   CHECK(bought == 3);
   CHECK(other.log == looking::lines{"look tea", "buy 3"});
-  while (engine.active() > 0) co_await sleep_for(1s);
-  co_await worker.stop();
 }
 
 ASYNC_TEST("a process that dies while it only looks leaves a step that is repeated, with the same key") {
@@ -160,20 +166,12 @@ ASYNC_TEST("a process that dies while it only looks leaves a step that is repeat
   co_await sleep_for(1s);
   const rows known = co_await db.query("select count(*) from cofferdam_saga_journal where key = 'look#1'");
   CHECK(known.front().get<int>(0) == 0);
-  saga::kill(engine);
-  saga::engine second = co_await saga::engine::open(db);
   market other;
-  looking::define(second, other);
-  const auto executor = co_await net::this_coro::executor;
-  const auto run = [&second] { return second.run(); };
-  const auto worker = spawn(executor, run);
-  const int found = co_await second.find<int>("s-1").result();
+  const int found = co_await looking::taken_over(db, engine, other);
   CHECK(found == 7);
   // What was bought first is bought again, too: its outcome would have been written with the next intent.
   CHECK(other.log == looking::lines{"buy 1", "look tea", "buy 3", "buy 3", "look receipt"});
   CHECK(other.keys.front() == m.keys.front());
-  while (engine.active() > 0) co_await sleep_for(1s);
-  co_await worker.stop();
 }
 
 ASYNC_TEST("before the pivot a read-only step fails as a step does, and its failure is written down") {
